@@ -1,0 +1,407 @@
+"""The typed experiment file: one file, one task, complete in itself.
+
+`Experiment` is the whole file; the `*Section` classes are what each stage receives, so that a change of the file reruns
+exactly the stages that use the changed part. Defaults carry their source; config.yaml explains every key.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from moa.errors import MoaError, nearest
+from moa.preferences import RIC13, Preference, check, lattice
+from moa.rewards.specs import TRAINED, Reward, Strict
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Run(Strict):
+    """What to run: rows of `methods`, and seeds."""
+
+    methods: list[Name] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+
+class Data(Strict):
+    """Where prompts and texts come from.
+
+    `source`: 'embedded' (the generated review corpus), a hub id, or a local file or folder (Parquet, JSONL, CSV).
+    Either `prompt` names a column of prompts, or prompts are openings of the `text` column.
+    """
+
+    source: str
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    evaluation_split: str | None = None
+    text: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+    opening_words: tuple[int, int] = (2, 5)
+    sentences: int | None = Field(None, ge=1)
+    text_characters: tuple[int, int] = (1, 100_000)
+    prompt_characters: tuple[int, int] = (1, 100_000)
+    texts: int = Field(20_000, ge=8)
+    heldout_texts: int = Field(400, ge=4)
+    train_prompts: int = Field(4_000, ge=4)
+    evaluation_prompts: int = Field(100, ge=2)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _columns(self) -> "Data":
+        if self.source != "embedded" and self.text is None and self.prompt is None:
+            raise ValueError("name a column: `text` (prompts are openings of it) or `prompt`")
+        if self.opening_words[0] < 1 or self.opening_words[1] < self.opening_words[0]:
+            raise ValueError("opening_words: [least, most] with 1 <= least <= most")
+        return self
+
+
+class Scratch(Strict):
+    """A Llama-architecture LM and a byte-pair tokenizer, both trained from nothing on the texts."""
+
+    vocabulary: int = Field(1024, ge=64)
+    hidden: int = Field(128, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    feed_forward: int = Field(384, ge=8)
+    context: int = Field(256, ge=16)
+
+
+class Sft(Strict):
+    """Supervised fine-tuning by TRL's SFTTrainer."""
+
+    epochs: float = Field(1.0, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1.4e-4, gt=0)  # Rewards-in-Context's SFT (papers.md 3.3)
+    warmup: float = Field(0.03, ge=0, lt=1)
+    max_length: int = Field(256, ge=8)
+    completion_only: bool = True
+    lora: bool = False
+    seed: int = 0
+
+
+class Lora(Strict):
+    """Low-rank adapter. Defaults: rank 64, alpha 128, dropout 0.05 (PAMA, RiC; papers.md 2.6, 3.3)."""
+
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(128, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Model(Strict):
+    """The base language model. `source`: 'scratch', a hub id, or a local folder. `sft: null` takes it as it is."""
+
+    source: str
+    revision: str | None = None
+    scratch: Scratch | None = None
+    sft: Sft | None = None
+    lora: Lora = Lora()
+    quantisation: Literal["none", "nf4", "int8"] = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _scratch(self) -> "Model":
+        if (self.source == "scratch") != (self.scratch is not None):
+            raise ValueError("`source: scratch` and a `scratch:` section go together")
+        if self.source == "scratch" and self.sft is None:
+            raise ValueError("a model from scratch needs an `sft:` section")
+        return self
+
+
+class WarmStart(Strict):
+    """Conditional warm start: this share of the SFT texts carries the preference that their own rewards imply."""
+
+    share: float = Field(0.5, gt=0, lt=1)
+    keep: float = Field(0.5, gt=0, le=1)
+    sharpness: float = Field(1.0, gt=0)
+
+
+class Conditioning(Strict):
+    """How prompt and preference become the text that the policy reads.
+
+    `template` has {prompt} and, for conditioned methods, {preference}; plain methods use `plain`. With `chat: true` the
+    tokenizer's chat template is applied and `role` says who states the preference.
+    """
+
+    template: str = "{preference} {prompt}"
+    plain: str = "{prompt}"
+    format: Literal["digits", "words", "tags"] = "digits"
+    chat: bool = False
+    role: Literal["system", "user"] = "user"
+    warm_start: WarmStart | None = None
+
+    @model_validator(mode="after")
+    def _fields(self) -> "Conditioning":
+        for name, text, needed in (("template", self.template, ("{preference}", "{prompt}")), ("plain", self.plain, ("{prompt}",))):
+            for part in needed:
+                if text.count(part) != 1:
+                    raise ValueError(f"{name} must hold {part} exactly once, got {text!r}")
+        return self
+
+
+class Objective(Strict):
+    """One objective: its reward, and an independent judge that only evaluation uses."""
+
+    reward: Name
+    judge: Name | None = None
+
+
+class Grid(Strict):
+    """Preferences: a simplex lattice with `divisions` steps per edge, the preset 'ric13', or explicit points."""
+
+    divisions: int | None = Field(None, ge=1)
+    preset: Literal["ric13"] | None = None
+    points: list[list[float]] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Grid":
+        if sum(v is not None for v in (self.divisions, self.preset, self.points)) != 1:
+            raise ValueError("give exactly one of: divisions, preset, points")
+        return self
+
+    def preferences(self, objectives: int, where: str) -> list[Preference]:
+        """Return the preferences for K = `objectives`; `where` names the key in error messages."""
+        if self.divisions is not None:
+            return lattice(objectives, self.divisions)
+        points = self.points if self.points is not None else [list(p) for p in RIC13]
+        return [check(p, objectives, f"{where}[{i}]") for i, p in enumerate(points)]
+
+
+class Preferences(Strict):
+    """Preferences of training (conditioned methods) and of evaluation (all methods)."""
+
+    training: Grid = Grid(divisions=4)
+    evaluation: Grid = Grid(divisions=4)
+
+
+class Generation(Strict):
+    """Decoding, the same for every method. Defaults: RiC's PPO rollouts (papers.md 3.3); evaluation adds top_p 0.9."""
+
+    max_new_tokens: int = Field(48, ge=1)
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    evaluation_temperature: float = Field(0.7, gt=0)
+    evaluation_top_p: float = Field(0.9, gt=0, le=1)
+    samples: int = Field(1, ge=1)
+    batch_size: int = Field(256, ge=1)
+
+
+class Kl(Strict):
+    """KL to the reference policy with an adaptive coefficient (Ziegler et al. 2019), per token.
+
+    `place`: 'separate' (a loss term after the combination of advantages) or 'heads' (in every objective's reward).
+    """
+
+    place: Literal["separate", "heads"] = "separate"
+    coefficient: float = Field(0.2, ge=0)  # init KL 0.2 (PAMA, RiC)
+    target: float = Field(0.1, gt=0)  # nats per token; the papers' 3 nats per sequence over about 30 tokens
+    horizon: float = Field(10_000.0, gt=0)  # samples (RiC)
+
+
+class Ppo(Strict):
+    """The shared PPO loop. Sources: TRL 0.8 defaults as RiC uses them (papers.md 3.3), unless a comment in config.yaml says measured."""
+
+    steps: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=2)
+    mini_batch_size: int = Field(64, ge=1)
+    epochs: int = Field(4, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    value_learning_rate: float | None = Field(None, gt=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(0.2, gt=0)
+    value_coefficient: float = Field(0.1, ge=0)
+    entropy_coefficient: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(0.5, gt=0)
+    early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2 over the batch that ends the epochs
+    whiten: Literal["batch", "preference", "none"] = "batch"
+    kl: Kl = Kl()
+    checkpoint_every: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Ppo":
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(f"mini_batch_size ({self.mini_batch_size}) must divide batch_size ({self.batch_size})")
+        return self
+
+
+class Evaluation(Strict):
+    """Metrics. `reference_point` overrides the default, raw scale, per objective (papers.md; ARCHITECTURE)."""
+
+    bootstrap: int = Field(1000, ge=10)
+    reference_responses: int = Field(1000, ge=20)
+    reference_point: dict[str, float] | None = None
+
+
+class TaskSection(Strict):
+    """The part that every stage sees."""
+
+    task: Name
+
+
+class PromptsSection(TaskSection):
+    data: Data
+
+
+class RewardSection(TaskSection):
+    """One trained reward."""
+
+    reward: Name
+    spec: Reward
+
+
+class ScoringSection(TaskSection):
+    """Objectives and the rewards that they name."""
+
+    objectives: dict[Name, Objective]
+    rewards: dict[Name, Reward]
+
+
+class BaseSection(TaskSection):
+    model: Model
+    conditioning: Conditioning
+    objectives: list[Name]
+
+
+class ReferenceSection(ScoringSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    evaluation: Evaluation
+
+
+class TrainSection(ScoringSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    ppo: Ppo
+    training: list[Preference]
+    settings: dict[str, Any]
+
+
+class GenerateSection(TaskSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    objectives: list[Name]
+    evaluation: list[Preference]
+    settings: dict[str, Any]
+
+
+class EvaluateSection(TaskSection):
+    objectives: dict[Name, Objective]
+    evaluation: Evaluation
+    methods: list[Name]
+    seeds: list[int]
+
+
+class Experiment(TaskSection):
+    """An experiment file."""
+
+    run: Run
+    data: Data
+    model: Model
+    conditioning: Conditioning = Conditioning()
+    objectives: dict[Name, Objective]
+    rewards: dict[Name, Reward]
+    preferences: Preferences = Preferences()
+    generation: Generation = Generation()
+    ppo: Ppo = Ppo()
+    evaluation: Evaluation = Evaluation()
+    methods: dict[Name, dict[str, Any]] = {}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        return {k: ({} if v is None else v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _references(self) -> "Experiment":
+        if len(self.objectives) < 2:
+            raise ValueError(f"objectives: {len(self.objectives)} given; multi-objective alignment needs at least two")
+        for name, objective in self.objectives.items():
+            for reward in filter(None, (objective.reward, objective.judge)):
+                if reward not in self.rewards:
+                    raise ValueError(f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}")
+        for name in self.evaluation.reference_point or {}:
+            if name not in self.objectives:
+                raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
+        return self
+
+    def used_rewards(self) -> dict[str, Any]:
+        """Return the rewards that some objective names, as reward or judge."""
+        names = {o.reward for o in self.objectives.values()} | {o.judge for o in self.objectives.values() if o.judge}
+        return {n: spec for n, spec in self.rewards.items() if n in names}
+
+    def trained_rewards(self) -> list[str]:
+        """Return the names of used rewards that a job of this run trains."""
+        return [n for n, spec in self.used_rewards().items() if spec.kind in TRAINED]
+
+    def training_preferences(self) -> list[Preference]:
+        return self.preferences.training.preferences(len(self.objectives), "preferences.training.points")
+
+    def evaluation_preferences(self) -> list[Preference]:
+        return self.preferences.evaluation.preferences(len(self.objectives), "preferences.evaluation.points")
+
+
+def parse(data: Any, where: str = "config") -> Experiment:
+    """Validate the mapping of an experiment file; every mistake is listed with its key, and the nearest valid name."""
+    if not isinstance(data, dict):
+        raise MoaError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
+    try:
+        experiment = Experiment.model_validate(data)
+        experiment.training_preferences()
+        experiment.evaluation_preferences()
+    except ValidationError as error:
+        raise MoaError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+    return experiment
+
+
+def load(path: Path) -> Experiment:
+    """Read and validate an experiment file (YAML, safe loader)."""
+    try:
+        return parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError:
+        raise MoaError(f"{path}: no such experiment file") from None
+    except yaml.YAMLError as error:
+        raise MoaError(f"{path}: not valid YAML: {error}") from None
+
+
+def _fields(location: tuple[Any, ...]) -> list[str]:
+    """Names that are valid beside the last element of `location`."""
+    model: Any = Experiment
+    for part in location[:-1]:
+        fields = getattr(model, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else model
+        model = _model_in(annotation, part)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any, part: Any) -> Any:
+    """The Strict class inside `X | None`, `dict[str, X]` or a union tagged by `kind` (where `part` is the tag)."""
+    found = [a for a in _leaves(annotation) if isinstance(a, type) and issubclass(a, Strict)]
+    tagged = [a for a in found if part in getattr(a.model_fields.get("kind"), "annotation", type(None)).__dict__.get("__args__", ())]
+    return (tagged or found or [annotation])[0] if not tagged and len(found) > 1 and part not in ("rewards",) else (tagged[0] if tagged else (found[0] if len(found) == 1 else annotation))
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    args = getattr(annotation, "__args__", None)
+    return [leaf for a in args for leaf in _leaves(a)] if args else [annotation]
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'.{nearest(str(error['loc'][-1]), _fields(error['loc']))}"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{key}: {message}{shown}" if key else message

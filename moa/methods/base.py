@@ -1,0 +1,113 @@
+"""What a method states about itself; the loop, the generator and the workflow ask nothing else.
+
+Notation: K objectives; H >= K advantage streams (value heads); B samples; T response tokens.
+A method's file holds a class `Method` and its `Settings`. Torch is imported for annotations only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from moa.preferences import Preference, corners, label
+from moa.rewards.specs import Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that some row of the benchmark trains; `weights` is None where the preference varies per sample."""
+
+    row: str
+    name: str
+    weights: Preference | None = None
+
+
+class Settings(Strict):
+    """Keys that every method's section may hold; `kind` names the method's file when the row has another name."""
+
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The advantages that the policy loss sees.
+
+    Attributes:
+        advantages: (B, T) float32.
+        weights: (H,) mean weight c of every stream, for the curve.
+    """
+
+    advantages: Tensor
+    weights: Tensor
+
+
+class Method:
+    """A method that trains with the shared PPO loop; subclasses override what differs."""
+
+    Settings: ClassVar[type[Settings]] = Settings
+    conditioned: ClassVar[bool] = False  # the preference stands in the prompt
+    steerable: ClassVar[bool] = True  # answers differently for different preferences
+    extra_heads: ClassVar[tuple[str, ...]] = ()  # names of value heads beyond the objectives'
+    recombine: ClassVar[bool] = False  # combine again in every mini-batch, with the current ratio
+    answers: ClassVar[Literal["policy", "nearest", "soup", "external"]] = "policy"
+
+    def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
+        self.row, self.settings, self.objectives = row, settings, objectives
+
+    def policies(self, evaluation: list[Preference]) -> list[Policy]:
+        """Return the policies that this row needs for the evaluation preferences, its own and borrowed ones."""
+        return [Policy(self.row, "policy")]
+
+    def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
+        """Return the preferences at which this row is evaluated; [None] for a preference-free policy."""
+        return list(evaluation) if self.steerable else [None]
+
+    def extra_rewards(self, normalised: Tensor, preferences: Tensor) -> Tensor:
+        """Return (B, H - K) rewards beyond the objectives', from (B, K) normalised scores and (B, K) preferences."""
+        return normalised.new_zeros(len(normalised), 0)
+
+    def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
+        return advantages
+
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor) -> Combination:
+        """Make one advantage per token of H streams.
+
+        Args:
+            advantages: (H, B, T), zero where `mask` is.
+            mask: (B, T), 1 on response tokens.
+            preferences: (B, K); a fixed-weight policy's weights repeated.
+            ratio: (B, T), current probability over rollout probability.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not train")
+
+    def state(self) -> dict[str, list[float]]:
+        """Return what must survive a checkpoint; empty for methods without memory."""
+        return {}
+
+    def restore(self, state: dict[str, list[float]]) -> None:
+        """Take back what `state` returned."""
+
+
+def weighted(advantages: Tensor, weights: Tensor) -> Combination:
+    """Sum the streams with per-sample weights: sum_k w_bk A^k_bt.
+
+    Args:
+        advantages: (H, B, T).
+        weights: (B, H).
+    """
+    return Combination((advantages * weights.T[:, :, None]).sum(0), weights.mean(0))
+
+
+def single_objective_policies(row: str, objectives: list[str]) -> list[Policy]:
+    """Return one policy per objective, named after it, with that objective's unit vector as weights."""
+    return [Policy(row, name, corner) for name, corner in zip(objectives, corners(len(objectives)), strict=True)]
+
+
+def weighted_policies(row: str, corner_row: str, objectives: list[str], evaluation: list[Preference]) -> list[Policy]:
+    """Return one policy per evaluation preference; a corner is the single-objective policy that `corner_row` trains."""
+    shared = {p.weights: p for p in single_objective_policies(corner_row, objectives)}
+    return [shared.get(w) or Policy(row, label(w), w) for w in evaluation]

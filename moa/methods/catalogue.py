@@ -1,0 +1,59 @@
+"""Finds a method by the name of its file; there is no list to keep."""
+
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moa.config import Experiment
+from moa.errors import MoaError, nearest
+from moa.methods.base import Method, Policy
+
+NOT_METHODS = {"__init__", "base", "catalogue"}
+
+
+def names() -> list[str]:
+    """Return the names of all methods, sorted."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_METHODS)
+
+
+def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
+    """Return the method of a row of the config; unknown names, keys and wrong types are MoaErrors."""
+    kind = str(section.get("kind") or row)
+    if kind not in names():
+        raise MoaError(f"methods.{row}: there is no method '{kind}'.{nearest(kind, names())}")
+    cls: type[Method] = import_module(f"moa.methods.{kind}").Method
+    try:
+        settings = cls.Settings.model_validate(section)
+    except ValidationError as error:
+        raise MoaError("\n".join(_explain(row, e, list(cls.Settings.model_fields)) for e in error.errors())) from None
+    return cls(row, settings, objectives)
+
+
+def _explain(row: str, error: object, known: list[str]) -> str:
+    assert isinstance(error, dict)
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"methods.{row}: unknown key '{key}'.{nearest(key, known)}"
+    return f"methods.{row}.{key}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"
+
+
+def rows(experiment: Experiment) -> dict[str, Method]:
+    """Return every row that the run needs: those selected, and those that only lend policies to them."""
+    objectives, evaluation = list(experiment.objectives), experiment.evaluation_preferences()
+    found: dict[str, Method] = {}
+    todo = list(experiment.run.methods)
+    while todo:
+        row = todo.pop(0)
+        if row in found:
+            continue
+        found[row] = load(row, experiment.methods.get(row, {}), objectives)
+        todo += [p.row for p in found[row].policies(evaluation)]
+    return found
+
+
+def policies(experiment: Experiment) -> list[Policy]:
+    """Return every policy that the run trains, once."""
+    evaluation = experiment.evaluation_preferences()
+    every = [p for method in rows(experiment).values() for p in method.policies(evaluation)]
+    return list(dict.fromkeys(every))

@@ -1,0 +1,30 @@
+"""Single-objective PPO: one policy per objective, trained on that objective alone.
+
+A_t = A^k_t (Schulman et al. 2017, arXiv 1707.06347). These policies are the corners of MORLHF, the ingredients of
+Rewarded Soups, and the rows of the payoff table. As a row of the benchmark they are evaluated at the corners only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moa.methods import base
+from moa.preferences import Preference, corners
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Method(base.Method):
+    """One policy per objective."""
+
+    answers = "nearest"
+
+    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+        return base.single_objective_policies(self.row, self.objectives)
+
+    def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
+        return list(corners(len(self.objectives)))
+
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor) -> base.Combination:
+        return base.weighted(advantages, preferences)

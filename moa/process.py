@@ -1,0 +1,65 @@
+"""A job's life beside Snakemake's: it exits when Snakemake dies, and two jobs never write the same checkpoint.
+
+Snakemake exports its process id as MOA_PARENT; a job started by hand has none and is left alone.
+"""
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from moa.errors import MoaError
+
+PARENT = "MOA_PARENT"
+POLL_SECONDS = 0.5
+
+
+def export_parent() -> None:
+    """Tell jobs started from here which process they belong to: 'pid:start time' (a pid alone may be reused)."""
+    os.environ[PARENT] = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def parent_alive() -> bool:
+    """Return whether the exported process still runs; True where none was exported."""
+    value = os.environ.get(PARENT)
+    if not value:
+        return True
+    pid, started = value.split(":")
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def exit_with_parent() -> None:
+    """Start a thread that ends this process within a second of Snakemake's death, so that no orphan writes on."""
+
+    def watch() -> None:
+        while parent_alive():
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ.get(PARENT):
+        threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs; a MoaError names the process that already holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise MoaError(f"{path}: process {stream.read().strip() or 'unknown'} works on this already; wait for it, or end it") from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

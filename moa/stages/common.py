@@ -1,0 +1,102 @@
+"""What every stage's command shares: arguments, logging, clean failures, costs."""
+
+import argparse
+import errno
+import logging
+import os
+import resource
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moa import tables
+from moa.errors import MoaError
+from moa.process import exit_with_parent
+
+log = logging.getLogger("moa")
+
+
+def parser(description: str | None, *paths: str, **options: type) -> argparse.ArgumentParser:
+    """Return a parser with `--section` (JSON of the config section), one `--name PATH` per path, and typed options.
+
+    A path name that ends in '*' takes any number of paths; one that ends in '?' may be left out.
+    """
+    made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    made.add_argument("--section", required=True, help="JSON of the section of the experiment that this stage uses")
+    for name in paths:
+        flag = "--" + name.rstrip("*?").replace("_", "-")
+        if name.endswith("*"):
+            made.add_argument(flag, type=Path, nargs="*", default=[])
+        else:
+            made.add_argument(flag, type=Path, required=not name.endswith("?"))
+    for option, kind in options.items():
+        made.add_argument("--" + option.replace("_", "-"), type=kind, required=True)
+    return made
+
+
+def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
+    """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder; others keep their trace."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    exit_with_parent()
+    try:
+        main(arguments.parse_args())
+    except MoaError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sys.exit(f"error: no space left to write {error.filename or 'an output'} ({error.strerror}); free some space and run the same command again, finished outputs are kept")
+        raise
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Cost:
+    """Measures a job; `write` stores one row of table costs."""
+
+    def __init__(self, task: str, stage: str, *, method: str = "all", seed: int = 0, job: str = "all") -> None:
+        self.row = {"task": task, "stage": stage, "method": method, "seed": seed, "job": job}
+        self.started = time.perf_counter()
+        self.tokens = 0
+        self.models = 0
+        self.earlier_seconds = 0.0  # of the same job before it was interrupted
+        self.earlier_cpu_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    @property
+    def cpu_seconds(self) -> float:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return self.earlier_cpu_seconds + usage.ru_utime + usage.ru_stime
+
+    def write(self, path: Path) -> None:
+        memory, device = peak_memory()
+        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "peak_memory": memory, "device": device}
+        tables.write(tables.COSTS, [{**self.row, **measured}], path)
+
+
+def peak_memory() -> tuple[float, str]:
+    """Return peak memory in MiB and the device's name; asks torch only where the stage has loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "cpu"

@@ -1,0 +1,355 @@
+"""The data contract: every table's columns in one place, one writer, one reader.
+
+A stage writes a table with `write` (validate, temporary file in the same folder, fsync, rename) and reads it with
+`read`. A column's metadata carry its unit and meaning; docs/tables.md and the warehouse's comments come from them.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moa.errors import MoaError
+
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, unit and meaning; `null` says what NULL means where it is allowed."""
+
+    type: pa.DataType
+    meaning: str
+    null: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, and the columns that together identify a row."""
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: Mapping[str, Column]
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [pa.field(n, c.type, nullable=bool(c.null), metadata={"meaning": c.meaning}) for n, c in self.columns.items()]
+        return pa.schema(fields, metadata={"moa.table": self.name, "moa.version": VERSION})
+
+
+STRING, INT, FLOAT, SCORE, BOOL = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
+VECTOR = pa.list_(pa.field("element", FLOAT, nullable=False))
+
+TASK = {"task": Column(STRING, "name of the experiment's task")}
+METHOD = {**TASK, "method": Column(STRING, "row of the benchmark: a method of the config"), "seed": Column(INT, "seed of training and generation")}
+PREFERENCE = {
+    "point": Column(INT, "index of the preference within the evaluation grid; 0 for a preference-free policy"),
+    "preference": Column(VECTOR, "weights over the objectives in the config's order, sum 1", null="the policy takes no preference"),
+}
+PROMPT = {"prompt_id": Column(STRING, "hash of the prompt's content")}
+RESPONSE = {"sample": Column(INT, "number of the response to this prompt and preference, from 0")}
+OBJECTIVE = {"objective": Column(STRING, "name of the objective in the config")}
+SCORED = {
+    "role": Column(STRING, "'reward' (used in training) or 'judge' (independent, evaluation only)"),
+    "score": Column(SCORE, "raw, unrounded score, higher is better, in the reward's own unit"),
+    "truncated": Column(BOOL, "the text was longer than the reward could read and was cut"),
+}
+INTERVAL = {
+    "low": Column(FLOAT, "lower end of the 95 % bootstrap interval over prompts", null="not defined"),
+    "high": Column(FLOAT, "upper end of the 95 % bootstrap interval over prompts", null="not defined"),
+}
+
+
+def _table(name: str, meaning: str, key: Sequence[str], *columns: Mapping[str, Column]) -> Table:
+    merged: dict[str, Column] = {}
+    for part in columns:
+        merged.update(part)
+    return Table(name, meaning, tuple(key), merged)
+
+
+PROMPTS = _table(
+    "prompts",
+    "prompts with disjoint splits",
+    ["prompt_id"],
+    TASK,
+    PROMPT,
+    {"split": Column(STRING, "'train' or 'evaluation'"), "prompt": Column(STRING, "text that the policy continues or answers")},
+)
+TEXTS = _table(
+    "texts",
+    "texts for supervised fine-tuning, split into prompt and response",
+    ["text_id"],
+    TASK,
+    {
+        "text_id": Column(STRING, "hash of prompt and response"),
+        "split": Column(STRING, "'train' or 'heldout' (never trained on; bounds of fluency come from it)"),
+        "prompt": Column(STRING, "opening or question"),
+        "response": Column(STRING, "continuation or answer"),
+    },
+)
+TEXT_SCORES = _table(
+    "text_scores", "rewards of the fine-tuning texts", ["text_id", "objective", "role"], TASK, {"text_id": TEXTS.columns["text_id"]}, OBJECTIVE, SCORED
+)
+NORMALISER = _table(
+    "normaliser",
+    "scale of every objective, fitted once on responses of the reference policy to training prompts",
+    ["objective"],
+    TASK,
+    OBJECTIVE,
+    {
+        "low": Column(FLOAT, "1 % quantile of the scores, or the formula's lower bound: 0 on the normalised scale"),
+        "high": Column(FLOAT, "99 % quantile of the scores, or the formula's upper bound: 1 on the normalised scale"),
+        "mean": Column(FLOAT, "mean score"),
+        "std": Column(FLOAT, "standard deviation of the scores"),
+        "floor": Column(FLOAT, "score of an empty response: the formula's lower bound, or the smallest score seen"),
+        "reference_point": Column(FLOAT, "this objective's coordinate of the hypervolume reference point, raw scale"),
+        "n": Column(INT, "number of responses"),
+        "hash": Column(STRING, "identifies the responses, scores and settings that the scale was fitted on"),
+    },
+)
+FLUENCY = _table(
+    "fluency",
+    "central 98 % of held-out text under the reference policy",
+    ["task"],
+    TASK,
+    {
+        "low": Column(FLOAT, "1 % quantile of the mean negative log-likelihood, nats per token"),
+        "high": Column(FLOAT, "99 % quantile, nats per token"),
+        "median": Column(FLOAT, "median, nats per token"),
+        "n": Column(INT, "number of held-out texts"),
+    },
+)
+CURVES = _table(
+    "curves",
+    "training curves in long form",
+    ["task", "method", "policy", "seed", "step", "quantity", "objective"],
+    METHOD,
+    {
+        "policy": Column(STRING, "name of the policy within the method"),
+        "step": Column(INT, "optimisation step, from 0"),
+        "quantity": Column(STRING, "reward | normalised_reward | weight | value_loss | kl | kl_coefficient | control_error | clip_fraction | entropy | grad_norm | ..."),
+        "objective": Column(STRING, "objective or 'control'; 'all' where the quantity is not per objective"),
+        "value": Column(FLOAT, "value in the quantity's unit (docs/curves.md)"),
+    },
+)
+GENERATIONS = _table(
+    "generations",
+    "responses on the evaluation prompts over the preference grid",
+    ["task", "method", "seed", "point", "prompt_id", "sample"],
+    METHOD,
+    PREFERENCE,
+    PROMPT,
+    RESPONSE,
+    {
+        "policy": Column(STRING, "policy that answered, or the mixture of policies"),
+        "response": Column(STRING, "decoded response without special tokens; hostile input wherever it is shown"),
+        "tokens": Column(INT, "length of the response in tokens, end token excluded"),
+        "finished": Column(BOOL, "ended with the end token before the limit of new tokens"),
+        "nll": Column(FLOAT, "negative log-likelihood under the reference policy, nats per token", null="empty response"),
+    },
+)
+SCORES = _table(
+    "scores",
+    "scores of the responses",
+    ["task", "method", "seed", "point", "prompt_id", "sample", "objective", "role"],
+    METHOD,
+    {"point": PREFERENCE["point"]},
+    PROMPT,
+    RESPONSE,
+    OBJECTIVE,
+    SCORED,
+)
+REFERENCE_RESPONSES = _table("reference_responses", "responses of the reference policy to training prompts", GENERATIONS.key, GENERATIONS.columns)
+REFERENCE_SCORES = _table("reference_scores", "their scores; the normaliser is fitted on them", SCORES.key, SCORES.columns)
+POINTS = _table(
+    "points",
+    "mean reward per preference and objective",
+    ["task", "method", "seed", "point", "objective", "role"],
+    METHOD,
+    PREFERENCE,
+    OBJECTIVE,
+    {
+        "role": SCORED["role"],
+        "mean": Column(FLOAT, "mean raw score over prompts and samples"),
+        **INTERVAL,
+        "normalised": Column(FLOAT, "mean on the normalised scale (0 and 1 as in the normaliser; not clipped)", null="judges have no scale"),
+        "n": Column(INT, "number of responses"),
+    },
+)
+QUALITY = _table(
+    "quality",
+    "text quality of each point: does the number come from readable text?",
+    ["task", "method", "seed", "point"],
+    METHOD,
+    PREFERENCE,
+    {
+        "policy": GENERATIONS.columns["policy"],
+        "non_dominated": Column(BOOL, "no other point of this method and seed is at least as good everywhere and better somewhere"),
+        "below_reference": Column(BOOL, "worse than the reference point on some objective: adds nothing to the hypervolume"),
+        "degenerate": Column(BOOL, "unreadable by rule: see reason"),
+        "reason": Column(STRING, "why the point is degenerate", null="it is not"),
+        "distinct_1": Column(FLOAT, "distinct words over words, all responses of the point"),
+        "distinct_2": Column(FLOAT, "distinct word pairs over word pairs"),
+        "distinct_responses": Column(FLOAT, "distinct responses over responses"),
+        "tokens": Column(FLOAT, "mean length in tokens"),
+        "characters": Column(FLOAT, "mean length in characters"),
+        "empty_rate": Column(FLOAT, "share of blank responses"),
+        "unfinished_rate": Column(FLOAT, "share of responses cut at the limit of new tokens"),
+        "repetition_rate": Column(FLOAT, "share of responses that hold some word 4-gram at least three times"),
+        "nll": Column(FLOAT, "mean over responses of the reference policy's NLL, nats per token", null="all responses are empty"),
+        "n": Column(INT, "number of responses"),
+    },
+)
+METRICS = _table(
+    "metrics",
+    "metrics of a method: hypervolume, tau, ...",
+    ["task", "method", "seed", "metric", "objective"],
+    METHOD,
+    {
+        "metric": Column(STRING, "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | ..."),
+        "objective": Column(STRING, "objective, or 'all'"),
+        "value": Column(FLOAT, "value; hypervolume is on the normalised scale against the declared reference point", null="not defined, e.g. tau of a policy that cannot be steered"),
+        **INTERVAL,
+        "points": Column(INT, "number of points (preferences) behind the value"),
+        "n": Column(INT, "number of prompts behind the value"),
+    },
+)
+PAYOFF = _table(
+    "payoff",
+    "payoff table: what each single-objective policy gets on every objective",
+    ["task", "seed", "policy", "objective"],
+    TASK,
+    {
+        "seed": METHOD["seed"],
+        "policy": Column(STRING, "objective that the policy was trained on, or 'reference'"),
+        **OBJECTIVE,
+        "mean": POINTS.columns["mean"],
+        "normalised": Column(FLOAT, "mean on the normalised scale"),
+        "loss": Column(FLOAT, "normalised score of this objective's own policy less this policy's"),
+        "n": POINTS.columns["n"],
+    },
+)
+COSTS = _table(
+    "costs",
+    "what each job cost",
+    ["task", "stage", "method", "seed", "job"],
+    TASK,
+    {
+        "stage": Column(STRING, "prompts | rewards | base | reference_scores | train | generate | score"),
+        "method": Column(STRING, "row of the benchmark, or 'all' for shared stages"),
+        "seed": METHOD["seed"],
+        "job": Column(STRING, "policy or reward that the job made; 'all' where there is one job"),
+        "seconds": Column(FLOAT, "wall-clock seconds of the job's own work, resumed parts included"),
+        "cpu_seconds": Column(FLOAT, "processor seconds, user and system"),
+        "tokens": Column(INT, "tokens generated or read by a language model"),
+        "models": Column(INT, "models trained by the job: 0 or 1"),
+        "peak_memory": Column(FLOAT, "peak memory in MiB: of the GPU where there is one, else resident"),
+        "device": Column(STRING, "'cpu' or the GPU's name"),
+    },
+)
+RUNS = _table(
+    "runs",
+    "provenance of each task's run",
+    ["task"],
+    TASK,
+    {
+        "config": Column(STRING, "the complete experiment as JSON, defaults filled in"),
+        "objectives": Column(pa.list_(pa.field("element", STRING, nullable=False)), "objectives in order"),
+        "code": Column(STRING, "hash of the package's logic"),
+        "git": Column(STRING, "commit, '+dirty' where the tree differs"),
+        "versions": Column(STRING, "package versions as JSON"),
+        "hardware": Column(STRING, "processor, cores, memory, GPU"),
+        "files": Column(STRING, "sha256 of every table and model of the run as JSON"),
+    },
+)
+ALL = (PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES, POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS)
+
+
+def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return an Arrow table of `table`'s schema from dictionaries; a missing or unknown column is a MoaError."""
+    listed = list(rows)
+    for index, row in enumerate(listed):
+        if set(row) != set(table.columns):
+            raise MoaError(f"table {table.name}, row {index}: missing {sorted(set(table.columns) - set(row))}, unknown {sorted(set(row) - set(table.columns))}")
+    try:
+        return pa.Table.from_pylist(listed, schema=table.schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise MoaError(f"table {table.name}: {error}") from error
+
+
+def validate(table: Table, data: pa.Table, where: str) -> None:
+    """Raise a MoaError that names `where`, the column and the fault: names, types, nulls, non-finite, duplicate keys."""
+    if data.schema.names != list(table.columns):
+        raise MoaError(f"{where}: columns {data.schema.names} where table {table.name} has {list(table.columns)}")
+    for name, column in table.columns.items():
+        values = data[name]
+        if values.type != column.type:
+            raise MoaError(f"{where}: column {name} of table {table.name} is {values.type}, expected {column.type}")
+        if values.null_count and not column.null:
+            raise MoaError(f"{where}: column {name} of table {table.name} holds {values.null_count} nulls")
+        flat = pc.list_flatten(values) if pa.types.is_list(column.type) else values
+        if pa.types.is_floating(flat.type) and not pc.all(pc.is_finite(flat), min_count=0).as_py():
+            row = pc.index(pc.is_finite(values), False).as_py() if flat is values else "?"
+            raise MoaError(f"{where}: column {name} of table {table.name} is NaN or infinite in row {row}")
+    if data.num_rows and data.group_by(list(table.key)).aggregate([]).num_rows != data.num_rows:
+        raise MoaError(f"{where}: table {table.name} has rows with the same {', '.join(table.key)}")
+    if "preference" in table.columns:
+        _check_preferences(data["preference"], where)
+
+
+def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
+    for preference in pc.unique(column.drop_null()).to_pylist():
+        if abs(sum(preference) - 1) > 1e-6 or min(preference) < 0:
+            raise MoaError(f"{where}: preference {preference} is off the simplex")
+
+
+def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write `data` to `path` so that the file is either complete or absent."""
+    arrow = data if isinstance(data, pa.Table) else from_rows(table, data)
+    arrow = arrow.cast(table.schema) if arrow.schema.names == table.schema.names else arrow
+    validate(table, arrow, str(path))
+    atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd"))
+
+
+def atomically(path: Path, writer: Any) -> None:
+    """Call `writer(temporary path)` in `path`'s folder, flush to disk and rename; on failure nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        writer(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def read(table: Table, path: Path) -> pa.Table:
+    """Read and check a table; a truncated, foreign or outdated file is a MoaError that says how to make it anew."""
+    remedy = "delete it and run snakemake again: the stage that makes it will rerun"
+    try:
+        data = pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        raise MoaError(f"{path}: no such file; run the stage that makes table {table.name}") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MoaError(f"{path}: not a readable Parquet file ({error}); {remedy}") from error
+    metadata = data.schema.metadata or {}
+    found = metadata.get(b"moa.table", b"none").decode()
+    if found != table.name:
+        raise MoaError(f"{path}: holds table '{found}', expected '{table.name}'; {remedy}")
+    if metadata.get(b"moa.version", b"").decode() != VERSION:
+        raise MoaError(f"{path}: written by schema version {metadata.get(b'moa.version')!r}, this is {VERSION}; {remedy}")
+    validate(table, data, str(path))
+    return data
