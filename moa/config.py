@@ -4,8 +4,10 @@
 exactly the stages that use the changed part. Defaults carry their source; config.yaml explains every key.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,7 +16,8 @@ from moa.errors import MoaError, nearest
 from moa.preferences import RIC13, Preference, check, lattice
 from moa.rewards.specs import TRAINED, Reward, Strict
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Run(Strict):
@@ -22,6 +25,14 @@ class Run(Strict):
 
     methods: list[Name] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _once(cls, value: list[Any]) -> list[Any]:
+        twice = next((item for item in value if value.count(item) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is listed twice")
+        return value
 
 
 class Data(Strict):
@@ -176,6 +187,7 @@ class Preferences(Strict):
     """Preferences of training (conditioned methods) and of evaluation (all methods)."""
 
     training: Grid = Grid(divisions=4)
+    dirichlet: float | None = Field(None, gt=0)  # sample training preferences from Dirichlet(this) instead
     evaluation: Grid = Grid(divisions=4)
 
 
@@ -282,6 +294,7 @@ class TrainSection(ScoringSection):
     generation: Generation
     ppo: Ppo
     training: list[Preference]
+    dirichlet: float | None
     settings: dict[str, Any]
 
 
@@ -299,6 +312,8 @@ class EvaluateSection(TaskSection):
     evaluation: Evaluation
     methods: list[Name]
     seeds: list[int]
+    payoff_row: Name | None = None  # row of single-objective policies; no payoff table without it
+    reference_row: Name | None = None  # row of the untrained policy, for the payoff table
 
 
 class Experiment(TaskSection):
@@ -359,49 +374,91 @@ def parse(data: Any, where: str = "config") -> Experiment:
         experiment.training_preferences()
         experiment.evaluation_preferences()
     except ValidationError as error:
-        raise MoaError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(_explain(e) for e in error.errors()))) from None
+    except MoaError as error:
+        raise MoaError(f"{where}: {error}") from None
     return experiment
 
 
 def load(path: Path) -> Experiment:
     """Read and validate an experiment file (YAML, safe loader)."""
     try:
-        return parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MoaError(f"{path}: no such experiment file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MoaError(f"{path}: cannot be read as an experiment file: {error}") from None
     except yaml.YAMLError as error:
         raise MoaError(f"{path}: not valid YAML: {error}") from None
+    return parse(data, str(path))
 
 
-def _fields(location: tuple[Any, ...]) -> list[str]:
-    """Names that are valid beside the last element of `location`."""
-    model: Any = Experiment
-    for part in location[:-1]:
-        fields = getattr(model, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else model
-        model = _model_in(annotation, part)
-    return list(getattr(model, "model_fields", {}))
+def _branches(annotation: Any) -> list[Any]:
+    """Return what a value of `annotation` may be: the members of a union (None aside), else the annotation itself."""
+    if get_origin(annotation) is Annotated:
+        return _branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [branch for member in get_args(annotation) for branch in _branches(member) if branch is not type(None)]
+    return [annotation]
 
 
-def _model_in(annotation: Any, part: Any) -> Any:
-    """The Strict class inside `X | None`, `dict[str, X]` or a union tagged by `kind` (where `part` is the tag)."""
-    found = [a for a in _leaves(annotation) if isinstance(a, type) and issubclass(a, Strict)]
-    tagged = [a for a in found if part in getattr(a.model_fields.get("kind"), "annotation", type(None)).__dict__.get("__args__", ())]
-    return (tagged or found or [annotation])[0] if not tagged and len(found) > 1 and part not in ("rewards",) else (tagged[0] if tagged else (found[0] if len(found) == 1 else annotation))
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Strict)
 
 
-def _leaves(annotation: Any) -> list[Any]:
-    args = getattr(annotation, "__args__", None)
-    return [leaf for a in args for leaf in _leaves(a)] if args else [annotation]
+def _kinds(annotation: Any) -> list[str]:
+    """Return the values of a section's `kind`, by which pydantic names a branch of a tagged union."""
+    return list(get_args(annotation.model_fields["kind"].annotation)) if _is_section(annotation) and "kind" in annotation.model_fields else []
+
+
+def _locate(location: Sequence[Any]) -> tuple[str, Any]:
+    """Return the key as the reader wrote it, and the type of what stands there.
+
+    Pydantic's location holds, beside keys and indices, the name of every union branch that it went into
+    (rewards.sentiment.vader.x) and '[key]' where the name of an entry itself is at fault; the reader wrote neither.
+    """
+    annotation: Any = Experiment
+    parts: list[str] = []
+    for part in location:
+        branches = _branches(annotation)
+        if part == "[key]":
+            break
+        if len(branches) > 1:
+            annotation = next((b for b in branches if part in _kinds(b)), Any)
+            continue
+        parts.append(str(part))
+        if _is_section(branches[0]):
+            field = branches[0].model_fields.get(part)
+            annotation = field.annotation if field else Any
+        else:
+            annotation = next(reversed(get_args(branches[0])), Any)
+    return ".".join(parts), annotation
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'.{nearest(str(error['loc'][-1]), _fields(error['loc']))}"
-    if error["type"] == "missing":
-        return f"key '{key}' is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    """Return one sentence: the key, what is wrong with it, and the nearest valid name where a name is wrong."""
+    location, context = error["loc"], error.get("ctx", {})
+    key, _ = _locate(location)
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    match error["type"]:
+        case "extra_forbidden":
+            _, section = _locate(location[:-1])
+            known = [name for branch in _branches(section) if _is_section(branch) for name in branch.model_fields]
+            return f"unknown key '{key}'.{nearest(str(location[-1]), known)}"
+        case "missing":
+            return f"key '{key}' is missing"
+        case "union_tag_invalid":
+            _, union = _locate(location)
+            kinds = [kind for branch in _branches(union) for kind in _kinds(branch)]
+            return f"{key}.kind: there is no kind '{context['tag']}'.{nearest(context['tag'], kinds)}"
+        case "union_tag_not_found":
+            return f"key '{key}.kind' is missing"
+        case "string_pattern_mismatch" if context.get("pattern") == NAME:
+            return f"{key}: a name is made of letters, digits and underscores, and begins with a letter{shown}"
+        case "string_pattern_mismatch" if key.endswith(".function"):
+            return f"{key}: expected package.module:function{shown}"
+        case "model_type" | "dict_type":
+            return f"{key}: expected a section of keys, got {'nothing' if given is None else type(given).__name__}"
+    message = error["msg"].removeprefix("Value error, ")
     return f"{key}: {message}{shown}" if key else message

@@ -5,7 +5,9 @@ Snakemake exports its process id as MOA_PARENT; a job started by hand has none a
 
 import fcntl
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -63,3 +65,11 @@ def exclusive(path: Path) -> Iterator[None]:
         stream.write(str(os.getpid()))
         stream.flush()
         yield
+
+
+def peak_memory() -> tuple[float, str]:
+    """Return peak memory in MiB and the device's name; asks torch only where the stage has loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "cpu"

@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
 DECLARATIONS = frozenset({"moa.config", "moa.rewards.specs", "moa.methods.catalogue"})
+NEUTRAL = frozenset({"moa.errors", "moa.process"})  # decide how a job ends, never what it writes
+LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "snakemake", "duckdb", "pyarrow", "moocore")
 
 
@@ -21,38 +23,66 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
-def _imports(tree: ast.AST) -> list[str]:
+def _imports(tree: ast.AST, package: str) -> list[str]:
+    """Return the absolute names that a module of `package` (the dotted name of its folder) imports."""
     found: list[str] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "moa":
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "moa"]
+            found += [alias.name for alias in node.names]
     return found
 
 
 @cache
-def _parse(path: Path) -> tuple[str, tuple[str, ...]]:
+def _parse(path: Path, package: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = tuple(_imports(tree))
+    imports = tuple(_imports(tree, package))
     return ast.dump(_without_docstrings(tree)), imports
 
 
-def code_hash(*modules: str) -> str:
-    """Return 12 hex digits over the logic of `modules` and of every moa module that they import, transitively.
+def _find(name: str, root: Path) -> tuple[Path, str] | None:
+    """Return the file of module `name` below `root` and the package whose modules it may import relatively."""
+    path = root.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py"), name.rpartition(".")[0]
+    return (path / "__init__.py", name) if (path / "__init__.py").is_file() else None
 
-    Comments, docstrings and formatting do not count. Dynamic imports, templates and SQL are not followed: the rule
-    names those itself. Declarations (the config schema) are left out, because stages receive their effect as a parameter.
+
+def code_hash(*modules: str, root: Path = ROOT) -> str:
+    """Return 12 hex digits over the logic of `modules` and of every module that they import, transitively.
+
+    Only modules of the same top-level packages below `root` count. Comments, docstrings and formatting do not. Dynamic
+    imports, templates and SQL are not followed: the rule names those itself. Declarations (the config schema) are left
+    out, because stages receive their effect as a parameter.
     """
+    packages = {name.split(".")[0] for name in modules}
     todo, seen = list(modules), dict[str, str]()
     while todo:
         name = todo.pop()
-        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        if name in seen or name in DECLARATIONS or not path.exists():
+        found = _find(name, root) if name.split(".")[0] in packages else None
+        if found is None or name in seen or name in DECLARATIONS | NEUTRAL:
             continue
-        seen[name], imports = _parse(path)
+        seen[name], imports = _parse(*found)
         todo += imports
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
+
+
+def local_state(*sources: str) -> str:
+    """Return a digest that changes when a local file or folder among `sources` does; '' where none is local."""
+    return ";".join(f"{source}={_state(Path(source))[:12]}" for source in dict.fromkeys(sources) if Path(source).exists())
+
+
+def _state(path: Path) -> str:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    parts = []
+    for file in files:
+        status = file.stat()
+        content = file_hash(file) if status.st_size < LARGE else f"{status.st_size}:{status.st_mtime_ns}"
+        parts.append(f"{file.relative_to(path) if path.is_dir() else file.name}:{content}\n")
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:

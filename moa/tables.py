@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -191,8 +192,8 @@ QUALITY = _table(
     PREFERENCE,
     {
         "policy": GENERATIONS.columns["policy"],
-        "non_dominated": Column(BOOL, "no other point of this method and seed is at least as good everywhere and better somewhere"),
-        "below_reference": Column(BOOL, "worse than the reference point on some objective: adds nothing to the hypervolume"),
+        "non_dominated": Column(BOOL, "on the front of this method and seed: neither another point nor the reference point is as good everywhere and better somewhere"),
+        "below_reference": Column(BOOL, "not above the reference point on every objective: adds nothing to the hypervolume"),
         "degenerate": Column(BOOL, "unreadable by rule: see reason"),
         "reason": Column(STRING, "why the point is degenerate", null="it is not"),
         "distinct_1": Column(FLOAT, "distinct words over words, all responses of the point"),
@@ -213,7 +214,7 @@ METRICS = _table(
     ["task", "method", "seed", "metric", "objective"],
     METHOD,
     {
-        "metric": Column(STRING, "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | ..."),
+        "metric": Column(STRING, "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | control_error | non_dominated, below_reference, degenerate (numbers of points)"),
         "objective": Column(STRING, "objective, or 'all'"),
         "value": Column(FLOAT, "value; hypervolume is on the normalised scale against the declared reference point", null="not defined, e.g. tau of a policy that cannot be steered"),
         **INTERVAL,
@@ -266,10 +267,48 @@ RUNS = _table(
         "git": Column(STRING, "commit, '+dirty' where the tree differs"),
         "versions": Column(STRING, "package versions as JSON"),
         "hardware": Column(STRING, "processor, cores, memory, GPU"),
-        "files": Column(STRING, "sha256 of every table and model of the run as JSON"),
+        "files": Column(STRING, "sha256 of every table and model of the run as JSON: path relative to the folder of run.parquet -> hash"),
+        "policies": Column(STRING, "policies that each row answers with as JSON: row -> list of {owner, policy}"),
     },
 )
-ALL = (PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES, POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS)
+POLICIES = _table(
+    "policies",
+    "policies that each row answers with, trained by itself or borrowed from another row",
+    ["task", "method", "owner", "policy"],
+    TASK,
+    {
+        "method": METHOD["method"],
+        "owner": Column(STRING, "row whose job trained the policy"),
+        "policy": Column(STRING, "name of the policy within its owner; one is trained for every seed"),
+    },
+)
+LEADERBOARD = _table(
+    "leaderboard",
+    "one row per method: means over seeds, and what one seed costs",
+    ["task", "method"],
+    TASK,
+    {
+        "method": METHOD["method"],
+        "hypervolume": Column(FLOAT, "mean over seeds of the hypervolume, normalised scale, against the declared reference point"),
+        "low": Column(FLOAT, "lower end of the 95 % bootstrap interval over prompts, mean over seeds"),
+        "high": Column(FLOAT, "upper end of the 95 % bootstrap interval over prompts, mean over seeds"),
+        "seed_sd": Column(FLOAT, "standard deviation of the hypervolume between seeds", null="one seed"),
+        "hypervolume_readable": Column(FLOAT, "mean over seeds of the hypervolume without degenerate points"),
+        "tau": Column(FLOAT, "mean over seeds and objectives of Kendall's tau-b", null="not steerable"),
+        "control_error": Column(FLOAT, "mean over seeds of the squared distance between normalised reward and preference", null="not steerable"),
+        "points": Column(INT, "points (preferences) behind the hypervolume of one seed"),
+        "non_dominated": Column(FLOAT, "points on the front, mean over seeds"),
+        "degenerate": Column(FLOAT, "unreadable points, mean over seeds"),
+        "below_reference": Column(FLOAT, "points that add nothing to the hypervolume because they are not above the reference point, mean over seeds"),
+        "prompts": Column(INT, "evaluation prompts"),
+        "seeds": Column(INT, "seeds"),
+        "seconds": Column(FLOAT, "wall-clock seconds of training every policy that the row uses, borrowed ones included, per seed"),
+        "tokens": Column(FLOAT, "tokens that this training generated or read, per seed"),
+        "models": Column(FLOAT, "models that this training made, per seed"),
+        "generation_seconds": Column(FLOAT, "wall-clock seconds of answering the evaluation prompts over the whole grid, per seed"),
+    },
+)
+ALL = (PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES, POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS, POLICIES, LEADERBOARD)
 
 
 def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -305,9 +344,13 @@ def validate(table: Table, data: pa.Table, where: str) -> None:
 
 
 def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
-    for preference in pc.unique(column.drop_null()).to_pylist():
-        if abs(sum(preference) - 1) > 1e-6 or min(preference) < 0:
-            raise MoaError(f"{where}: preference {preference} is off the simplex")
+    lists = column.drop_null().combine_chunks()
+    values = lists.flatten().to_numpy()
+    parents = pc.list_parent_indices(lists).to_numpy()
+    off = abs(np.bincount(parents, weights=values, minlength=len(lists)) - 1) > 1e-6
+    off[parents[values < 0]] = True
+    if off.any():
+        raise MoaError(f"{where}: preference {lists[int(off.argmax())].as_py()} is off the simplex (weights >= 0 that sum to 1)")
 
 
 def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -32,6 +32,21 @@ class Settings(Strict):
 
 
 @dataclass(frozen=True)
+class Scores:
+    """A batch's scores on three scales, each (B, K) float32, higher is better.
+
+    Attributes:
+        raw: in the reward's own unit.
+        quantile: the normaliser's low and high mapped to 0 and 1; what the loop trains on. Not clipped.
+        zscore: standardised by the reference policy's mean and standard deviation.
+    """
+
+    raw: Tensor
+    quantile: Tensor
+    zscore: Tensor
+
+
+@dataclass(frozen=True)
 class Combination:
     """The advantages that the policy loss sees.
 
@@ -65,22 +80,28 @@ class Method:
         """Return the preferences at which this row is evaluated; [None] for a preference-free policy."""
         return list(evaluation) if self.steerable else [None]
 
-    def extra_rewards(self, normalised: Tensor, preferences: Tensor) -> Tensor:
-        """Return (B, H - K) rewards beyond the objectives', from (B, K) normalised scores and (B, K) preferences."""
-        return normalised.new_zeros(len(normalised), 0)
+    def extra_rewards(self, scores: Scores, preferences: Tensor) -> Tensor:
+        """Return (B, H - K) rewards beyond the objectives', given (B, K) preferences."""
+        return scores.quantile.new_zeros(len(preferences), 0)
+
+    def control_error(self, scores: Scores, preferences: Tensor) -> Tensor:
+        """Return mean_b mean_k (R~_bk - p~_bk)^2 with targets p / max p on the quantile scale, for the curve."""
+        target = preferences / preferences.amax(1, keepdim=True)
+        return (scores.quantile.clamp(0, 1) - target).square().mean()
 
     def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
         return advantages
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor) -> Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> Combination:
         """Make one advantage per token of H streams.
 
         Args:
             advantages: (H, B, T), zero where `mask` is.
             mask: (B, T), 1 on response tokens.
             preferences: (B, K); a fixed-weight policy's weights repeated.
-            ratio: (B, T), current probability over rollout probability.
+            ratio: (B, T), current probability over rollout probability; all 1 unless the method recombines.
+            clip: PPO's epsilon.
         """
         raise NotImplementedError(f"{type(self).__name__} does not train")
 

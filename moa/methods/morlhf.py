@@ -3,9 +3,9 @@
     A_t = sum_k w_k A^k_t
 
 Differences from the Rewards-in-Context code, and choices:
-1. That code sums raw rewards and trains one value function; by default we sum advantages that are whitened per
-   objective, so that no reward's unit decides the trade-off. `scale: rewards` sums before whitening: with one GAE
-   per head and linear value targets this is the advantage of the summed reward, each on the normalised scale.
+1. That code sums raw rewards and trains one value function. Here every reward keeps its own value head, and the
+   whitened advantages are summed, so that no reward's unit decides the trade-off (with `ppo.whiten: none` this is the
+   advantage of the summed normalised reward).
 2. Its three-objective runs always use 0.33 each; here every evaluation preference has its own policy.
 3. The corners are the single-objective policies, trained once and shared.
 """
@@ -35,5 +35,5 @@ class Method(base.Method):
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor) -> base.Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
         return base.weighted(advantages, preferences)

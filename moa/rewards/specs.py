@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Strict(BaseModel):
     """A section of the config: unknown keys are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def _holds_response(*templates: str | None) -> None:
+    """Raise where no template holds {response}: every response would get the same score."""
+    if not any("{response}" in template for template in templates if template is not None):
+        raise ValueError(f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}")
 
 
 class Vader(Strict):
@@ -21,13 +27,19 @@ class Vader(Strict):
 
 
 class Length(Strict):
-    """PAMA's length reward: clip(length / unit_length, low, high) (arXiv 2508.07768, section 6)."""
+    """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6). Units: moa/rewards/length.py."""
 
     kind: Literal["length"]
     unit: Literal["characters", "tokens"] = "characters"
     divisor: float = Field(140.0, gt=0)
     low: float = 70 / 140
     high: float = 210 / 140
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Length":
+        if self.high <= self.low:
+            raise ValueError(f"high ({self.high:g}) must be above low ({self.low:g})")
+        return self
 
 
 class Conciseness(Strict):
@@ -53,6 +65,12 @@ class Readability(Strict):
     easy: float = 0.0
     hard: float = 14.0
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "Readability":
+        if self.hard <= self.easy:
+            raise ValueError(f"hard ({self.hard:g}) must be above easy ({self.easy:g})")
+        return self
+
 
 class Classifier(Strict):
     """A Hugging Face sequence classifier with its own tokenizer.
@@ -72,9 +90,18 @@ class Classifier(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(32, ge=1)
 
+    @model_validator(mode="after")
+    def _template(self) -> "Classifier":
+        _holds_response(self.template, self.pair)
+        return self
+
 
 class Labelled(Strict):
-    """Labelled rows to train a reward on: `positive` is the value(s) of `label` that count as 1; or a numeric `target`."""
+    """Rows to train a reward on: `positive` is the value(s) of `label` that count as 1; or a numeric `target`; or preference pairs.
+
+    `text`, or `chosen` and `rejected`, take the place of {response} in the reward's template, `prompt` that of {prompt};
+    without a `prompt` column {prompt} is empty, as for pairs of whole dialogues.
+    """
 
     source: str
     revision: str | None = None
@@ -112,9 +139,14 @@ class Linear(Strict):
     regularisation: float = Field(1.0, gt=0)
     heldout: float = Field(0.1, gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _template(self) -> "Linear":
+        _holds_response(self.template)
+        return self
+
 
 class Transformer(Strict):
-    """A transformer reward trained here: TRL's RewardTrainer on preference pairs, from `model` (hub id or local folder)."""
+    """A transformer reward trained here: TRL's RewardTrainer on preference pairs, from `source` (hub id or local folder)."""
 
     kind: Literal["transformer"]
     data: Labelled
@@ -125,8 +157,15 @@ class Transformer(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(16, ge=1)
     epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)  # TRL's default for RewardTrainer
     heldout: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Transformer":
+        _holds_response(self.template)
+        if self.data.chosen is None:
+            raise ValueError("kind transformer trains on preference pairs: give data.chosen and data.rejected, or use kind linear")
+        return self
 
 
 class Python(Strict):
@@ -136,6 +175,12 @@ class Python(Strict):
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     low: float | None = None
     high: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Python":
+        if self.low is not None and self.high is not None and self.high <= self.low:
+            raise ValueError(f"high ({self.high:g}) must be above low ({self.low:g})")
+        return self
 
 
 Reward = Annotated[

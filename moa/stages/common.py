@@ -15,7 +15,7 @@ from pathlib import Path
 
 from moa import tables
 from moa.errors import MoaError
-from moa.process import exit_with_parent
+from moa.process import exit_with_parent, peak_memory
 
 log = logging.getLogger("moa")
 
@@ -92,11 +92,3 @@ class Cost:
         memory, device = peak_memory()
         measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **measured}], path)
-
-
-def peak_memory() -> tuple[float, str]:
-    """Return peak memory in MiB and the device's name; asks torch only where the stage has loaded it."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "cpu"

@@ -1,0 +1,92 @@
+"""How prompt and preference become the text that a policy reads: one place, one format for every method.
+
+The preference's place, format and role are the config's `conditioning` section (papers.md 1.2: template unknown).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moa.config import Conditioning
+from moa.errors import MoaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+WORDS = ("no", "little", "some", "much", "only")  # weights 0, 1/4, 1/2, 3/4, 1; a finer weight takes the nearest word
+
+
+def preference_text(preference: Sequence[float], objectives: Sequence[str], form: str) -> str:
+    """Return the preference as text, e.g. 'sentiment 0.75 conciseness 0.25' (digits).
+
+    'words' gives 'much sentiment little conciseness', 'tags' gives '<sentiment=75> <conciseness=25>'.
+    """
+    pairs = list(zip(objectives, preference, strict=True))
+    if form == "digits":
+        return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
+    if form == "words":
+        return " ".join(f"{WORDS[round(4 * weight)]} {name}" for name, weight in pairs)
+    return " ".join(f"<{name}={round(100 * weight)}>" for name, weight in pairs)
+
+
+def build(
+    prompt: str,
+    preference: Sequence[float] | None,
+    objectives: Sequence[str],
+    conditioning: Conditioning,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> str:
+    """Return the text before the response; `preference` None gives the plain prompt. Chat templates are applied here."""
+    if preference is None:
+        shown, text = "", conditioning.plain
+    else:
+        shown, text = preference_text(preference, objectives, conditioning.format), conditioning.template
+    if conditioning.chat and preference is not None and conditioning.role == "system":
+        messages = [{"role": "system", "content": shown}, {"role": "user", "content": conditioning.plain.replace("{prompt}", prompt)}]
+    else:
+        # The prompt goes in last: it may itself hold braces.
+        filled = text.replace("{preference}", shown).replace("{prompt}", prompt)
+        if not conditioning.chat:
+            return filled
+        messages = [{"role": "user", "content": filled}]
+    if tokenizer.chat_template is None:
+        raise MoaError("conditioning.chat is true, but the model's tokenizer has no chat template; set chat: false, or use a chat model")
+    made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(made, str)
+    return made
+
+
+def token_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the ids of a prompt, with one leading BOS where the tokenizer has one: never two, whoever added the first."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
+    if adds_bos and ids[:1] != [bos]:
+        ids = [bos, *ids]
+    return ids
+
+
+def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: int) -> tuple["Tensor", "Tensor"]:
+    """Return left-padded ids and mask, both (B, P) int64, of prompts of at most `limit` tokens.
+
+    Raises:
+        MoaError: a prompt has no token (an all-padding row), or more than `limit`.
+    """
+    import torch
+
+    rows = [token_ids(text, tokenizer) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if not row:
+            raise MoaError(f"prompt {text[:60]!r} has no token: every row of a batch needs at least one; drop blank prompts from the data")
+        if len(row) > limit:
+            raise MoaError(
+                f"prompt {text[:60]!r}... has {len(row)} tokens, the model's context leaves room for {limit} beside the new tokens; "
+                "lower data.prompt_characters or generation.max_new_tokens, or take a model with a longer context"
+            )
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id or 0))
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    return ids, mask

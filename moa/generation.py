@@ -1,0 +1,88 @@
+"""Sampling and decoding: the one way in which every method's responses are made and turned into text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from moa.conditioning import encode
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn; top_k is always off. The end token is suppressed as first token (papers.md 3.3)."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Prompts with responses.
+
+    Attributes:
+        ids: (B, P + T) tokens; prompt left-padded, response right-padded.
+        mask: (B, P + T), 1 on real tokens.
+        response_mask: (B, T) float32, 1 on response tokens, the end token included.
+        finished: (B,) bool, the response holds its end token.
+        texts: B decoded responses.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    texts: list[str]
+
+    @property
+    def response(self) -> int:
+        """T, the width of the longest response."""
+        return self.response_mask.shape[1]
+
+
+def decode(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Turn response tokens into text: special tokens are skipped, nothing else is touched."""
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+@torch.no_grad()
+def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int) -> Rollout:
+    """Draw one response per prompt text from torch's global generator (the caller seeds it).
+
+    Raises:
+        MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
+    """
+    where = next(model.parameters()).device
+    ids, mask = encode(prompts, tokenizer, context - decoding.max_new_tokens)
+    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=0,
+        max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    full: Tensor = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings)
+    return finish(full, mask.to(where), eos, pad, tokenizer)
+
+
+def finish(full: Tensor, prompt_mask: Tensor, eos: int, pad: int, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+    """Make a rollout of generated ids: everything after a response's first end token is padding, whatever it holds."""
+    width = prompt_mask.shape[1]
+    response = full[:, width:]
+    ended = (response == eos).long().cumsum(1)
+    alive = (ended - (response == eos).long()) == 0
+    keep = int(alive.sum(1).max())
+    response, alive = torch.where(alive, response, pad)[:, :keep], alive[:, :keep]
+    texts = [decode(row[m & (row != eos)].tolist(), tokenizer) for row, m in zip(response, alive, strict=True)]
+    ids = torch.cat([full[:, :width], response], 1)
+    return Rollout(ids, torch.cat([prompt_mask, alive.long()], 1), alive.float(), ended[:, -1] > 0, texts)

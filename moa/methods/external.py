@@ -1,0 +1,44 @@
+"""External: any existing adapter, merged model or table of responses as a row of the benchmark, without training.
+
+Exactly one of:
+    adapter: a PEFT adapter folder (safetensors) on this experiment's base;
+    model: a causal LM, hub id (with `revision`) or local folder;
+    responses: a Parquet file with columns `prompt` or `prompt_id`, `response`, and, if steerable, `preference`.
+With `conditioned: true` the preference stands in the prompt, as `conditioning` says.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import model_validator
+
+from moa.methods import base
+from moa.preferences import Preference
+
+
+class Settings(base.Settings):
+    adapter: Path | None = None
+    model: str | None = None
+    revision: str | None = None
+    responses: Path | None = None
+    conditioned: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> "Settings":
+        if sum(v is not None for v in (self.adapter, self.model, self.responses)) != 1:
+            raise ValueError("give exactly one of: adapter, model, responses")
+        return self
+
+
+class Method(base.Method):
+    """Answers with what it is given."""
+
+    Settings: ClassVar[type[base.Settings]] = Settings
+    settings: Settings
+    answers = "external"
+
+    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+        return []
+
+    def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
+        return list(evaluation) if self.settings.conditioned else [None]

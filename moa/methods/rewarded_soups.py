@@ -1,0 +1,28 @@
+"""Rewarded Soups: interpolate single-objective policies at evaluation (Rame et al. 2023, arXiv 2306.04488).
+
+    theta(p) = theta_ref + sum_k p_k (theta_k - theta_ref) = theta_ref + sum_k p_k s_k B_k A_k
+
+Differences from the code of that paper and of Rewards-in-Context:
+1. The average is of the LoRA products B_k A_k, exactly (PEFT's `cat`: rank K r), never of A and B separately, whose
+   average is another matrix.
+2. Nothing is trained here: the single-objective policies are trained once and shared.
+3. The soup lives on the same (possibly quantised) base as in training; no merged model is written per preference.
+"""
+
+from moa.methods import base
+from moa.preferences import Preference
+
+
+class Settings(base.Settings):
+    ingredients: str = "single_objective"  # the row that trains the policies
+
+
+class Method(base.Method):
+    """Mixes the adapters of another row."""
+
+    Settings = Settings
+    settings: Settings
+    answers = "soup"
+
+    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+        return base.single_objective_policies(self.settings.ingredients, self.objectives)

@@ -1,0 +1,34 @@
+"""Quality of the responses behind a point, by counting words; no model.
+
+A word is a run of letters, digits or underscores, with apostrophes inside, in lower case.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+REPEATED_GRAM = 4  # words
+REPEATED_TIMES = 3
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text` in lower case."""
+    return WORD.findall(text.lower())
+
+
+def grams(sequence: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Yield every run of `size` neighbouring words."""
+    return zip(*(sequence[i:] for i in range(size)), strict=False)
+
+
+def repeats(text: str) -> bool:
+    """Return whether some word 4-gram occurs at least three times (overlapping ones count)."""
+    counts = Counter(grams(words(text), REPEATED_GRAM))
+    return bool(counts) and max(counts.values()) >= REPEATED_TIMES
+
+
+def distinct(responses: Sequence[str], size: int) -> float:
+    """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses together; 0 where there are none."""
+    seen = [gram for response in responses for gram in grams(words(response), size)]
+    return len(set(seen)) / len(seen) if seen else 0.0

@@ -1,0 +1,191 @@
+"""The policy: a base LM (4-bit or not), LoRA adapters on it, and one value head per advantage stream.
+
+The reference policy is the base with its adapters switched off, so that no second copy is in memory and the KL is
+exactly 0 before the first update (LoRA's B starts at 0).
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from moa.config import Lora, Model
+from moa.errors import MoaError
+
+log = logging.getLogger("moa")
+ADAPTER = "default"
+
+
+def device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that can pad and end: without a pad token the end token pads (masked, never learnt as padding)."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise MoaError(f"model {source}: no usable tokenizer ({_first_line(error)}); check model.source and model.revision") from error
+    if tokenizer.eos_token_id is None:
+        raise MoaError(f"model {source}: the tokenizer has no end token, so a response could never end; set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        log.info("tokenizer of %s has no pad token: its end token %r pads", source, tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def quantisation(model: Model) -> BitsAndBytesConfig | None:
+    """Return bitsandbytes' settings: NF4 with double quantisation, or int8 (the papers' setting)."""
+    if model.quantisation == "none":
+        return None
+    if model.quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, model.dtype)
+    )
+
+
+def load_base(source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True) -> PreTrainedModel:
+    """Load a causal LM from safetensors onto the device; no remote code.
+
+    Raises:
+        MoaError: the model, its revision or its safetensors are missing.
+    """
+    config = quantisation(model) if quantise else None
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=getattr(torch, model.dtype),
+            quantization_config=config,
+            device_map={"": device()} if config is not None else None,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise MoaError(f"model {source}: cannot be loaded ({_first_line(error)}); check model.source, model.revision and that it holds safetensors") from error
+    loaded = loaded if config is not None else loaded.to(device())
+    loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
+    loaded.config.use_cache = True
+    return loaded.eval()
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Return how many tokens the model can read."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024))
+
+
+def source_context(source: str | Path) -> int:
+    """Return the context length of a stored model without loading its weights."""
+    return int(AutoConfig.from_pretrained(source).max_position_embeddings)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """Return the base with a fresh adapter whose product is 0; the seed fixes A."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM"
+    )
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:
+        raise MoaError(f"model.lora.targets {lora.targets}: {_first_line(error)}") from error
+    # Dropout would make the ratio differ from 1 before the first update; PPO runs without it.
+    model.eval()
+    return model
+
+
+class ValueHeads(nn.Module):
+    """One linear value head per stream on the last hidden state; starts at zero, kept in float32."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden, heads)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (B, T, D) to (H, B, T) float32."""
+        values: Tensor = self.linear(hidden.float())
+        return values.movedim(-1, 0)
+
+
+def hidden_size(model: PreTrainedModel | PeftModel) -> int:
+    return int(model.config.get_text_config().hidden_size)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Return position ids (B, S) that count from each row's first real token."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple[Tensor, Tensor]:
+    """Run the model once over prompt and response.
+
+    Args:
+        model: causal LM, with or without adapters.
+        ids: (B, P + T) tokens, prompt left-padded, response right-padded.
+        mask: (B, P + T).
+        response: T.
+
+    Returns:
+        logits (B, T, V) that predict each response token, and the hidden states (B, T, D) they come from.
+    """
+    out = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True, use_cache=False, logits_to_keep=response + 1
+    )
+    return out.logits[:, -response - 1 : -1], out.hidden_states[-1][:, -response - 1 : -1]
+
+
+def save_policy(folder: Path, model: PeftModel, heads: ValueHeads, streams: Sequence[str], card: dict[str, Any]) -> None:
+    """Write adapter (plain PEFT layout), value heads and policy.json into an existing folder."""
+    model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's stub card says nothing
+    save_file({f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")}, folder / "value_heads.safetensors")
+    (folder / "policy.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _row(heads: ValueHeads, index: int, part: str) -> Tensor:
+    parameter = heads.linear.weight if part == "weight" else heads.linear.bias
+    return parameter[index : index + 1].detach().cpu().contiguous()
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Return where a policy folder, or a plain PEFT folder, keeps its adapter."""
+    for candidate in (folder / "adapter", folder):
+        if (candidate / "adapter_config.json").exists():
+            return candidate
+    raise MoaError(f"{folder}: no adapter here (adapter_config.json is missing); give a policy folder of results/<task>/policies or a PEFT adapter")
+
+
+def load_adapters(base: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
+    """Return the base with every adapter of `folders` (name -> folder) loaded, none merged; safetensors only."""
+    model: PeftModel | None = None
+    for name, folder in folders.items():
+        source = adapter_folder(folder)
+        if not (source / "adapter_model.safetensors").exists():
+            raise MoaError(f"{source}: adapter_model.safetensors is missing; adapters are read from safetensors only")
+        if model is None:
+            model = PeftModel.from_pretrained(base, str(source), adapter_name=name)
+        else:
+            model.load_adapter(str(source), adapter_name=name)
+    if model is None:
+        raise MoaError("no adapter to load")
+    return model.eval()
+
+
+def restore_adapter(model: PeftModel, path: Path) -> None:
+    """Load adapter weights from a checkpoint file into the active adapter."""
+    set_peft_model_state_dict(model, load_file(path, device=str(device())))

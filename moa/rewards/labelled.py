@@ -1,0 +1,115 @@
+"""Rows to train a reward on, as texts with values or as pairs, split so that nothing held out was seen.
+
+The split is by prompt, or by text where no prompt column is named: all rows with the same prompt fall on the same side.
+Which prompts are held out depends on their content only, not on the order of the file.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moa.errors import MoaError
+from moa.provenance import text_hash
+from moa.rewards.scoring import fill
+from moa.rewards.specs import Labelled
+from moa.tasks.tabular import read_rows
+
+log = logging.getLogger("moa")
+SEED = 0  # of the sample that `rows` takes
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row.
+
+    Attributes:
+        text: what the reward reads; of a pair the chosen text.
+        rejected: the rejected text of a pair, '' for labelled rows.
+        value: 1 or 0 for a label, the target, or 1 for a pair.
+        group: prompt or text that decides the split.
+    """
+
+    text: str
+    rejected: str
+    value: float
+    group: str
+
+
+def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[list[Example], list[Example]]:
+    """Read `data`, fill `template`, and return training and held-out examples.
+
+    Args:
+        name: the reward's name, for messages.
+        data: source, columns and supervision.
+        template: text of the reward; see `Labelled` for what takes the place of {prompt} and {response}.
+        heldout: share of the prompts (or texts) that is held out, at least one.
+
+    Raises:
+        MoaError: unreadable source; a text that is no text; a target that is no number; a label or a split with one class only.
+    """
+    responses = [data.chosen, data.rejected] if data.chosen and data.rejected else [data.text]
+    value = data.label or data.target
+    columns = [c for c in (*responses, data.prompt, value) if c is not None]
+    rows = read_rows(data.source, data.revision, data.subset, data.split, columns)
+    if data.rows is not None and data.rows < len(rows):
+        # Not the first rows: files are often sorted by label.
+        rows = [rows[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(rows))[: data.rows])]
+    made = [_example(f"rewards.{name}.data, row {i} of {data.source}", row, data, responses, template) for i, row in enumerate(rows)]
+    made = _without_ties(name, made)
+    training, held = split(made, heldout)
+    for part, found in (("training", training), ("held-out", held)):
+        _check(f"rewards.{name}.data: the {part} rows of {data.source}", found, data, rows)
+    log.info("reward %s: %d rows to train on, %d held out by %s", name, len(training), len(held), data.prompt or responses[0])
+    return training, held
+
+
+def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[str], template: str) -> Example:
+    prompt = _text(where, row, data.prompt) if data.prompt else ""
+    texts = [fill(template, prompt, _text(where, row, column)) for column in responses]
+    return Example(texts[0], texts[1] if len(texts) > 1 else "", _value(where, row, data), prompt if data.prompt else texts[0])
+
+
+def _text(where: str, row: dict[str, Any], column: str) -> str:
+    text = row[column]
+    if not isinstance(text, str):
+        raise MoaError(f"{where}: column '{column}' holds {type(text).__name__} ({str(text)[:60]}), expected text; name a column of plain text")
+    return text
+
+
+def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
+    if data.label is not None:
+        return float(row[data.label] in data.positive)
+    if data.target is None:
+        return 1.0
+    target = row[data.target]
+    if isinstance(target, str) or not isinstance(target, int | float) or not math.isfinite(target):
+        raise MoaError(f"{where}: target '{data.target}' is {target!r}, expected a finite number; drop such rows, or name another column")
+    return float(target)
+
+
+def _without_ties(name: str, made: list[Example]) -> list[Example]:
+    kept = [e for e in made if e.text != e.rejected]
+    if len(kept) < len(made):
+        log.info("reward %s: left out %d pairs whose texts are the same", name, len(made) - len(kept))
+    return kept
+
+
+def split(made: list[Example], heldout: float) -> tuple[list[Example], list[Example]]:
+    """Return training and held-out examples; `heldout` is the share of groups held out, at least one."""
+    groups = sorted({e.group for e in made}, key=text_hash)
+    held = set(groups[: max(1, round(heldout * len(groups)))])
+    return [e for e in made if e.group not in held], [e for e in made if e.group in held]
+
+
+def _check(where: str, found: list[Example], data: Labelled, rows: list[dict[str, Any]]) -> None:
+    least = 1 if data.chosen else 2
+    if len(found) < least:
+        raise MoaError(f"{where} are {len(found)}, at least {least} are needed; give more rows, or another `heldout`")
+    if data.chosen is None and len({e.value for e in found}) < 2:
+        if data.target is not None:
+            raise MoaError(f"{where} all have the target {found[0].value:g}; there is nothing to learn: give more rows, or name another column")
+        seen = sorted({repr(row[str(data.label)]) for row in rows})[:8]
+        raise MoaError(f"{where} hold one class only; label '{data.label}' has the values {', '.join(seen)} and `positive` is {data.positive}: give more rows, or correct `positive`")

@@ -1,0 +1,193 @@
+"""Load a declared reward and score responses with it: the one place that checks what a reward returns.
+
+Notation: n responses. Scores are float32, unrounded, higher is better. Nothing here loads torch or scikit-learn; the
+module of a kind, moa/rewards/<kind>.py, is imported when a reward of that kind is loaded or trained. It offers
+`load(name, spec, models, device)` and, where the kind is trained here, `train(name, spec, folder)`.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa.errors import MoaError
+from moa.rewards.specs import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
+
+FIELD = re.compile(r"\{(prompt|response)\}")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n responses.
+
+    Attributes:
+        values: (n,) float32, raw.
+        truncated: (n,) bool, the text was longer than the reward reads and was cut.
+    """
+
+    values: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+
+
+class Scorer(Protocol):
+    """A loaded reward. It never sees a blank response.
+
+    Attributes:
+        low: smallest possible score, None where there is none; blank responses get it.
+        deviation: largest change of a score by batching that was measured, None where a score is the same in every batch.
+        tokens: tokens that a reward model has read so far.
+    """
+
+    low: float | None = None
+    deviation: float | None = None
+    tokens: int = 0
+
+    def score(self, prompts: list[str], responses: list[str]) -> Scores:
+        """Score n responses to n prompts."""
+        ...
+
+
+@dataclass
+class Formula(Scorer):
+    """A reward that is a formula of the response alone."""
+
+    formula: Callable[[str], float]
+    low: float | None
+
+    def score(self, prompts: list[str], responses: list[str]) -> Scores:
+        """Apply the formula to each response; nothing is cut."""
+        return whole([self.formula(response) for response in responses])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a reward gave.
+
+    Attributes:
+        heldout: metrics on rows that were not trained on, and their number n.
+        rows: rows that were trained on.
+        tokens: tokens that a language model read.
+    """
+
+    heldout: dict[str, float]
+    rows: int
+    tokens: int = field(default=0)
+
+
+def whole(values: Sequence[float] | NDArray[np.floating]) -> Scores:
+    """Return scores of texts that were read whole."""
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which `score` reports with its row
+        return Scores(np.asarray(values, np.float32), np.zeros(len(values), bool))
+
+
+def load(name: str, spec: Reward, models: Sequence[Path], device: str | None = None) -> Scorer:
+    """Load the reward `name`.
+
+    Args:
+        name: name in the config; a trained reward is the folder of `models` with this name.
+        spec: its declaration.
+        models: folders of rewards that were trained here.
+        device: 'cpu' or 'cuda'; the GPU where there is one if left out. Formulas and linear models always use the CPU.
+
+    Raises:
+        MoaError: model, module or function are missing or do not fit the declaration.
+    """
+    scorer: Scorer = importlib.import_module(f"moa.rewards.{spec.kind}").load(name, spec, models, device)
+    return scorer
+
+
+def train(name: str, spec: Reward, folder: Path) -> Trained:
+    """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics."""
+    if spec.kind not in TRAINED:
+        raise MoaError(f"rewards.{name}: kind '{spec.kind}' is not trained here; kinds that are: {', '.join(TRAINED)}")
+    trained: Trained = importlib.import_module(f"moa.rewards.{spec.kind}").train(name, spec, folder)
+    return trained
+
+
+def bounds(spec: Reward) -> tuple[float | None, float | None]:
+    """Return the smallest and the largest score that the formula allows; None where there is no such bound."""
+    match spec:
+        case Vader():
+            return -1.0, 1.0
+        case Length() | Python():
+            return spec.low, spec.high
+        case Conciseness() | Readability():
+            return 0.0, 1.0
+        case _:
+            return None, None
+
+
+def is_blank(response: str) -> bool:
+    """Return whether the response is empty or nothing but white space."""
+    return not response or response.isspace()
+
+
+def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], floor: float | None) -> Scores:
+    """Score responses and check the result; a blank response is worth the least.
+
+    Args:
+        name: the reward's name, for messages.
+        scorer: what `load` returned.
+        prompts: n prompts, without any preference text.
+        responses: n responses; blank ones are not shown to the reward.
+        floor: score of a blank response where the reward has no lower bound; None takes the smallest score of this call.
+
+    Raises:
+        MoaError: the reward raised, or returned a wrong number of scores, NaN or infinity; or every response is blank
+            and neither bound nor floor says what that is worth.
+    """
+    if len(prompts) != len(responses):
+        raise MoaError(f"reward {name}: {len(prompts)} prompts for {len(responses)} responses; give one prompt per response")
+    kept = np.array([not is_blank(response) for response in responses], bool)
+    values, truncated = np.empty(len(responses), np.float32), np.zeros(len(responses), bool)
+    if kept.any():
+        some = [i for i, keep in enumerate(kept) if keep]
+        found = _checked(name, scorer, [prompts[i] for i in some], [responses[i] for i in some], some)
+        values[kept], truncated[kept] = found.values, found.truncated
+    if not kept.all():
+        least = scorer.low if scorer.low is not None else floor
+        if least is None and not kept.any():
+            raise MoaError(f"reward {name}: all {len(responses)} responses are blank, and no lower bound says what that is worth; see why the model writes nothing, or give a floor")
+        values[~kept] = values[kept].min() if least is None else least
+    return Scores(values, truncated)
+
+
+def _checked(name: str, scorer: Scorer, prompts: list[str], responses: list[str], rows: list[int]) -> Scores:
+    try:
+        found = scorer.score(prompts, responses)
+    except MoaError:
+        raise
+    except Exception as error:
+        raise MoaError(
+            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts: {prompts[0][:80]!r}); correct the reward, then run again: finished stages are kept"
+        ) from error
+    if found.values.shape != (len(responses),):
+        shape = len(found.values) if found.values.ndim == 1 else f"an array of shape {found.values.shape}"
+        raise MoaError(f"reward {name}: returned {shape} scores for {len(responses)} responses (first prompt: {prompts[0][:80]!r}); return one number per response")
+    if not np.isfinite(found.values).all():
+        at = int(np.flatnonzero(~np.isfinite(found.values))[0])
+        raise MoaError(
+            f"reward {name}: score {found.values[at]} in row {rows[at]} (prompt {prompts[at][:80]!r}, response {responses[at][:80]!r}); a score must be a finite float32: correct the reward or its model"
+        )
+    return found
+
+
+def fill(template: str, prompt: str, response: str) -> str:
+    """Put prompt and response into the template, in one pass: braces inside of them stay as they are."""
+    parts = {"prompt": prompt, "response": response}
+    return FIELD.sub(lambda match: parts[match[1]], template)
+
+
+def trained_folder(name: str, models: Sequence[Path]) -> Path:
+    """Return the folder of `models` that holds the trained reward `name`."""
+    for folder in models:
+        if folder.name == name:
+            if not (folder / "reward.json").is_file():
+                raise MoaError(f"{folder}: no reward.json, so this is not a trained reward; delete the folder and run snakemake again: it will be trained anew")
+            return folder
+    raise MoaError(f"reward {name}: not among the trained rewards ({', '.join(str(m) for m in models) or 'none given'}); train it first: snakemake --cores all rewards")

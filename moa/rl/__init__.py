@@ -1,0 +1,1 @@
+"""The multi-objective RL loop: advantages, losses, weight solvers, rollouts, checkpoints. Knows no files but checkpoints."""

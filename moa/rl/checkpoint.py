@@ -1,0 +1,58 @@
+"""Training checkpoints: safetensors and JSON in a folder named by what the run depends on; the newest complete one counts.
+
+No random state is stored: every step seeds the generators from (seed, step), so a resumed step draws what it would have.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from moa.models import restore_adapter
+
+
+def save(folder: Path, step: int, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write a checkpoint of `step` finished steps: complete or absent, older ones removed afterwards."""
+    target = folder / f"step-{step:06d}"
+    temporary = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_plain(get_peft_model_state_dict(model)), temporary / "adapter.safetensors")
+    save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
+    moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
+    save_file(_plain(moments), temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    for old in sorted(folder.glob("step-*"))[:-1]:
+        shutil.rmtree(old)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, or None."""
+    found = sorted(folder.glob("step-*"))
+    return found[-1] if found else None
+
+
+def restore(path: Path, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load a checkpoint into model, heads and optimizer; return its state."""
+    restore_adapter(model, path / "adapter.safetensors")
+    heads.load_state_dict(load_file(path / "value_heads.safetensors"))
+    template = optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in load_file(path / "optimizer.safetensors").items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = tensor
+    template["state"] = entries
+    optimizer.load_state_dict(template)
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state

@@ -1,0 +1,163 @@
+"""Experience: what one batch of rollouts tells the update. Notation as in methods/base.py: K, H, B, T."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from moa.config import Ppo
+from moa.errors import Diverged
+from moa.generation import Decoding, Rollout, sample
+from moa.methods.base import Combination, Method, Scores
+from moa.models import ValueHeads, forward
+from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
+from moa.rl.losses import kl_per_token, logprobs_and_entropy
+
+ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
+
+
+@dataclass
+class Actor:
+    """The trained policy with what it needs to act."""
+
+    model: PeftModel
+    heads: ValueHeads
+    tokenizer: PreTrainedTokenizerBase
+    decoding: Decoding
+    context: int
+
+
+class Scale(NamedTuple):
+    """The normaliser's columns, each (K,) float32."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def apply(self, raw: Tensor) -> Scores:
+        """Put raw scores (B, K) on all scales."""
+        return Scores(raw, (raw - self.low) / (self.high - self.low), (raw - self.mean) / self.std)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One batch, everything the update reads. Token tensors are (B, T), stream tensors (H, B, T)."""
+
+    rollout: Rollout
+    preferences: Tensor
+    scores: Scores
+    extra: Tensor
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    returns: Tensor
+    advantages: Tensor
+    combination: Combination
+
+
+def finite(tensor: Tensor, name: str, step: int) -> Tensor:
+    """Return the tensor, or raise Diverged naming the step and the tensor."""
+    if not torch.isfinite(tensor).all():
+        raise Diverged(
+            f"step {step}: {name} is NaN or infinite; training stopped, the last good checkpoint is kept. "
+            "Lower ppo.learning_rate or raise ppo.kl.coefficient, then run again"
+        )
+    return tensor
+
+
+@torch.no_grad()
+def read(actor: Actor, rollout: Rollout, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies, reference log-probabilities (b, T), and values (H, b, T) of some rows."""
+    ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
+    tokens = ids[:, -t:]
+    logits, hidden = forward(actor.model, ids, mask, t)
+    logprobs, entropy = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
+    values = actor.heads(hidden)
+    with actor.model.disable_adapter():
+        logits, _ = forward(actor.model, ids, mask, t)
+    reference, _ = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
+    return logprobs, entropy, reference, values
+
+
+def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Place (B, H) rewards on each response's last token: (H, B, T)."""
+    last = mask.sum(1).long() - 1
+    placed = rewards.new_zeros(rewards.shape[1], *mask.shape)
+    placed[:, torch.arange(len(last)), last] = rewards.T
+    return placed
+
+
+def groups_of(preferences: Tensor) -> Tensor:
+    """Number the samples (B,) by their preference."""
+    return preferences.unique(dim=0, return_inverse=True)[1]
+
+
+def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Tensor:
+    """Whiten per stream, over the batch or within each preference, then apply the method's own transformation."""
+    if ppo.whiten == "batch":
+        advantages = whiten(advantages, mask)
+    elif ppo.whiten == "preference":
+        advantages = whiten_groups(advantages, mask, groups_of(preferences))
+    return method.scale(advantages, mask)
+
+
+def collect(
+    actor: Actor, method: Method, ppo: Ppo, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor, score: ScoreBatch, scale: Scale, kl_coefficient: float, micro: int
+) -> Experience:
+    """Roll out, score and estimate advantages for one batch.
+
+    Args:
+        prompts: B prompts as rewards see them, without preference.
+        texts: B prompts as the policy reads them.
+        preferences: (B, K).
+        kl_coefficient: of the reference KL; enters the rewards only where `ppo.kl.place` is 'heads'.
+        micro: rows per forward pass.
+    """
+    rollout = sample(actor.model, actor.tokenizer, texts, actor.decoding, actor.context)
+    mask = rollout.response_mask
+    raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
+    scores = scale.apply(finite(raw, "a reward", step))
+    extra = method.extra_rewards(scores, preferences)
+    parts = [read(actor, rollout, slice(i, i + micro)) for i in range(0, len(texts), micro)]
+    logprobs, entropy, reference = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
+    values = finite(torch.cat([p[3] for p in parts], 1), "a value", step)
+    finite(logprobs * mask, "the policy's log-probability", step)
+    rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
+    if ppo.kl.place == "heads":
+        rewards = rewards - kl_coefficient * (logprobs - reference) * mask
+    advantages, returns = gae(values, rewards, mask, ppo.gamma, ppo.lam)
+    advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
+    combination = method.combine(advantages, mask, preferences, torch.ones_like(mask), ppo.clip)
+    finite(combination.advantages, "the combined advantage", step)
+    return Experience(rollout, preferences, scores, extra, logprobs, reference, entropy, values * mask, returns, advantages, combination)
+
+
+def summary(experience: Experience, method: Method, streams: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Return (quantity, objective, value) of what the rollouts show, for the curve."""
+    mask = experience.rollout.response_mask
+    rows = []
+    for k, name in enumerate(method.objectives):
+        rows.append(("reward", name, float(experience.scores.raw[:, k].mean())))
+        rows.append(("normalised_reward", name, float(experience.scores.quantile[:, k].mean())))
+        rows.append(("advantage_share", name, float(((experience.advantages[k].abs() > 1e-6) * mask).sum() / mask.sum())))
+    for k, name in enumerate(streams[len(method.objectives) :]):
+        rows.append(("reward", name, float(experience.extra[:, k].mean())))
+    rows += [("weight", name, float(c)) for name, c in zip(streams, experience.combination.weights, strict=True)]
+    lengths = mask.sum(1)
+    rows += [
+        ("combined_norm", "all", float(masked_mean(experience.combination.advantages.square(), mask).sqrt())),
+        ("kl", "all", float(kl_per_token(experience.logprobs, experience.reference_logprobs, mask))),
+        ("control_error", "all", float(method.control_error(experience.scores, experience.preferences))),
+        ("entropy", "all", float(masked_mean(experience.entropy, mask))),
+        ("response_tokens", "all", float(lengths.mean())),
+        ("finished_rate", "all", float(experience.rollout.finished.float().mean())),
+    ]
+    return rows

@@ -1,0 +1,172 @@
+"""The loop: prompts and preferences in, one trained policy and its curve out. Written once for all online methods."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moa.config import Ppo
+from moa.methods.base import Method
+from moa.preferences import Preference
+from moa.process import peak_memory
+from moa.provenance import text_hash
+from moa.rl import checkpoint
+from moa.rl.experience import Actor, Scale, ScoreBatch, collect, summary
+from moa.rl.update import Updater
+
+log = logging.getLogger("moa")
+CurveRow = tuple[int, str, str, float]  # step, quantity, objective, value
+
+
+@dataclass
+class AdaptiveKl:
+    """Adaptive KL coefficient (Ziegler et al. 2019, section 2.2), on nats per token."""
+
+    coefficient: float
+    target: float
+    horizon: float
+
+    def update(self, kl: float, samples: int) -> None:
+        """Move the coefficient towards the target; an error beyond 20 % counts as 20 %."""
+        error = min(0.2, max(-0.2, kl / self.target - 1))
+        self.coefficient *= 1 + error * samples / self.horizon
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one step: what a step draws depends on (seed, step) alone, so resuming needs no random state."""
+    torch.manual_seed(int(text_hash("step", str(seed), str(step)), 16) % 2**63)
+
+
+def prompt_indices(count: int, batch: int, seed: int, step: int) -> list[int]:
+    """Return which prompts step `step` uses: a fresh permutation per pass, the same for every method."""
+    chosen = []
+    for position in range(step * batch, (step + 1) * batch):
+        generator = torch.Generator().manual_seed(int(text_hash("pass", str(seed), str(position // count)), 16) % 2**63)
+        chosen.append((position // count, position % count, generator))
+    orders = {p: torch.randperm(count, generator=g).tolist() for p, _, g in {c[0]: c for c in chosen}.values()}
+    return [orders[p][i] for p, i, _ in chosen]
+
+
+def batch_preferences(training: Sequence[Preference], batch: int, dirichlet: float | None, seed: int, step: int) -> Tensor:
+    """Return (B, K): every training preference equally often, in random order; or Dirichlet samples."""
+    generator = torch.Generator().manual_seed(int(text_hash("preferences", str(seed), str(step)), 16) % 2**63)
+    if dirichlet is not None:
+        state = torch.get_rng_state()
+        torch.manual_seed(generator.initial_seed())
+        drawn = torch.distributions.Dirichlet(torch.full((len(training[0]),), dirichlet)).sample((batch,))
+        torch.set_rng_state(state)
+        return drawn
+    rows = torch.tensor(training, dtype=torch.float32)
+    repeats = torch.arange(-(-batch // len(rows)) * len(rows)) % len(rows)
+    # Which preferences get the odd place changes from step to step.
+    repeats = (repeats[:batch] + step) % len(rows)
+    return rows[repeats[torch.randperm(batch, generator=generator)]]
+
+
+@dataclass
+class Task:
+    """What a policy is trained on."""
+
+    prompts: Sequence[str]
+    text_of: Callable[[str, Preference | None], str]  # the prompt as the policy reads it
+    score: ScoreBatch
+    scale: Scale
+    training: Sequence[Preference]
+    dirichlet: float | None
+
+
+@dataclass
+class Loop:
+    """One policy's training; iterate `run` to the end.
+
+    Attributes:
+        curve: rows (step, quantity, objective, value) so far.
+        seconds: spent so far, earlier attempts included.
+        tokens: generated so far.
+    """
+
+    actor: Actor
+    method: Method
+    ppo: Ppo
+    task: Task
+    seed: int
+    checkpoints: Path
+    curve: list[CurveRow] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: int = 0
+    resumed: int = 0
+    earlier_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        trained = [p for p in self.actor.model.parameters() if p.requires_grad]
+        value_rate = self.ppo.value_learning_rate or self.ppo.learning_rate
+        groups = [{"params": trained, "lr": self.ppo.learning_rate}, {"params": list(self.actor.heads.parameters()), "lr": value_rate}]
+        self.optimizer = torch.optim.Adam(groups)
+        self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
+        self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
+        self.streams = [*self.method.objectives, *self.method.extra_heads]
+
+    def run(self) -> Iterator[int]:
+        """Train to the end, from the newest checkpoint if there is one; yield the number of each finished step."""
+        start = self._resume()
+        for step in range(start, self.ppo.steps):
+            began = time.perf_counter()
+            self._step(step)
+            self.seconds += time.perf_counter() - began
+            if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
+                checkpoint.save(self.checkpoints, step + 1, self.actor.model, self.actor.heads, self.optimizer, self._state())
+            yield step
+
+    def _resume(self) -> int:
+        path = checkpoint.newest(self.checkpoints)
+        if path is None:
+            return 0
+        state = checkpoint.restore(path, self.actor.model, self.actor.heads, self.optimizer)
+        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.seconds, self.tokens, self.kl.coefficient = state["seconds"], state["tokens"], state["kl_coefficient"]
+        self.earlier_seconds = self.seconds
+        self.updater.micro = state["micro"]
+        self.method.restore(state["method"])
+        self.resumed = int(state["step"])
+        log.info("resumed at step %d/%d", self.resumed, self.ppo.steps)
+        return self.resumed
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "kl_coefficient": self.kl.coefficient,
+            "micro": self.updater.micro,
+            "method": self.method.state(),
+        }
+
+    def _step(self, step: int) -> None:
+        began = time.perf_counter()
+        seed_step(self.seed, step)
+        task, batch = self.task, self.ppo.batch_size
+        prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch, self.seed, step)]
+        preferences = batch_preferences(task.training, batch, task.dirichlet, self.seed, step)
+        texts = [task.text_of(p, tuple(w.tolist()) if self.method.conditioned else None) for p, w in zip(prompts, preferences, strict=True)]
+        where = next(self.actor.model.parameters()).device
+        experience = collect(
+            self.actor, self.method, self.ppo, step, prompts, texts, preferences.to(where), task.score, task.scale, self.kl.coefficient, self.updater.micro
+        )
+        rows = summary(experience, self.method, self.streams)
+        rows.append(("kl_coefficient", "all", self.kl.coefficient))
+        rows += self.updater.run(experience, step, self.kl.coefficient)
+        self.kl.update(next(v for q, _, v in rows if q == "kl"), batch)
+        new = int(experience.rollout.response_mask.sum())
+        self.tokens += new
+        elapsed = time.perf_counter() - began
+        rows += [("seconds", "all", elapsed), ("tokens_per_second", "all", new / elapsed), ("memory", "all", peak_memory()[0])]
+        self.curve += [(step, *row) for row in rows]
+
+    def value(self, quantity: str, objective: str = "all") -> float:
+        """Return the newest value of a quantity on the curve."""
+        return next(v for _, q, o, v in reversed(self.curve) if q == quantity and o == objective)

@@ -1,0 +1,50 @@
+"""PPO's losses (Schulman et al. 2017, arXiv 1707.06347) per token, and what is logged beside them.
+
+Masked tensors are (B, T); value tensors (H, B, T). `total` is the number of tokens that the mean is taken over: with
+gradient accumulation it is the mini-batch's, so that parts add up to the whole.
+"""
+
+import torch
+from torch import Tensor
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate (eq. 7), negated; and the share of tokens whose clipped loss is the larger."""
+    ratio = torch.exp((logprobs - old_logprobs) * mask)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss = (torch.maximum(plain, clipped) * mask).sum() / total
+    return loss, ((clipped > plain).float() * mask).sum() / total
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float, total: Tensor) -> Tensor:
+    """Clipped squared error with factor 0.5 per stream, (H,); values may move by `clip` from the rollout's."""
+    near = torch.clamp(values, old_values - clip, old_values + clip)
+    worst = torch.maximum((values - returns).square(), (near - returns).square())
+    return 0.5 * (worst * mask).sum((-2, -1)) / total
+
+
+def reference_loss(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, total: Tensor) -> Tensor:
+    """Half the squared log-ratio to the reference per token.
+
+    On samples of the policy its gradient, (log pi - log pi_ref) grad log pi, is an unbiased estimate of the gradient of
+    KL(pi || pi_ref) per token (Schulman's k2); the k3 estimator's gradient is that of the opposite KL.
+    """
+    return 0.5 * ((logprobs - reference_logprobs).square() * mask).sum() / total
+
+
+def kl_per_token(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Estimate KL(policy || reference) in nats per token: k3 = exp(d) - d - 1, d = log pi_ref - log pi; never negative."""
+    d = (reference_logprobs - logprobs) * mask
+    return ((d.exp() - d - 1) * mask).sum() / mask.sum()
+
+
+def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Half the mean squared log-ratio to the rollout policy: how far the epochs have moved."""
+    return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()
+
+
+def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V)."""
+    logs = torch.log_softmax(logits.float() / temperature, -1)
+    return logs.gather(-1, tokens[..., None])[..., 0], -(logs.exp() * logs).sum(-1)

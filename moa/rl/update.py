@@ -1,0 +1,111 @@
+"""The update: epochs of clipped PPO over mini-batches, with gradient accumulation when memory is short."""
+
+import gc
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moa.config import Ppo
+from moa.errors import MoaError
+from moa.methods.base import Method
+from moa.models import forward
+from moa.rl.experience import Actor, Experience, finite
+from moa.rl.losses import approximate_kl, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+
+log = logging.getLogger("moa")
+
+
+@dataclass
+class Updater:
+    """Applies PPO updates; remembers the micro-batch that fits into memory.
+
+    Attributes:
+        micro: rows per forward and backward pass; halved when memory runs out, the mini-batch stays as configured.
+    """
+
+    actor: Actor
+    method: Method
+    ppo: Ppo
+    optimizer: torch.optim.Optimizer
+    micro: int = 0
+    seen: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.micro = self.micro or self.ppo.mini_batch_size
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def run(self, experience: Experience, step: int, kl_coefficient: float) -> list[tuple[str, str, float]]:
+        """Run the epochs; return (quantity, objective, value) means for the curve."""
+        self.seen.clear()
+        n, size = len(experience.preferences), self.ppo.mini_batch_size
+        for epoch in range(self.ppo.epochs):
+            order = torch.randperm(n)
+            for start in range(0, n, size):
+                moved = self._fitting(experience, order[start : start + size], step, kl_coefficient)
+            self.seen["epochs"] = [epoch + 1.0]
+            if self.ppo.early_stop is not None and moved > self.ppo.early_stop:
+                break
+        streams = [*self.method.objectives, *self.method.extra_heads]
+        rows = []
+        for name, values in self.seen.items():
+            quantity, _, index = name.partition(":")
+            rows.append((quantity, streams[int(index)] if index else "all", sum(values) / len(values)))
+        return [*rows, ("micro_batch", "all", float(self.micro))]
+
+    def _fitting(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
+        """Do one optimiser step, halving the micro-batch until it fits; return how far the policy moved."""
+        while True:
+            try:
+                return self._mini_batch(experience, rows, step, kl_coefficient)
+            except torch.OutOfMemoryError as error:
+                if self.micro == 1:
+                    raise MoaError("out of memory with a micro-batch of one response; lower generation.max_new_tokens or model size, or set model.quantisation: nf4") from error
+            # Outside the handler the exception no longer holds the tensors of the failed pass.
+            self.micro = max(1, self.micro // 2)
+            self.optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.warning("out of memory: micro-batch halved to %d, mini-batch stays %d", self.micro, len(rows))
+
+    def _mini_batch(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        total = experience.rollout.response_mask[rows].sum()
+        moved, logged = 0.0, defaultdict[str, float](float)
+        for part in rows.split(self.micro):
+            loss, shown = self._losses(experience, part, total, kl_coefficient)
+            finite(loss, "the loss", step).backward()
+            share = len(part) / len(rows)
+            moved += share * shown.pop("moved")
+            for name, value in shown.items():
+                logged[name] += value
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.ppo.max_grad_norm)
+        finite(norm, "the gradient", step)
+        self.optimizer.step()
+        for name, value in {**logged, "grad_norm": float(norm), "policy_moved": moved}.items():
+            self.seen[name].append(value)
+        return moved
+
+    def _losses(self, experience: Experience, rows: Tensor, total: Tensor, kl_coefficient: float) -> tuple[Tensor, dict[str, float]]:
+        actor, ppo = self.actor, self.ppo
+        rollout, t = experience.rollout, experience.rollout.response
+        ids, mask = rollout.ids[rows], rollout.response_mask[rows]
+        logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
+        logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature)
+        old = experience.logprobs[rows]
+        advantages = experience.combination.advantages[rows]
+        if self.method.recombine:
+            ratio = torch.exp((logprobs.detach() - old) * mask)
+            advantages = self.method.combine(experience.advantages[:, rows], mask, experience.preferences[rows], ratio, ppo.clip).advantages
+        surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
+        per_head = value_loss(actor.heads(hidden), experience.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
+        loss = surrogate + ppo.value_coefficient * per_head.mean()
+        if ppo.kl.place == "separate":
+            loss = loss + kl_coefficient * reference_loss(logprobs, experience.reference_logprobs[rows], mask, total)
+        if ppo.entropy_coefficient:
+            loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
+        shown = {"policy_loss": float(surrogate), "clip_fraction": float(clipped), "moved": float(approximate_kl(logprobs, old, mask))}
+        return loss, {**shown, **{f"value_loss:{k}": float(v) for k, v in enumerate(per_head)}}

@@ -1,0 +1,147 @@
+"""What each job of an experiment receives and depends on: its section of the experiment, its code, its local files.
+
+A section holds what its stage reads; keys that the stage does not read stand at their defaults, so that changing them
+reruns nothing. `Plan` is what the workflow asks; it loads no torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moa import config
+from moa.config import Experiment
+from moa.methods import catalogue
+from moa.methods.base import Method, Policy
+from moa.preferences import Preference
+from moa.provenance import code_hash, local_state
+from moa.rewards.specs import Reward, Strict
+
+Section = TypeVar("Section", bound=Strict)
+NEURAL = ("classifier", "transformer")  # kinds of reward that a GPU makes faster
+
+
+def reset(section: Section, *unread: str) -> Section:
+    """Return `section` with the keys that a stage does not read back at their defaults."""
+    fields = type(section).model_fields
+    return section.model_copy(update={name: fields[name].get_default(call_default_factory=True) for name in unread})
+
+
+class Plan:
+    """The jobs of an experiment; a MoaError names a row of the config that cannot be one."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.evaluation: list[Preference] = experiment.evaluation_preferences()
+        self.rows: dict[str, Method] = catalogue.rows(experiment)
+        for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
+            catalogue.load(row, section, list(experiment.objectives))
+
+    @cached_property
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """Every policy that the run trains, by row and name."""
+        return {(policy.row, policy.name): policy for policy in catalogue.policies(self.experiment)}
+
+    def policies_of(self, row: str) -> list[Policy]:
+        """Return the policies that `row` answers with, its own and borrowed ones."""
+        return self.rows[row].policies(self.evaluation)
+
+    def trained_rewards(self, judges: bool) -> list[str]:
+        """Return the rewards that a job of this run trains; without `judges`, those that training itself needs."""
+        needed = self.scoring(judges).rewards
+        return [name for name in self.experiment.trained_rewards() if name in needed]
+
+    # Sections, one per stage.
+
+    def prompts(self) -> config.PromptsSection:
+        return config.PromptsSection(task=self.experiment.task, data=self.experiment.data)
+
+    def reward(self, name: str) -> config.RewardSection:
+        return config.RewardSection(task=self.experiment.task, reward=name, spec=self.experiment.rewards[name])
+
+    def scoring(self, judges: bool) -> config.ScoringSection:
+        """Return objectives and their rewards; judges are evaluation's alone, so a new judge retrains nothing."""
+        objectives = {k: o if judges else reset(o, "judge") for k, o in self.experiment.objectives.items()}
+        named = {name for o in objectives.values() for name in (o.reward, o.judge)}
+        rewards = {name: spec for name, spec in self.experiment.rewards.items() if name in named}
+        return config.ScoringSection(task=self.experiment.task, objectives=objectives, rewards=rewards)
+
+    def base(self) -> config.BaseSection:
+        experiment, model = self.experiment, self.experiment.model
+        if not (model.sft and model.sft.lora):
+            model = reset(model, "lora")
+        return config.BaseSection(task=experiment.task, model=model, conditioning=experiment.conditioning, objectives=list(experiment.objectives))
+
+    def reference(self) -> config.ReferenceSection:
+        experiment = self.experiment
+        return config.ReferenceSection(
+            **dict(self.scoring(judges=False)),
+            model=reset(experiment.model, "scratch", "sft", "lora", "gradient_checkpointing"),
+            conditioning=reset(experiment.conditioning, "template", "format", "warm_start"),
+            generation=experiment.generation,
+            evaluation=reset(experiment.evaluation, "bootstrap"),
+        )
+
+    def train(self, row: str) -> config.TrainSection:
+        experiment = self.experiment
+        return config.TrainSection(
+            **dict(self.scoring(judges=False)),
+            model=reset(experiment.model, "scratch", "sft"),
+            conditioning=self._conditioning(row),
+            generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples"),
+            ppo=experiment.ppo,
+            training=experiment.training_preferences() if self.rows[row].conditioned else [],
+            settings=self._settings(row),
+        )
+
+    def generate(self, row: str) -> config.GenerateSection:
+        experiment = self.experiment
+        return config.GenerateSection(
+            task=experiment.task,
+            model=reset(experiment.model, "scratch", "sft", "lora", "gradient_checkpointing"),
+            conditioning=self._conditioning(row),
+            generation=reset(experiment.generation, "temperature", "top_p"),
+            objectives=list(experiment.objectives),
+            evaluation=self.evaluation if self.rows[row].steerable else [],
+            settings=self._settings(row),
+        )
+
+    def evaluate(self) -> config.EvaluateSection:
+        experiment = self.experiment
+        return config.EvaluateSection(
+            task=experiment.task,
+            objectives=experiment.objectives,
+            evaluation=reset(experiment.evaluation, "reference_responses"),
+            methods=experiment.run.methods,
+            seeds=experiment.run.seeds,
+        )
+
+    def _conditioning(self, row: str) -> config.Conditioning:
+        unread = ["warm_start"] if self.rows[row].conditioned else ["warm_start", "template", "format"]
+        return reset(self.experiment.conditioning, *unread)
+
+    def _settings(self, row: str) -> dict[str, Any]:
+        return self.rows[row].settings.model_copy(update={"kind": self._kind(row)}).model_dump()
+
+    def _kind(self, row: str) -> str:
+        return self.rows[row].settings.kind or row
+
+    # What a job's result depends on besides its inputs and its section.
+
+    def code(self, stage: str, *, rewards: Mapping[str, Reward] | None = None, row: str | None = None) -> str:
+        """Return the hash of a stage's logic: its module, the kinds of its rewards, the user's functions, the row's method."""
+        specs = list((rewards or {}).values())
+        modules = [f"moa.stages.{stage}", *(f"moa.rewards.{spec.kind}" for spec in specs)]
+        if row is not None:
+            modules.append(f"moa.methods.{self._kind(row)}")
+        own = [spec.function.partition(":")[0] for spec in specs if spec.kind == "python"]
+        return code_hash(*modules) + (code_hash(*own, root=Path.cwd()) if own else "")
+
+    def files(self, *, rewards: Mapping[str, Reward] | None = None, sources: Iterable[str] = ()) -> str:
+        """Return the state of the local files and folders among `sources` and the classifiers of `rewards`."""
+        classifiers = [spec.source for spec in (rewards or {}).values() if spec.kind == "classifier"]
+        return local_state(*sources, *classifiers)
+
+    def neural(self, rewards: Mapping[str, Reward]) -> bool:
+        """Return whether scoring `rewards` runs a transformer."""
+        return any(spec.kind in NEURAL for spec in rewards.values())

@@ -1,0 +1,156 @@
+"""Stage train: one policy by the shared PPO loop, resumable; writes adapter, value heads, card and curve."""
+
+import argparse
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moa import conditioning, models, tables
+from moa.config import TrainSection
+from moa.errors import MoaError
+from moa.generation import Decoding
+from moa.methods import catalogue
+from moa.methods.base import Method
+from moa.preferences import Preference, check
+from moa.process import exclusive
+from moa.provenance import code_hash, file_hash, text_hash
+from moa.rewards import scoring
+from moa.rl.experience import Actor, Scale
+from moa.rl.loop import Loop, Task
+from moa.stages import common
+
+log = logging.getLogger("moa")
+REPORT_SECONDS = 10.0
+
+
+def read_scale(path: Path, objectives: Sequence[str], where: torch.device) -> tuple[Scale, dict[str, float]]:
+    """Return the normaliser as tensors (K,) and each objective's floor."""
+    rows = {r["objective"]: r for r in tables.read(tables.NORMALISER, path).to_pylist()}
+    missing = [o for o in objectives if o not in rows]
+    if missing:
+        raise MoaError(f"{path}: no row for objective '{missing[0]}'; run the stage reference_scores again")
+    columns = [torch.tensor([rows[o][c] for o in objectives], dtype=torch.float32, device=where) for c in ("low", "high", "mean", "std")]
+    return Scale(*columns), {o: rows[o]["floor"] for o in objectives}
+
+
+class Scoring:
+    """Scores batches of responses with every objective's reward, in the objectives' order."""
+
+    def __init__(self, section: TrainSection, folders: Sequence[Path], floors: dict[str, float]) -> None:
+        names = {o: spec.reward for o, spec in section.objectives.items()}
+        self.scorers = {o: (name, scoring.load(name, section.rewards[name], folders)) for o, name in names.items()}
+        self.floors = floors
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+        columns = [scoring.score(name, s, list(prompts), list(responses), self.floors[o]).values for o, (name, s) in self.scorers.items()]
+        return np.stack(columns, 1).astype(np.float32)
+
+
+def make_actor(section: TrainSection, base: Path, method: Method, seed: int) -> Actor:
+    """Load the base and put a fresh adapter and value heads on it."""
+    tokenizer = models.load_tokenizer(base)
+    model = models.load_base(base, section.model)
+    context = models.context_length(model)
+    policy = models.add_adapter(model, section.model.lora, seed)
+    if section.model.gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
+        policy.enable_input_require_grads()
+    heads = models.ValueHeads(models.hidden_size(policy), len(method.objectives) + len(method.extra_heads)).to(models.device())
+    generation = section.generation
+    return Actor(policy, heads, tokenizer, Decoding(generation.max_new_tokens, generation.temperature, generation.top_p), context)
+
+
+def training_preferences(method: Method, section: TrainSection, weights: Preference | None) -> list[Preference]:
+    """Return what a policy is trained on: its own weights, the lattice, or (preference-free) equal weights that nobody reads."""
+    if weights is not None:
+        return [weights]
+    return list(section.training) if method.conditioned else [tuple([1 / len(section.objectives)] * len(section.objectives))]
+
+
+def make_task(section: TrainSection, method: Method, actor: Actor, args: argparse.Namespace, weights: Preference | None) -> Task:
+    objectives = list(section.objectives)
+    scale, floors = read_scale(args.normaliser, objectives, models.device())
+    table = tables.read(tables.PROMPTS, args.prompts)
+    prompts = [r["prompt"] for r in table.to_pylist() if r["split"] == "train"]
+
+    def text_of(prompt: str, preference: Preference | None) -> str:
+        return conditioning.build(prompt, preference, objectives, section.conditioning, actor.tokenizer)
+
+    shown = training_preferences(method, section, weights)
+    longest = [text_of(p, shown[0] if method.conditioned else None) for p in prompts]
+    conditioning.encode(longest, actor.tokenizer, actor.context - actor.decoding.max_new_tokens)  # refuse a prompt that cannot fit before training
+    dirichlet = section.dirichlet if method.conditioned and weights is None else None
+    return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
+
+
+def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
+    """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed."""
+    code = code_hash("moa.stages.train", type(method).__module__)
+    inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models)]
+    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, code, *inputs)
+    return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
+
+
+def report_progress(loop: Loop, step: int, name: str, rate: float) -> None:
+    """Log one line: step, rewards, KL, entropy, tokens per second, time left."""
+    rewards = " ".join(f"{o} {loop.value('reward', o):.3f}" for o in loop.method.objectives)
+    left = (loop.ppo.steps - step - 1) * rate
+    log.info(
+        "%s step %d/%d  %s  KL %.3f  entropy %.2f  %.0f tokens/s  %.0f MiB  ETA %d:%02d",
+        name, step + 1, loop.ppo.steps, rewards, loop.value("kl"), loop.value("entropy"), loop.value("tokens_per_second"), loop.value("memory"), left // 60, left % 60,
+    )  # fmt: skip
+
+
+def train(loop: Loop, name: str) -> None:
+    """Run the loop to its end with a line of progress every few seconds."""
+    last = began = time.perf_counter()
+    for step in loop.run():
+        now = time.perf_counter()
+        if now - last >= REPORT_SECONDS or step + 1 == loop.ppo.steps:
+            report_progress(loop, step, name, (now - began) / (step + 1 - loop.resumed))
+            last = now
+
+
+def save(loop: Loop, section: TrainSection, args: argparse.Namespace, weights: Preference | None) -> None:
+    """Write the policy folder and its curve."""
+    card = {
+        "task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed, "weights": weights,
+        "objectives": loop.method.objectives, "conditioned": loop.method.conditioned, "streams": loop.streams,
+        "conditioning": section.conditioning.model_dump(), "generation": section.generation.model_dump(), "model": section.model.model_dump(),
+    }  # fmt: skip
+    with common.folder(args.out) as folder:
+        models.save_policy(folder, loop.actor.model, loop.actor.heads, loop.streams, card)
+    key = {"task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed}
+    rows = [{**key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in loop.curve]
+    tables.write(tables.CURVES, rows, args.curve)
+
+
+def main(args: argparse.Namespace) -> None:
+    section = TrainSection.model_validate_json(args.section)
+    method = catalogue.load(args.row, section.settings, list(section.objectives))
+    listed = json.loads(args.weights)
+    weights = None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
+    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    folder = checkpoint_folder(args, method)
+    with exclusive(folder.with_suffix(".lock")):
+        actor = make_actor(section, args.base, method, args.seed)
+        task = make_task(section, method, actor, args, weights)
+        loop = Loop(actor, method, section.ppo, task, args.seed, folder)
+        train(loop, f"{args.row}/{args.policy} s{args.seed}")
+        save(loop, section, args, weights)
+        shutil.rmtree(folder, ignore_errors=True)
+    cost.tokens, cost.models = loop.tokens, 1
+    cost.earlier_seconds = loop.earlier_seconds
+    cost.write(args.costs)
+
+
+if __name__ == "__main__":
+    arguments = common.parser(__doc__, "prompts", "base", "normaliser", "models*", "checkpoints", "out", "curve", "costs", row=str, policy=str, seed=int, weights=str)
+    common.run(main, arguments)

@@ -1,0 +1,1 @@
+"""Where prompts and texts come from: one file per kind of source."""

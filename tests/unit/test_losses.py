@@ -1,0 +1,60 @@
+"""Losses by hand and against autograd."""
+
+import math
+
+import torch
+
+from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.loop import AdaptiveKl
+
+
+def test_policy_loss_by_hand() -> None:
+    # ratio 1.5 with A = 1: min(1.5, 1.2) = 1.2; ratio 0.5 with A = -1: min(-0.5, -0.8) = -0.8; loss = -(1.2 - 0.8) / 2 = -0.2
+    new = torch.log(torch.tensor([[1.5, 0.5]]))
+    loss, clipped = policy_loss(new, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), 0.2, torch.tensor(2.0))
+    torch.testing.assert_close(loss, torch.tensor(-0.2))
+    assert float(clipped) == 1.0
+
+
+def test_value_loss_by_hand() -> None:
+    # value 2, old 0, clip 0.2 -> 0.2; return 1: max((2-1)^2, (0.2-1)^2) = 1; half of it
+    got = value_loss(torch.tensor([[[2.0]]]), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), 0.2, torch.tensor(1.0))
+    torch.testing.assert_close(got, torch.tensor([0.5]))
+
+
+def test_reference_loss_has_the_gradient_of_the_kl() -> None:
+    """Expected over the policy's own samples, grad of k2 equals grad KL(pi || ref), exactly (sum over the vocabulary)."""
+    logits = torch.tensor([0.3, -0.4, 1.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.log_softmax(torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64), 0)
+    logs = torch.log_softmax(logits, 0)
+    exact = torch.autograd.grad((logs.exp() * (logs - reference)).sum(), logits, retain_graph=True)[0]
+    mask, one = torch.ones(1, 1), torch.tensor(1.0)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for token in range(3):
+        loss = reference_loss(logs[token].view(1, 1), reference[token].view(1, 1), mask, one)
+        expected += float(logs[token].exp()) * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    torch.testing.assert_close(expected, exact)
+
+
+def test_kl_is_zero_only_for_equal_policies() -> None:
+    a = torch.log(torch.tensor([[0.5, 0.25]]))
+    assert float(kl_per_token(a, a, torch.ones(1, 2))) == 0.0
+    # d = log(0.25/0.5) = -log 2 on the first token: exp(d) - d - 1 = 0.5 + log 2 - 1; second token 0; mean of two
+    b = torch.log(torch.tensor([[0.25, 0.25]]))
+    torch.testing.assert_close(kl_per_token(a, b, torch.ones(1, 2)), torch.tensor((math.log(2) - 0.5) / 2))
+
+
+def test_entropy_and_logprobs_use_the_temperature() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0)]]])
+    logprobs, entropy = logprobs_and_entropy(logits, torch.tensor([[1]]), temperature=0.5)
+    # logits / 0.5 = (0, log 9): probabilities 0.1, 0.9
+    torch.testing.assert_close(logprobs, torch.log(torch.tensor([[0.9]])))
+    torch.testing.assert_close(entropy, torch.tensor([[-(0.1 * math.log(0.1) + 0.9 * math.log(0.9))]]))
+
+
+def test_adaptive_kl_clips_the_error_at_a_fifth() -> None:
+    kl = AdaptiveKl(0.2, target=0.1, horizon=100.0)
+    kl.update(10.0, samples=50)  # error clipped to 0.2: 0.2 * (1 + 0.2 * 50 / 100) = 0.22
+    assert math.isclose(kl.coefficient, 0.22)
+    kl.update(0.095, samples=50)  # error -0.05: 0.22 * (1 - 0.05 * 0.5)
+    assert math.isclose(kl.coefficient, 0.22 * 0.975)

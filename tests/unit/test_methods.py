@@ -1,0 +1,144 @@
+"""Each method's equations by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from moa.errors import MoaError
+from moa.methods import catalogue, moc, pama
+from moa.methods.base import Scores, weighted
+from moa.preferences import lattice
+
+NAMES = ["a", "b"]
+ONES = torch.ones(2, 3)
+
+
+def make(kind: str, **settings: object):  # type: ignore[no-untyped-def]
+    return catalogue.load("row", {"kind": kind, **settings}, NAMES)
+
+
+def test_linear_sums_with_each_samples_preference() -> None:
+    advantages = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [[10.0, 20.0, 30.0], [5.0, 5.0, 5.0]]])  # (2, 2, 3)
+    preferences = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+    got = make("linear").combine(advantages, ONES, preferences, ONES, 0.2)
+    # second sample: 0.25 * 1 + 0.75 * 5 = 4
+    torch.testing.assert_close(got.advantages, torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))
+    torch.testing.assert_close(got.weights, torch.tensor([0.625, 0.375]))
+
+
+@pytest.mark.parametrize(
+    ("values", "weights"),
+    [
+        ([2.0, 3.0, 1.0], [0.0, 0.0, 1.0]),  # all positive: the smallest
+        ([-2.0, -3.0, -1.0], [0.0, 0.0, 1.0]),  # all negative: the largest
+        ([3.0, -1.0, 0.5], [0.25, 0.75, 0.0]),  # mixed: c_max = 1/4, c_min = 3/4, s = 3/4 - 3/4 = 0
+        ([0.0, 2.0, 3.0], [1.0, 0.0, 0.0]),
+        ([0.0, 0.0, 0.0], [1.0, 0.0, 0.0]),
+    ],
+)
+def test_theorem_1_weights(values: list[float], weights: list[float]) -> None:
+    torch.testing.assert_close(pama.closed_form(torch.tensor(values)), torch.tensor(weights))
+
+
+def test_closed_form_is_the_projection_of_zero() -> None:
+    a = torch.from_numpy(np.random.default_rng(0).normal(0.5, 1.0, size=(4, 5_000)))
+    c = pama.closed_form(a)
+    s = (c * a).sum(0)
+    expected = torch.where(a.min(0).values > 0, a.min(0).values, torch.where(a.max(0).values < 0, a.max(0).values, 0.0))
+    torch.testing.assert_close(s, expected, atol=1e-12, rtol=0)
+    assert c.min() >= 0 and torch.allclose(c.sum(0), torch.ones(5_000, dtype=torch.float64))
+    assert (s * a >= s.square() - 1e-12).all()  # the KKT certificate
+
+
+def test_noon_keeps_only_tokens_that_are_good_for_all() -> None:
+    method = make("pama", granularity="token")
+    advantages = method.scale(torch.tensor([[[1.0, 2.0, -1.0]], [[0.5, -3.0, -1.0]]]), torch.ones(1, 3))
+    got = method.combine(advantages, torch.ones(1, 3), torch.full((1, 2), 0.5), torch.ones(1, 3), 0.2)
+    assert got.advantages.tolist() == [[0.5, 0.0, 0.0]]  # min(1, .5), min(2, 0), min(0, 0)
+
+
+def test_batch_granularity_keeps_credit_per_token() -> None:
+    advantages = torch.tensor([[[4.0, 0.0]], [[1.0, 2.0]]])  # means 2 and 1.5: all weight on the second
+    got = make("pama", granularity="batch").combine(advantages, torch.ones(1, 2), torch.full((1, 2), 0.5), torch.ones(1, 2), 0.2)
+    assert got.advantages.tolist() == [[1.0, 2.0]]
+
+
+def test_clip_mask_follows_the_sign() -> None:
+    advantages = torch.tensor([[[1.0, 1.0, -1.0, -1.0]]])
+    ratio = torch.tensor([[1.1, 1.3, 0.9, 0.7]])
+    assert pama.alive(advantages, ratio, 0.2).tolist() == [[[1.0, 0.0, -1.0, 0.0]]]
+
+
+def test_moc_control_rewards_by_hand() -> None:
+    rewards, preferences = torch.tensor([[0.9, 0.2]]), torch.tensor([[0.75, 0.25]])
+    wanted = moc.targets(preferences, "scaled")
+    torch.testing.assert_close(wanted, torch.tensor([[1.0, 1 / 3]]))
+    # ((0.9 - 1)^2 + (0.2 - 1/3)^2) / 2 = (0.01 + 0.017778) / 2 = 0.013889
+    torch.testing.assert_close(moc.control_per_sample(rewards, wanted, 0.0), torch.tensor([-0.0138889]))
+    assert float(moc.control_per_sample(rewards, wanted, 0.1)) == 0.0  # satisfied: below phi
+    # -(2/2) [ (0.5 - 1)(0.9 - 1) + (0.4 - 1/3)(0.2 - 1/3) ] = -(0.05 - 0.0088889)
+    torch.testing.assert_close(moc.control_on_mean(rewards, wanted, torch.tensor([[0.5, 0.4]])), torch.tensor([-0.0411111]))
+
+
+def test_moc_simplex_target_compares_shares() -> None:
+    scores = Scores(torch.zeros(1, 2), torch.tensor([[0.6, 0.2]]), torch.zeros(1, 2))
+    torch.testing.assert_close(moc.on_scale(scores, "quantile", "simplex"), torch.tensor([[0.75, 0.25]]))
+
+
+def test_moc_weights_solve_the_gram_matrix() -> None:
+    # streams (literal): A^1 = (1, 0), A^2 = (0, 2), control 0 -> all weight on the zero stream: it has norm 0
+    advantages = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[1.0, 1.0]]])
+    mask = torch.ones(1, 2)
+    torch.testing.assert_close(moc.gram(advantages, mask).float(), torch.tensor([[0.5, 0.0, 0.5], [0.0, 2.0, 1.0], [0.5, 1.0, 1.0]]))
+    got = make("moc", streams="literal").combine(advantages, mask, torch.tensor([[0.5, 0.5]]), mask, 0.2)
+    # min over c of |(c1 + c3, 2 c2 + c3)|^2: c3 = 0 gives c1^2 + 4 c2^2 -> c = (0.8, 0.2, 0)
+    torch.testing.assert_close(got.weights, torch.tensor([0.8, 0.2, 0.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got.advantages, torch.tensor([[0.8, 0.4]]), atol=1e-5, rtol=0)
+
+
+def test_moc_per_preference_solves_each_group_alone() -> None:
+    advantages = torch.tensor([[[1.0], [2.0]], [[2.0], [1.0]], [[9.0], [9.0]]])  # (H, B, T) = (3, 2, 1)
+    preferences = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    got = make("moc", streams="literal", granularity="preference").combine(advantages, torch.ones(2, 1), preferences, torch.ones(2, 1), 0.2)
+    # one token per group, all positive: weight on the smallest stream, the first for the first sample, the second for the other
+    torch.testing.assert_close(got.advantages, torch.ones(2, 1))
+    torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_moc_running_mean_survives_a_checkpoint() -> None:
+    method = make("moc", control="mean")
+    scores = Scores(torch.zeros(2, 2), torch.tensor([[0.2, 0.4], [0.6, 0.0]]), torch.zeros(2, 2))
+    preferences = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    method.extra_rewards(scores, preferences)
+    assert method.state() == {"w0.5-0.5": pytest.approx([0.4, 0.2])}
+    other = make("moc", control="mean")
+    other.restore(method.state())
+    torch.testing.assert_close(other.extra_rewards(scores, preferences), method.extra_rewards(scores, preferences))
+
+
+def test_weighted_reports_mean_weights() -> None:
+    got = weighted(torch.ones(2, 2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert got.weights.tolist() == [0.5, 0.5]
+
+
+def test_policies_are_shared_not_trained_twice() -> None:
+    grid = lattice(2, 4)
+    soup = make("rewarded_soups").policies(grid)
+    assert [p.row for p in soup] == ["single_objective", "single_objective"]
+    scalarised = make("morlhf").policies(grid)
+    assert [(p.row, p.name) for p in scalarised] == [
+        ("single_objective", "b"),
+        ("row", "w0.25-0.75"),
+        ("row", "w0.5-0.5"),
+        ("row", "w0.75-0.25"),
+        ("single_objective", "a"),
+    ]
+
+
+def test_unknown_method_and_key_name_the_nearest() -> None:
+    with pytest.raises(MoaError, match="no method 'mocc'. Did you mean 'moc'"):
+        catalogue.load("mocc", {}, NAMES)
+    with pytest.raises(MoaError, match="unknown key 'granularty'. Did you mean 'granularity'"):
+        catalogue.load("moc", {"granularty": "batch"}, NAMES)
+    with pytest.raises(MoaError, match=r"methods.x.adapter|exactly one of: adapter"):
+        catalogue.load("x", {"kind": "external"}, NAMES)

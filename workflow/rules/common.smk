@@ -1,0 +1,160 @@
+# Functions of the rules. What a job receives and depends on is decided in moa/sections.py.
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
+
+import moa
+from moa.config import parse
+from moa.errors import MoaError
+from moa.process import export_parent, gpu_visible
+from moa.sections import Plan
+from moa.unlock import warn_of_stale_lock
+
+
+def plan_experiment():
+    """Validate the experiment: the file's keys with those of --config on top, whose values arrive as strings."""
+    files = workflow.configfiles
+    if len(files) > 1:
+        raise WorkflowError(
+            f"{len(files)} experiment files given; each is complete in itself, give one"
+        )
+    update_config(config, nulls(workflow.config_settings.config))
+    try:
+        return Plan(parse(dict(config), os.path.relpath(files[0])))
+    except MoaError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def nulls(value):
+    """Return `value` with the string 'null' as null."""
+    if isinstance(value, dict):
+        return {key: nulls(item) for key, item in value.items()}
+    return None if value == "null" else value
+
+
+def report_files(folder):
+    """Return the files of moa/report/`folder`: code hashes do not see templates and SQL."""
+    found = sorted((Path(moa.__file__).parent / "report" / folder).rglob("*"))
+    return [os.path.relpath(path) for path in found if path.is_file()]
+
+
+def either(names):
+    """Return a wildcard constraint: one of `names`, and nothing where there are none."""
+    return "|".join(names) or "(?!)"
+
+
+PLAN = plan_experiment()
+TASK = PLAN.experiment.task
+ROWS = PLAN.experiment.run.methods
+SEEDS = PLAN.experiment.run.seeds
+WARM_START = PLAN.experiment.conditioning.warm_start is not None
+GPU = gpu_visible()
+FORMULAS = PLAN.scoring(judges=False).rewards
+SCORERS = PLAN.scoring(judges=True).rewards
+# On the CPU small models gain little from threads; jobs side by side gain much.
+THREADS = 4 if GPU else 1
+
+
+wildcard_constraints:
+    task=TASK,
+    row=either(PLAN.rows),
+    policy=r"[\w.-]+",
+    reward=either(PLAN.trained_rewards(judges=True)),
+    seed=r"\d+",
+
+
+def models(judges):
+    """Return the folders of the rewards that this run trains and a stage needs."""
+    return [f"results/{TASK}/rewards/{name}" for name in PLAN.trained_rewards(judges)]
+
+
+def policies_of(wildcards):
+    """Return the folders of the policies that a row answers with, its own and borrowed ones."""
+    return [
+        f"results/{TASK}/policies/{p.row}/{p.name}/s{wildcards.seed}"
+        for p in PLAN.policies_of(wildcards.row)
+    ]
+
+
+def every_policy(pattern):
+    """Return `pattern` for every policy and seed of the run."""
+    return [
+        pattern.format(task=TASK, row=row, policy=policy, seed=seed)
+        for row, policy in PLAN.policies
+        for seed in SEEDS
+    ]
+
+
+def every_row(pattern):
+    """Return `pattern` for every row and seed of the run."""
+    return [
+        pattern.format(task=TASK, row=row, seed=seed) for row in ROWS for seed in SEEDS
+    ]
+
+
+def every_reward(pattern):
+    """Return `pattern` for every reward that the run trains."""
+    names = PLAN.trained_rewards(judges=True)
+    return [pattern.format(task=TASK, reward=name) for name in names]
+
+
+def other_runs():
+    """Return the finished runs of other tasks on disk: database and index show every task."""
+    found = sorted(Path("results").glob("*/run.parquet"))
+    return [str(path) for path in found if path.parent.name != TASK]
+
+
+def print_leaderboard():
+    """Print the leaderboard at the end of a run that made the report."""
+    from moa.leaderboard import show
+
+    if any(job.rule.name == "build_report" for job in workflow.dag.jobs):
+        show(Path("results/results.duckdb"), Path("reports/index.html"), TASK)
+
+
+# Parameters that depend on the job.
+
+
+def reward_section(wildcards):
+    return PLAN.reward(wildcards.reward).model_dump_json()
+
+
+def reward_code(wildcards):
+    return PLAN.code("rewards", rewards=PLAN.only(wildcards.reward))
+
+
+def reward_files(wildcards):
+    return PLAN.reward_files(wildcards.reward)
+
+
+def train_section(wildcards):
+    return PLAN.train(wildcards.row).model_dump_json()
+
+
+def train_code(wildcards):
+    return PLAN.code("train", rewards=FORMULAS, row=wildcards.row)
+
+
+def weights(wildcards):
+    return PLAN.weights(wildcards.row, wildcards.policy)
+
+
+def generate_section(wildcards):
+    return PLAN.generate(wildcards.row).model_dump_json()
+
+
+def generate_code(wildcards):
+    return PLAN.code("generate", row=wildcards.row)
+
+
+def generate_files(wildcards):
+    return PLAN.external_files(wildcards.row)
+
+
+export_parent()
+warn_of_stale_lock(Path())
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
