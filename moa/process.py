@@ -6,7 +6,9 @@ Snakemake exports its process id as MOA_PARENT; a job started by hand has none a
 import fcntl
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -65,6 +67,14 @@ def exclusive(path: Path) -> Iterator[None]:
         stream.write(str(os.getpid()))
         stream.flush()
         yield
+
+
+def gpu_visible() -> bool:
+    """Return whether an NVIDIA GPU can be used; asks the driver's tool, so that planning loads no torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or shutil.which("nvidia-smi") is None:
+        return False
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return listed.returncode == 0 and listed.stdout.startswith("GPU")
 
 
 def peak_memory() -> tuple[float, str]:

@@ -4,6 +4,7 @@ A section holds what its stage reads; keys that the stage does not read stand at
 reruns nothing. `Plan` is what the workflow asks; it loads no torch.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from moa.methods import catalogue
 from moa.methods.base import Method, Policy
 from moa.preferences import Preference
 from moa.provenance import code_hash, local_state
-from moa.rewards.specs import Reward, Strict
+from moa.rewards.specs import Linear, Reward, Strict, Transformer
 
 Section = TypeVar("Section", bound=Strict)
 NEURAL = ("classifier", "transformer")  # kinds of reward that a GPU makes faster
@@ -53,6 +54,9 @@ class Plan:
 
     # Sections, one per stage.
 
+    def task(self) -> config.TaskSection:
+        return config.TaskSection(task=self.experiment.task)
+
     def prompts(self) -> config.PromptsSection:
         return config.PromptsSection(task=self.experiment.task, data=self.experiment.data)
 
@@ -76,21 +80,22 @@ class Plan:
         experiment = self.experiment
         return config.ReferenceSection(
             **dict(self.scoring(judges=False)),
-            model=reset(experiment.model, "scratch", "sft", "lora", "gradient_checkpointing"),
+            model=reset(experiment.model, "lora", "gradient_checkpointing"),
             conditioning=reset(experiment.conditioning, "template", "format", "warm_start"),
             generation=experiment.generation,
             evaluation=reset(experiment.evaluation, "bootstrap"),
         )
 
     def train(self, row: str) -> config.TrainSection:
-        experiment = self.experiment
+        experiment, conditioned = self.experiment, self.rows[row].conditioned
         return config.TrainSection(
             **dict(self.scoring(judges=False)),
-            model=reset(experiment.model, "scratch", "sft"),
+            model=experiment.model,
             conditioning=self._conditioning(row),
             generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples"),
             ppo=experiment.ppo,
-            training=experiment.training_preferences() if self.rows[row].conditioned else [],
+            training=experiment.training_preferences() if conditioned else [],
+            dirichlet=experiment.preferences.dirichlet if conditioned else None,
             settings=self._settings(row),
         )
 
@@ -98,7 +103,7 @@ class Plan:
         experiment = self.experiment
         return config.GenerateSection(
             task=experiment.task,
-            model=reset(experiment.model, "scratch", "sft", "lora", "gradient_checkpointing"),
+            model=reset(experiment.model, "lora", "gradient_checkpointing"),
             conditioning=self._conditioning(row),
             generation=reset(experiment.generation, "temperature", "top_p"),
             objectives=list(experiment.objectives),
@@ -114,17 +119,28 @@ class Plan:
             evaluation=reset(experiment.evaluation, "reference_responses"),
             methods=experiment.run.methods,
             seeds=experiment.run.seeds,
+            payoff_row=self._row_of("single_objective"),
+            reference_row=self._row_of("reference"),
         )
 
     def _conditioning(self, row: str) -> config.Conditioning:
-        unread = ["warm_start"] if self.rows[row].conditioned else ["warm_start", "template", "format"]
-        return reset(self.experiment.conditioning, *unread)
+        method = self.rows[row]
+        reads_preference = method.conditioned or method.answers == "external"
+        return reset(self.experiment.conditioning, "warm_start", *(() if reads_preference else ("template", "format")))
 
     def _settings(self, row: str) -> dict[str, Any]:
         return self.rows[row].settings.model_copy(update={"kind": self._kind(row)}).model_dump()
 
+    def _row_of(self, kind: str) -> str | None:
+        """Return the first evaluated row of a kind of method."""
+        return next((row for row in self.experiment.run.methods if self._kind(row) == kind), None)
+
     def _kind(self, row: str) -> str:
         return self.rows[row].settings.kind or row
+
+    def weights(self, row: str, policy: str) -> str:
+        """Return a policy's fixed weights as JSON; 'null' where the preference varies or does not exist."""
+        return json.dumps(self.policies[row, policy].weights)
 
     # What a job's result depends on besides its inputs and its section.
 
@@ -141,6 +157,18 @@ class Plan:
         """Return the state of the local files and folders among `sources` and the classifiers of `rewards`."""
         classifiers = [spec.source for spec in (rewards or {}).values() if spec.kind == "classifier"]
         return local_state(*sources, *classifiers)
+
+    def reward_files(self, name: str) -> str:
+        """Return the state of the local data, and model, that a reward is trained from."""
+        spec = self.experiment.rewards[name]
+        assert isinstance(spec, Linear | Transformer), f"reward {name} is not trained here"
+        return self.files(sources=[spec.data.source, *([spec.source] if isinstance(spec, Transformer) else [])])
+
+    def external_files(self, row: str) -> str:
+        """Return the state of the local files that an external row answers with; '' for other rows."""
+        if self.rows[row].answers != "external":
+            return ""
+        return self.files(sources=[str(value) for value in self._settings(row).values() if isinstance(value, str | Path)])
 
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""

@@ -23,6 +23,16 @@ class Answer:
     sql: str
 
 
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the database read-only, without access to files or network; one thread, so that sums are the same every time."""
+    if not path.exists():
+        raise MoaError(f"{path}: no such database; run snakemake to make it")
+    try:
+        return duckdb.connect(str(path), read_only=True, config={"enable_external_access": "false", "lock_configuration": "true", "threads": "1"})
+    except duckdb.Error as error:
+        raise MoaError(f"{path}: cannot be opened ({str(error).splitlines()[0]}); if another program writes to it, close that; else run snakemake -R build_warehouse") from None
+
+
 def literal(value: str) -> str:
     """Return `value` as an SQL string."""
     return "'" + value.replace("'", "''") + "'"

@@ -62,7 +62,7 @@ class LinearScorer(Scorer):
 
 def counts(texts: Sequence[str], features: int) -> sparse.csr_matrix:
     """Return (n, 2 F) counts of hashed n-grams: word columns, then character columns."""
-    common = {"n_features": features, "norm": None, "alternate_sign": False}
+    common = {"n_features": features, "norm": None, "alternate_sign": False, "dtype": np.float32}
     words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **common)
     characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **common)
     return sparse.hstack([words.transform(texts), characters.transform(texts)], format="csr")

@@ -107,5 +107,5 @@ class Updater:
             loss = loss + kl_coefficient * reference_loss(logprobs, experience.reference_logprobs[rows], mask, total)
         if ppo.entropy_coefficient:
             loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
-        shown = {"policy_loss": float(surrogate), "clip_fraction": float(clipped), "moved": float(approximate_kl(logprobs, old, mask))}
-        return loss, {**shown, **{f"value_loss:{k}": float(v) for k, v in enumerate(per_head)}}
+        shown = {"policy_loss": float(surrogate.detach()), "clip_fraction": float(clipped.detach()), "moved": float(approximate_kl(logprobs.detach(), old, mask))}
+        return loss, {**shown, **{f"value_loss:{k}": float(v) for k, v in enumerate(per_head.detach())}}

@@ -1,11 +1,13 @@
 """Collects every table of every task in one DuckDB file that any client from 1.0 on can open.
 
 Tables, not views: views over Parquet paths break from another folder and need file access. The file is built beside its
-place and renamed, so that it is complete or absent.
+place and renamed, so that it is complete or absent. The task that has just run must load; another task on disk whose
+files are half rerun or outdated is left out with a warning, so that it cannot stop this one.
 """
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moa import provenance, tables
+from moa.config import TaskSection
 from moa.errors import MoaError
 from moa.stages import common
 
+log = logging.getLogger("moa")
 STORAGE = "v1.0.0"  # readable by every DuckDB from 1.0 on
 BY_NAME = {table.name: table for table in tables.ALL}
-LEADERBOARD_SQL = Path(__file__).parent.parent / "report" / "leaderboard.sql"
 # child table, its columns, parent table: every child row has a parent row
 KEYS = (
     ("reference_scores", ("task", "method", "seed", "point", "prompt_id", "sample"), "reference_responses"),
@@ -36,12 +39,66 @@ KEYS = (
 )
 
 
-def build(runs: Sequence[Path], out: Path) -> None:
-    """Write `out` from the run.parquet of each task; a locked, incomplete or inconsistent input is a MoaError."""
+# Training is counted for the seeds that the row was evaluated with; borrowed policies count in full for each borrower.
+LEADERBOARD = """
+WITH per_seed AS (
+    SELECT task, method, seed, count(*) AS points,
+        sum(non_dominated::INT) AS non_dominated, sum(degenerate::INT) AS degenerate, sum(below_reference::INT) AS below_reference
+    FROM quality GROUP BY ALL
+),
+counted AS (
+    SELECT task, method, max(points) AS points,
+        avg(non_dominated) AS non_dominated, avg(degenerate) AS degenerate, avg(below_reference) AS below_reference
+    FROM per_seed GROUP BY ALL
+),
+measured AS (
+    SELECT task, method,
+        avg(value) FILTER (metric = 'hypervolume') AS hypervolume,
+        avg(low) FILTER (metric = 'hypervolume') AS low,
+        avg(high) FILTER (metric = 'hypervolume') AS high,
+        stddev_samp(value) FILTER (metric = 'hypervolume') AS seed_sd,
+        avg(value) FILTER (metric = 'hypervolume_readable') AS hypervolume_readable,
+        avg(value) FILTER (metric = 'tau') AS tau,
+        avg(value) FILTER (metric = 'control_error') AS control_error,
+        max(n) AS prompts, count(DISTINCT seed) AS seeds
+    FROM metrics WHERE objective = 'all' GROUP BY ALL
+),
+training AS (
+    SELECT policies.task, policies.method, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
+    FROM policies
+    JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
+    SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
+    GROUP BY ALL
+),
+generation AS (SELECT task, method, sum(seconds) AS seconds FROM costs WHERE stage = 'generate' GROUP BY ALL)
+SELECT measured.*, counted.* EXCLUDE (task, method),
+    coalesce(training.seconds, 0) / seeds AS seconds,
+    coalesce(training.tokens, 0) / seeds AS tokens,
+    coalesce(training.models, 0) / seeds AS models,
+    coalesce(generation.seconds, 0) / seeds AS generation_seconds
+FROM measured
+JOIN counted USING (task, method)
+LEFT JOIN training USING (task, method)
+LEFT JOIN generation USING (task, method)
+ORDER BY task, hypervolume DESC, method
+"""
+
+
+def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
+    """Write `out` from the run.parquet of each task.
+
+    Args:
+        runs: run.parquet files; the tables that each lists are found relative to its folder.
+        out: the database.
+        task: the task that must load; others are left out with a warning where they do not. None: all must load.
+
+    Raises:
+        MoaError: a locked database; a file that is missing, foreign or changed; duplicate keys; orphan rows.
+    """
     if not runs:
         raise MoaError("no run.parquet given; run snakemake first")
     _refuse_locked(out)
-    tables.atomically(out, lambda temporary: _build(runs, temporary))
+    tables.atomically(out, lambda temporary: _build(runs, temporary, task))
 
 
 def _refuse_locked(out: Path) -> None:
@@ -56,25 +113,44 @@ def _refuse_locked(out: Path) -> None:
         # not a database: it is about to be replaced
 
 
-def _build(runs: Sequence[Path], out: Path) -> None:
+def _build(runs: Sequence[Path], out: Path, task: str | None) -> None:
     out.unlink()  # DuckDB wants to create the file itself
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {_quoted(str(out))} AS warehouse (STORAGE_VERSION '{STORAGE}')")
         connection.execute("USE warehouse")
         for table in tables.ALL:
             connection.execute(_create(table))
-        seen: dict[str, Path] = {}
+        loaded: dict[str, Path] = {}
         for path in runs:
-            for run in tables.read(tables.RUNS, path).to_pylist():
-                if run["task"] in seen:
-                    raise MoaError(f"{path}: task '{run['task']}' is in {seen[run['task']]} as well; give each task a name of its own")
-                seen[run["task"]] = path
-                _load(connection, path, run)
-        connection.execute(f"INSERT INTO leaderboard BY NAME {LEADERBOARD_SQL.read_text(encoding='utf-8')}")
-        _check_keys(connection)
+            _load_run(connection, path, task, loaded)
+        if task is not None and task not in loaded:
+            raise MoaError(f"no run.parquet of task '{task}' among {', '.join(map(str, runs))}")
+        connection.execute(f"INSERT INTO leaderboard BY NAME {LEADERBOARD}")
         _comment(connection)
         connection.execute("USE memory")
         connection.execute("DETACH warehouse")
+
+
+def _load_run(connection: duckdb.DuckDBPyConnection, path: Path, required: str | None, loaded: dict[str, Path]) -> None:
+    name = path.parent.name  # of a run.parquet that cannot be read
+    connection.execute("BEGIN")
+    try:
+        rows = tables.read(tables.RUNS, path).to_pylist()
+        if len(rows) != 1:
+            raise MoaError(f"{path}: {len(rows)} rows, expected one")
+        name = rows[0]["task"]
+        if name in loaded:
+            raise MoaError(f"{path}: task '{name}' is in {loaded[name]} as well; give each task a name of its own")
+        _load(connection, path, rows[0])
+        _check_keys(connection, name)
+    except MoaError as error:
+        connection.execute("ROLLBACK")
+        if required is None or name == required:
+            raise
+        log.warning("task '%s' is left out of the database: %s", name, error)
+        return
+    connection.execute("COMMIT")
+    loaded[name] = path
 
 
 def _create(table: tables.Table) -> str:
@@ -128,20 +204,21 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa
     connection.unregister("incoming")
 
 
-def _check_keys(connection: duckdb.DuckDBPyConnection) -> None:
-    """Check that keys are unique over all files and that no row is an orphan."""
+def _check_keys(connection: duckdb.DuckDBPyConnection, task: str) -> None:
+    """Check that the task's keys are unique over all its files and that no row is an orphan."""
     for table in tables.ALL:
         key = ", ".join(table.key)
-        twice = connection.execute(f"SELECT {key} FROM {table.name} GROUP BY {key} HAVING count(*) > 1 LIMIT 1").fetchone()
+        twice = connection.execute(f"SELECT {key} FROM {table.name} WHERE task = ? GROUP BY {key} HAVING count(*) > 1 LIMIT 1", [task]).fetchone()
         if twice:
-            raise MoaError(f"table {table.name}: two rows with {key} = {', '.join(map(str, twice))}; a file is given twice, run snakemake again")
+            raise MoaError(f"table {table.name}: two rows with {key} = {', '.join(map(str, twice))}; two of its files overlap, run snakemake again")
     for child, columns, parent in KEYS:
-        joined = ", ".join(columns)
-        orphans = connection.execute(f"SELECT {joined}, count(*) OVER () FROM (SELECT DISTINCT {joined} FROM {child}) ANTI JOIN {parent} USING ({joined})").fetchone()
+        key = ", ".join(columns)
+        children, parents = (f"SELECT DISTINCT {key} FROM {name} WHERE task = $task" for name in (child, parent))
+        orphans = connection.execute(f"SELECT {key}, count(*) OVER () FROM ({children} EXCEPT {parents}) LIMIT 1", {"task": task}).fetchone()
         if orphans:
             raise MoaError(
-                f"table {child}: {orphans[-1]} keys without a row in table {parent}, first {joined} = {', '.join(map(str, orphans[:-1]))}; "
-                f"its files are older or newer than those of {parent}: run snakemake again"
+                f"table {child}: {orphans[-1]} keys without a row in table {parent}, first {key} = {', '.join(map(str, orphans[:-1]))}; "
+                f"its files do not belong to those of {parent}: run snakemake again"
             )
 
 
@@ -162,7 +239,7 @@ def _first_line(error: Exception) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    build(arguments.runs, arguments.out)
+    build(arguments.runs, arguments.out, TaskSection.model_validate_json(arguments.section).task)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-import moa
-from moa.config import parse
+import moa.config
 from moa.errors import MoaError
 from moa.process import export_parent, gpu_visible
 from moa.sections import Plan
@@ -24,7 +23,7 @@ def plan_experiment():
         )
     update_config(config, nulls(workflow.config_settings.config))
     try:
-        return Plan(parse(dict(config), os.path.relpath(files[0])))
+        return Plan(moa.config.parse(dict(config), os.path.relpath(files[0])))
     except MoaError as error:
         raise WorkflowError(str(error)) from None
 
@@ -36,10 +35,10 @@ def nulls(value):
     return None if value == "null" else value
 
 
-def report_files(folder):
-    """Return the files of moa/report/`folder`: code hashes do not see templates and SQL."""
-    found = sorted((Path(moa.__file__).parent / "report" / folder).rglob("*"))
-    return [os.path.relpath(path) for path in found if path.is_file()]
+def report_files(*suffixes):
+    """Return the files of moa/report with these endings: code hashes do not see templates and SQL."""
+    found = sorted((Path(moa.__file__).parent / "report").rglob("*"))
+    return [os.path.relpath(path) for path in found if path.suffix in suffixes]
 
 
 def either(names):
@@ -116,7 +115,16 @@ def print_leaderboard():
         show(Path("results/results.duckdb"), Path("reports/index.html"), TASK)
 
 
-# Parameters that depend on the job.
+# Parameters. JSON comes from functions: Snakemake would take the braces of a string for wildcards.
+
+
+def fixed(section):
+    """Return a parameter function for a section that does not depend on the job."""
+
+    def parameter(wildcards):
+        return section.model_dump_json()
+
+    return parameter
 
 
 def reward_section(wildcards):
@@ -124,7 +132,7 @@ def reward_section(wildcards):
 
 
 def reward_code(wildcards):
-    return PLAN.code("rewards", rewards=PLAN.only(wildcards.reward))
+    return PLAN.code("rewards", rewards={wildcards.reward: PLAN.experiment.rewards[wildcards.reward]})
 
 
 def reward_files(wildcards):

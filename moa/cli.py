@@ -1,0 +1,119 @@
+"""The command `moa`: query the results, talk to a policy, check an experiment, go on after a crash.
+
+Heavy libraries are imported by the command that needs them, so that `moa --help` answers at once.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa.errors import MoaError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multi-objective alignment of language models.")
+
+DATABASE = Path("results/results.duckdb")
+Database = Annotated[Path, typer.Option(help="the database that `snakemake` built")]
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help='e.g. "FROM leaderboard"')],
+    database: Database = DATABASE,
+    format: Annotated[Format, typer.Option(help="how rows are printed")] = Format.table,
+) -> None:
+    """Query the results; the database is opened read-only and sees no other file."""
+    from moa.sql import query
+
+    print(query(statement, database, format.value))
+
+
+@app.command()
+def leaderboard(
+    task: Annotated[str | None, typer.Argument(help="one task; all without it")] = None,
+    database: Database = DATABASE,
+) -> None:
+    """Print the leaderboard and where the report is."""
+    from moa.leaderboard import show
+
+    show(database, Path("reports/index.html"), task)
+
+
+@app.command()
+def respond(
+    prompt: Annotated[str, typer.Argument(help="what the policy continues or answers")],
+    policy: Annotated[Path, typer.Option(help="folder of a trained policy: results/<task>/policies/<row>/<policy>/s<seed>")],
+    preference: Annotated[str | None, typer.Option(help="e.g. sentiment=0.8,conciseness=0.2")] = None,
+    experiment: Annotated[Path | None, typer.Option(help="experiment file, where the policy's own record is not wanted")] = None,
+) -> None:
+    """Talk to a trained policy."""
+    from moa.respond import respond
+
+    print(respond(policy, prompt, parse_preference(preference), experiment))
+
+
+@app.command()
+def check(experiment: Annotated[Path, typer.Argument(help="experiment file")] = Path("config.yaml")) -> None:
+    """Validate an experiment file and print what it would train and evaluate."""
+    from moa import config
+    from moa.sections import Plan
+
+    plan = Plan(config.load(experiment))
+    seeds = len(plan.experiment.run.seeds)
+    print(f"{experiment}: task '{plan.experiment.task}', objectives {', '.join(plan.experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
+    for row in plan.rows:
+        lends = "" if row in plan.experiment.run.methods else "  (only lends policies)"
+        used = plan.policies_of(row)
+        names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in used)
+        print(f"  {row}: {names or 'nothing to train'}{lends}")
+    trained = plan.trained_rewards(judges=True)
+    print(f"trains {len(plan.policies)} policies x {seeds} seeds" + (f", rewards {', '.join(trained)}" if trained else "") + ", and the base model unless `sft: null`")
+
+
+@app.command()
+def unlock() -> None:
+    """Remove the lock that a killed Snakemake left behind, if its process is really gone."""
+    from moa.unlock import unlock
+
+    print(unlock(Path()))
+
+
+def parse_preference(text: str | None) -> dict[str, float] | None:
+    """Return {'sentiment': 0.8, ...} of 'sentiment=0.8,...'; malformed text is a MoaError."""
+    if text is None:
+        return None
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, weight = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(weight)
+        except ValueError:
+            value = None
+        if not name or not equals or value is None:
+            raise MoaError(f"--preference {text!r}: expected objective=weight pairs with commas between, e.g. sentiment=0.8,conciseness=0.2")
+        if name in found:
+            raise MoaError(f"--preference {text!r}: objective '{name}' is given twice")
+        found[name] = value
+    return found
+
+
+def main() -> None:
+    """Run the command; a mistake ends in one line and status 1."""
+    try:
+        app()
+    except MoaError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

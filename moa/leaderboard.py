@@ -1,0 +1,52 @@
+"""The leaderboard on the console: one line per method, read from results.duckdb."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from moa.errors import MoaError
+from moa.sql import connect
+
+QUERY = """
+    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, points, degenerate, prompts, seeds, models, seconds
+    FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
+"""
+HEADINGS = ("method", "hypervolume", "95 % interval", "readable points only", "tau", "points", "degenerate", "prompts", "seeds", "models", "training")
+
+
+def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
+    """Return, by task, one tuple of cells per method, best hypervolume of readable points first."""
+    with connect(database) as connection:
+        found = connection.execute(QUERY).fetchall()
+    tasks: dict[str, list[tuple[str, ...]]] = {}
+    for task, method, volume, low, high, readable, tau, points, degenerate, prompts, seeds, models, seconds in found:
+        cells = (method, _number(volume), f"{_number(low)} .. {_number(high)}", _number(readable), "not steerable" if tau is None else _number(tau))
+        tasks.setdefault(task, []).append((*cells, str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
+    return tasks
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def show(database: Path, index: Path, task: str | None = None) -> None:
+    """Print the leaderboard of `task`, or of every task, and where the report is.
+
+    Raises:
+        MoaError: there is no database yet, or it does not hold the task.
+    """
+    tasks = rows(database)
+    if task is not None and task not in tasks:
+        raise MoaError(f"{database}: no task '{task}'; tasks: {', '.join(tasks) or 'none'}")
+    console = Console()
+    for name in [task] if task is not None else tasks:
+        table = Table(title=f"{name}: hypervolume on the normalised scale, higher is better", box=box.SIMPLE, title_justify="left")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for cells in tasks[name]:
+            table.add_row(*cells)
+        console.print(table)
+    if index.exists():
+        console.print(f"Report: {index.resolve()}", soft_wrap=True, highlight=False)

@@ -1,0 +1,124 @@
+"""The loop on a tiny random policy: KL 0 at the start, resuming, learning, running out of memory, divergence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from moa.errors import Diverged, MoaError
+from moa.models import save_policy
+from moa.rl import update
+from moa.rl.loop import batch_preferences, prompt_indices
+from moa.preferences import lattice
+from tests.tiny_policy import count_words, loop
+
+METHODS = ["linear", "moc", "pama", "morlhf"]
+
+
+def weights_for(kind: str) -> tuple[float, float] | None:
+    return (0.25, 0.75) if kind == "morlhf" else None
+
+
+def policy_bytes(finished: object, folder: Path) -> dict[str, bytes]:
+    folder.mkdir(parents=True)
+    save_policy(folder, finished.actor.model, finished.actor.heads, finished.streams, {})  # type: ignore[attr-defined]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("place", ["separate", "heads"])
+def test_kl_is_exactly_zero_at_step_0(kind: str, place: str, tmp_path: Path) -> None:
+    run = loop(kind, tmp_path, weights=weights_for(kind), steps=2, kl={"place": place})
+    list(run.run())
+    kl = [v for s, q, _, v in run.curve if q == "kl"]
+    assert kl[0] == 0.0
+    assert kl[1] > 0.0
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_resuming_gives_the_bytes_of_never_stopping(kind: str, tmp_path: Path) -> None:
+    whole = loop(kind, tmp_path / "a", weights=weights_for(kind))
+    list(whole.run())
+    stopped = loop(kind, tmp_path / "b", weights=weights_for(kind))
+    for step in stopped.run():
+        if step == 1:
+            break
+    resumed = loop(kind, tmp_path / "b", weights=weights_for(kind))
+    list(resumed.run())
+    assert resumed.resumed in (1, 2)
+    assert policy_bytes(resumed, tmp_path / "pb") == policy_bytes(whole, tmp_path / "pa")
+    timing = {"seconds", "tokens_per_second", "memory"}
+    assert [r for r in resumed.curve if r[1] not in timing] == [r for r in whole.curve if r[1] not in timing]
+
+
+def test_single_objective_training_raises_its_reward(tmp_path: Path) -> None:
+    run = loop("single_objective", tmp_path, weights=(1.0, 0.0), steps=25, batch_size=32, mini_batch_size=32, epochs=4, learning_rate=5e-2, kl={"coefficient": 0.0})
+    list(run.run())
+    rewards = [v for _, q, o, v in run.curve if q == "reward" and o == "a"]
+    # responses are at most 8 words, of which the random policy draws 'good' as often as 'bad': mean 0
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 1.0
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loop("linear", tmp_path / "a", steps=1, epochs=1, mini_batch_size=12)
+    list(plain.run())
+    real = update.forward
+
+    def limited(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("a limit of 3 rows, as a full GPU would set")
+        return real(model, ids, mask, response)
+
+    monkeypatch.setattr(update, "forward", limited)
+    tight = loop("linear", tmp_path / "b", steps=1, epochs=1, mini_batch_size=12)
+    list(tight.run())
+    assert tight.value("micro_batch") == 3.0
+    for p, q in zip(plain.actor.model.parameters(), tight.actor.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=2e-5, rtol=0)
+
+
+def test_out_of_memory_with_one_row_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory at all")
+
+    monkeypatch.setattr(update, "forward", never)
+    with pytest.raises(MoaError, match="micro-batch of one response; lower generation.max_new_tokens"):
+        list(loop("linear", tmp_path, steps=1).run())
+
+
+def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    run = loop("moc", tmp_path, steps=6)
+    with pytest.raises(Diverged, match=r"step 3: (the|a) .* is NaN or infinite; training stopped"):
+        for step in run.run():
+            if step == 2:
+                with torch.no_grad():
+                    next(p for p in run.actor.model.parameters() if p.requires_grad).fill_(float("nan"))
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000003"]
+
+
+def test_nan_reward_is_named(tmp_path: Path) -> None:
+    def broken(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+        scores = count_words(prompts, responses)
+        scores[1, 0] = np.nan
+        return scores
+
+    with pytest.raises(Diverged, match="step 0: a reward is NaN"):
+        list(loop("pama", tmp_path, score=broken).run())
+
+
+def test_every_prompt_once_per_pass_and_equal_for_all_methods() -> None:
+    steps = [i for step in range(3) for i in prompt_indices(9, 6, seed=1, step=step)]
+    assert sorted(steps[:9]) == list(range(9)) and sorted(steps[9:]) == list(range(9))
+    assert steps[:9] != steps[9:]
+
+
+def test_training_preferences_are_balanced() -> None:
+    rows = batch_preferences(lattice(2, 4), 64, None, seed=0, step=3)
+    counts = torch.unique(rows, dim=0, return_counts=True)[1].tolist()
+    assert sorted(counts) == [12, 13, 13, 13, 13]
+    drawn = batch_preferences(lattice(2, 4), 64, 0.5, seed=0, step=3)
+    torch.testing.assert_close(drawn.sum(1), torch.ones(64))
+    assert len(drawn.unique(dim=0)) == 64

@@ -1,0 +1,52 @@
+# The base language model: fine-tuned, or trained from scratch; its warm start needs the texts' own rewards.
+rule score_texts:
+    input:
+        texts="results/{task}/texts.parquet",
+        models=models(judges=False),
+    output:
+        scores="results/{task}/text_scores.parquet",
+        costs="results/{task}/costs/texts.parquet",
+    log:
+        "logs/{task}/texts.log",
+    threads: THREADS
+    resources:
+        gpu=int(GPU and PLAN.neural(FORMULAS)),
+    params:
+        section=fixed(PLAN.scoring(judges=False)),
+        code=PLAN.code("texts", rewards=FORMULAS),
+        files=PLAN.files(rewards=FORMULAS),
+    shell:
+        "python -m moa.stages.texts --section {params.section:q}"
+        " --texts {input.texts:q} --models {input.models:q}"
+        " --scores {output.scores:q} --costs {output.costs:q}"
+        " > {log:q} 2>&1"
+
+
+rule train_base:
+    input:
+        texts="results/{task}/texts.parquet",
+        scores=branch(WARM_START, then="results/{task}/text_scores.parquet"),
+    output:
+        model=directory("results/{task}/base"),
+        costs="results/{task}/costs/base.parquet",
+    log:
+        "logs/{task}/base.log",
+    retries: 1
+    threads: 4
+    resources:
+        gpu=int(GPU),
+    params:
+        section=fixed(PLAN.base()),
+        code=PLAN.code("base"),
+        files=PLAN.files(sources=[PLAN.experiment.model.source]),
+        scores="--scores" if WARM_START else "",
+    shell:
+        "python -m moa.stages.base --section {params.section:q}"
+        " --texts {input.texts:q} {params.scores} {input.scores:q}"
+        " --model {output.model:q} --costs {output.costs:q}"
+        " > {log:q} 2>&1"
+
+
+rule base:
+    input:
+        f"results/{TASK}/base",

@@ -1,0 +1,29 @@
+# One job per row and seed: the base is loaded once and the whole preference grid walked.
+rule generate_responses:
+    input:
+        prompts="results/{task}/prompts.parquet",
+        base="results/{task}/base",
+        policies=policies_of,
+    output:
+        responses="results/{task}/generations/{row}/s{seed}.parquet",
+        costs="results/{task}/costs/generate/{row}/s{seed}.parquet",
+    log:
+        "logs/{task}/generate/{row}/s{seed}.log",
+    threads: THREADS
+    resources:
+        gpu=int(GPU),
+    params:
+        section=generate_section,
+        code=generate_code,
+        files=generate_files,
+    shell:
+        "python -m moa.stages.generate --section {params.section:q}"
+        " --row {wildcards.row:q} --seed {wildcards.seed}"
+        " --prompts {input.prompts:q} --base {input.base:q} --policies {input.policies:q}"
+        " --out {output.responses:q} --costs {output.costs:q}"
+        " > {log:q} 2>&1"
+
+
+rule generate:
+    input:
+        every_row("results/{task}/generations/{row}/s{seed}.parquet"),

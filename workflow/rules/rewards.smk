@@ -1,0 +1,24 @@
+# Rewards that are trained here from labels, targets or preference pairs; formulas and hub models need no job.
+rule train_reward:
+    output:
+        model=directory("results/{task}/rewards/{reward}"),
+        costs="results/{task}/costs/rewards/{reward}.parquet",
+    log:
+        "logs/{task}/rewards/{reward}.log",
+    retries: 1
+    threads: 4
+    resources:
+        gpu=int(GPU and PLAN.neural(SCORERS)),
+    params:
+        section=reward_section,
+        code=reward_code,
+        files=reward_files,
+    shell:
+        "python -m moa.stages.rewards --section {params.section:q}"
+        " --model {output.model:q} --costs {output.costs:q}"
+        " > {log:q} 2>&1"
+
+
+rule rewards:
+    input:
+        every_reward("results/{task}/rewards/{reward}"),

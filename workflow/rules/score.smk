@@ -1,0 +1,28 @@
+# Every objective's reward, and its judge where it has one, on the responses of one row and seed.
+rule score_responses:
+    input:
+        generations="results/{task}/generations/{row}/s{seed}.parquet",
+        normaliser="results/{task}/normaliser.parquet",
+        models=models(judges=True),
+    output:
+        scores="results/{task}/scores/{row}/s{seed}.parquet",
+        costs="results/{task}/costs/score/{row}/s{seed}.parquet",
+    log:
+        "logs/{task}/score/{row}/s{seed}.log",
+    threads: THREADS
+    resources:
+        gpu=int(GPU and PLAN.neural(SCORERS)),
+    params:
+        section=fixed(PLAN.scoring(judges=True)),
+        code=PLAN.code("score", rewards=SCORERS),
+        files=PLAN.files(rewards=SCORERS),
+    shell:
+        "python -m moa.stages.score --section {params.section:q}"
+        " --generations {input.generations:q} --normaliser {input.normaliser:q} --models {input.models:q}"
+        " --scores {output.scores:q} --costs {output.costs:q}"
+        " > {log:q} 2>&1"
+
+
+rule score:
+    input:
+        every_row("results/{task}/scores/{row}/s{seed}.parquet"),

@@ -1,0 +1,34 @@
+# One job per policy. Checkpoints lie outside the outputs, which Snakemake removes before a job starts again.
+rule train_policy:
+    input:
+        prompts="results/{task}/prompts.parquet",
+        base="results/{task}/base",
+        normaliser="results/{task}/normaliser.parquet",
+        models=models(judges=False),
+    output:
+        policy=directory("results/{task}/policies/{row}/{policy}/s{seed}"),
+        curve="results/{task}/curves/{row}/{policy}/s{seed}.parquet",
+        costs="results/{task}/costs/train/{row}/{policy}/s{seed}.parquet",
+    log:
+        "logs/{task}/train/{row}/{policy}/s{seed}.log",
+    threads: THREADS
+    resources:
+        gpu=int(GPU),
+    params:
+        section=train_section,
+        weights=weights,
+        code=train_code,
+        files=PLAN.files(rewards=FORMULAS),
+        checkpoints=f".moa/checkpoints/{TASK}",
+    shell: # lines of progress go to the console as well
+        "python -m moa.stages.train --section {params.section:q}"
+        " --row {wildcards.row:q} --policy {wildcards.policy:q} --seed {wildcards.seed} --weights {params.weights:q}"
+        " --prompts {input.prompts:q} --base {input.base:q} --normaliser {input.normaliser:q} --models {input.models:q}"
+        " --checkpoints {params.checkpoints:q}"
+        " --out {output.policy:q} --curve {output.curve:q} --costs {output.costs:q}"
+        " 2>&1 | tee {log:q} | {{ grep --line-buffered ETA >&2 || true; }}"
+
+
+rule train:
+    input:
+        every_policy("results/{task}/policies/{row}/{policy}/s{seed}"),
