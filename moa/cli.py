@@ -4,9 +4,8 @@ Heavy libraries are imported by the command that needs them, so that `moa --help
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,24 +17,16 @@ DATABASE = Path("results/results.duckdb")
 Database = Annotated[Path, typer.Option(help="the database that `snakemake` built")]
 
 
-class Format(StrEnum):
-    """How rows are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
 @app.command()
 def sql(
     statement: Annotated[str, typer.Argument(help='e.g. "FROM leaderboard"')],
     database: Database = DATABASE,
-    format: Annotated[Format, typer.Option(help="how rows are printed")] = Format.table,
+    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")] = "table",
 ) -> None:
     """Query the results; the database is opened read-only and sees no other file."""
     from moa.sql import query
 
-    print(query(statement, database, format.value))
+    query(database, statement, output, sys.stdout)
 
 
 @app.command()
@@ -63,21 +54,10 @@ def respond(
 
 
 @app.command()
-def check(experiment: Annotated[Path, typer.Argument(help="experiment file")] = Path("config.yaml")) -> None:
-    """Validate an experiment file and print what it would train and evaluate."""
-    from moa import config
-    from moa.sections import Plan
-
-    plan = Plan(config.load(experiment))
-    seeds = len(plan.experiment.run.seeds)
-    print(f"{experiment}: task '{plan.experiment.task}', objectives {', '.join(plan.experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
-    for row in plan.rows:
-        lends = "" if row in plan.experiment.run.methods else "  (only lends policies)"
-        used = plan.policies_of(row)
-        names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in used)
-        print(f"  {row}: {names or 'nothing to train'}{lends}")
-    trained = plan.trained_rewards(judges=True)
-    print(f"trains {len(plan.policies)} policies x {seeds} seeds" + (f", rewards {', '.join(trained)}" if trained else "") + ", and the base model unless `sft: null`")
+def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
+    """Validate experiment files and print what each would train and evaluate."""
+    for experiment in experiments:
+        _describe(experiment)
 
 
 @app.command()
@@ -86,6 +66,21 @@ def unlock() -> None:
     from moa.unlock import unlock
 
     print(unlock(Path()))
+
+
+def _describe(path: Path) -> None:
+    from moa import config
+    from moa.sections import Plan
+
+    experiment = config.load(path)
+    plan = Plan(experiment)
+    print(f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
+    for row in plan.rows:
+        lends = "" if row in experiment.run.methods else "  (only lends policies)"
+        names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in plan.policies_of(row))
+        print(f"  {row}: {names or 'nothing to train'}{lends}")
+    trained = plan.trained_rewards(judges=True)
+    print(f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds" + (f", and the rewards {', '.join(trained)}" if trained else ""))
 
 
 def parse_preference(text: str | None) -> dict[str, float] | None:

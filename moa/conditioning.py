@@ -56,14 +56,30 @@ def build(
     return made
 
 
-def token_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the ids of a prompt, with one leading BOS where the tokenizer has one: never two, whoever added the first."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Return the ids of each text, with one leading BOS where the tokenizer adds one: never two, whoever added the first."""
+    if not texts:
+        return []
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
-    if adds_bos and ids[:1] != [bos]:
-        ids = [bos, *ids]
-    return ids
+    if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
+        return rows
+    return [row if row[:1] == [bos] else [bos, *row] for row in rows]
+
+
+def continuation_rows(prompts: Sequence[str], responses: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[tuple[list[int], list[int]]]:
+    """Return the ids of each prompt, exactly as generation feeds it, and of the response that continues it.
+
+    A response is tokenized in its place, because on its own a SentencePiece tokenizer would put a space before it. Where
+    the last token of the prompt would swallow the response's first characters, it is tokenized on its own after all.
+    """
+    heads = token_rows(prompts, tokenizer)
+    wholes = token_rows([p + r for p, r in zip(prompts, responses, strict=True)], tokenizer)
+    pairs = []
+    for head, whole, response in zip(heads, wholes, responses, strict=True):
+        merged = whole[: len(head)] != head
+        pairs.append((head, tokenizer(response, add_special_tokens=False)["input_ids"] if merged else whole[len(head) :]))
+    return pairs
 
 
 def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: int) -> tuple["Tensor", "Tensor"]:
@@ -74,7 +90,7 @@ def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: in
     """
     import torch
 
-    rows = [token_ids(text, tokenizer) for text in texts]
+    rows = token_rows(texts, tokenizer)
     for text, row in zip(texts, rows, strict=True):
         if not row:
             raise MoaError(f"prompt {text[:60]!r} has no token: every row of a batch needs at least one; drop blank prompts from the data")

@@ -35,11 +35,31 @@ class Run(Strict):
         return value
 
 
+# keys of `data` that mean something for a dataset only
+DATASET = (
+    *("revision", "subset", "split", "evaluation_split", "text", "prompt", "response", "responses"),
+    *("prompt_end", "opening_words", "sentences", "text_characters", "prompt_characters"),
+)
+
+
+class Responses(Strict):
+    """Prompts with responses from another source than the prompts of `data`: texts for fine-tuning."""
+
+    source: str
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    prompt: str
+    response: str
+
+
 class Data(Strict):
-    """Where prompts and texts come from.
+    """Where prompts and texts come from (docs/data.md).
 
     `source`: 'embedded' (the generated review corpus), a hub id, or a local file or folder (Parquet, JSONL, CSV).
-    Either `prompt` names a column of prompts, or prompts are openings of the `text` column.
+    Either `prompt` names a column of prompts, or prompts are openings of the `text` column: `opening_words` words, or
+    everything up to and including the last `prompt_end`. Texts for fine-tuning are prompt and `response` column, or
+    prompts and responses of another source, or the `text` column itself, cut to so many `sentences`.
     """
 
     source: str
@@ -50,6 +70,8 @@ class Data(Strict):
     text: str | None = None
     prompt: str | None = None
     response: str | None = None
+    responses: Responses | None = None
+    prompt_end: str | None = Field(None, min_length=1)
     opening_words: tuple[int, int] = (2, 5)
     sentences: int | None = Field(None, ge=1)
     text_characters: tuple[int, int] = (1, 100_000)
@@ -62,8 +84,20 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _columns(self) -> "Data":
-        if self.source != "embedded" and self.text is None and self.prompt is None:
-            raise ValueError("name a column: `text` (prompts are openings of it) or `prompt`")
+        if self.source == "embedded":
+            given = [n for n in DATASET if getattr(self, n) != Data.model_fields[n].get_default()]
+            if given:
+                raise ValueError(f"the embedded corpus does not use {', '.join(given)}; leave it out, or name another source")
+        elif (self.text is None) == (self.prompt is None):
+            raise ValueError("name one column: `text` (prompts are openings of it) or `prompt`")
+        elif self.prompt is not None and (self.response is None) == (self.responses is None):
+            raise ValueError("`prompt` needs texts to fine-tune on: name the `response` column, or another source in `responses:`, not both")
+        if self.text is not None and (self.response is not None or self.responses is not None):
+            raise ValueError("`response` and `responses` go with `prompt`; a `text` is split into prompt and response here")
+        if self.prompt_end is not None and self.text is None:
+            raise ValueError("`prompt_end` goes with `text`; a `prompt` column is taken as it is")
+        if self.evaluation_split == self.split:
+            raise ValueError(f"evaluation_split and split are both '{self.split}'; leave evaluation_split out to have evaluation prompts drawn from split")
         if self.opening_words[0] < 1 or self.opening_words[1] < self.opening_words[0]:
             raise ValueError("opening_words: [least, most] with 1 <= least <= most")
         return self

@@ -1,5 +1,6 @@
 """The leaderboard on the console: one line per method, read from results.duckdb."""
 
+import sys
 from pathlib import Path
 
 from rich import box
@@ -13,7 +14,8 @@ QUERY = """
     SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, points, degenerate, prompts, seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
-HEADINGS = ("method", "hypervolume", "95 % interval", "readable points only", "tau", "points", "degenerate", "prompts", "seeds", "models", "training")
+WIDTH = 140  # where there is no terminal to ask
+HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "points", "degenerate", "prompts", "seeds", "policies", "training")
 
 
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
@@ -40,9 +42,9 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
     tasks = rows(database)
     if task is not None and task not in tasks:
         raise MoaError(f"{database}: no task '{task}'; tasks: {', '.join(tasks) or 'none'}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
-        table = Table(title=f"{name}: hypervolume on the normalised scale, higher is better", box=box.SIMPLE, title_justify="left")
+        table = Table(title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first", box=box.SIMPLE, title_justify="left")
         for heading in HEADINGS:
             table.add_column(heading, justify="left" if heading == "method" else "right")
         for cells in tasks[name]:

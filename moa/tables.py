@@ -4,9 +4,9 @@ A stage writes a table with `write` (validate, temporary file in the same folder
 `read`. A column's metadata carry its unit and meaning; docs/tables.md and the warehouse's comments come from them.
 """
 
+import glob
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,9 +214,17 @@ METRICS = _table(
     ["task", "method", "seed", "metric", "objective"],
     METHOD,
     {
-        "metric": Column(STRING, "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | control_error | non_dominated, below_reference, degenerate (numbers of points)"),
+        "metric": Column(
+            STRING,
+            "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | control_error | numbers of points: "
+            "non_dominated, below_reference, degenerate",
+        ),
         "objective": Column(STRING, "objective, or 'all'"),
-        "value": Column(FLOAT, "value; hypervolume is on the normalised scale against the declared reference point", null="not defined, e.g. tau of a policy that cannot be steered"),
+        "value": Column(
+            FLOAT,
+            "value; hypervolume is on the normalised scale against the declared reference point",
+            null="not defined, e.g. tau of a policy that cannot be steered",
+        ),
         **INTERVAL,
         "points": Column(INT, "number of points (preferences) behind the value"),
         "n": Column(INT, "number of prompts behind the value"),
@@ -308,7 +316,10 @@ LEADERBOARD = _table(
         "generation_seconds": Column(FLOAT, "wall-clock seconds of answering the evaluation prompts over the whole grid, per seed"),
     },
 )
-ALL = (PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES, POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS, POLICIES, LEADERBOARD)
+ALL = (
+    *(PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES),
+    *(POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS, POLICIES, LEADERBOARD),
+)
 
 
 def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -361,12 +372,11 @@ def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path
     atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd"))
 
 
-def atomically(path: Path, writer: Any) -> None:
+def atomically(path: Path, writer: Callable[[Path], object]) -> None:
     """Call `writer(temporary path)` in `path`'s folder, flush to disk and rename; on failure nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    _remove_stale(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         writer(temporary)
         with temporary.open("rb+") as stream:
@@ -377,6 +387,24 @@ def atomically(path: Path, writer: Any) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed writers of `path` left behind: their temporary files carry their process id."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        pid = stale.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            stale.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def read(table: Table, path: Path) -> pa.Table:

@@ -39,7 +39,7 @@ HOSTILE = (
     "   \n\t",
     "long " * 400,
 )
-WORDS = "the chair is very good and light but its blue cover wears thin after many quiet days in sun we would buy one again".split()
+WORDS = ("the", "chair", "is", "very", "good", "and", "light", "but", "its", "blue", "cover", "wears", "thin", "after", "many", "quiet", "days")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from moa.report import charts, curves, words
-from moa.report.data import Point, Row, Task, parsed
+from moa.report.data import Row, Task, parsed
 from moa.report.front import embedded
 from moa.report.geometry import pairs
 from moa.report.safe import chart_json, environment, policy, source, visible
@@ -163,7 +163,3 @@ def _columns(task: Task) -> list[tuple[float, ...]]:
         return [*sorted(p for p in grid if max(p) == 1), min(grid, key=lambda p: (max(p), p))]
     return grid
 
-
-def cell_points(points: list[Point], method: str) -> list[Point]:
-    """Return the points of a method."""
-    return [p for p in points if p.method == method]

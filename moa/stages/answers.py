@@ -73,6 +73,9 @@ def load(generations: Path, scores: Path, task: str, prompts: Sequence[str], rol
     """Return the answers of one row and seed; every point must answer every prompt, every answer must have every score.
 
     Args:
+        generations: file of table GENERATIONS.
+        scores: file of table SCORES, of the same row and seed.
+        task: the experiment's task.
         prompts: ids of the evaluation prompts; their order is the order of axis P.
         roles: (objective, role) pairs that are scored; the 'reward' ones in the config's order are axis K.
     """

@@ -24,6 +24,7 @@ def describe(experiment: Experiment, policies: Used, files: Sequence[Path], fold
     """Return the row of table runs.
 
     Args:
+        experiment: the complete experiment.
         policies: row -> the policies that it answers with, each {owner, policy}.
         files: tables and model folders of the run.
         folder: where run.parquet will stand; paths are stored relative to it, so that the tree can be moved.

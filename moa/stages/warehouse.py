@@ -98,7 +98,16 @@ def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
     if not runs:
         raise MoaError("no run.parquet given; run snakemake first")
     _refuse_locked(out)
-    tables.atomically(out, lambda temporary: _build(runs, temporary, task))
+    tables.atomically(out, lambda temporary: _build_or_clean(runs, temporary, task))
+
+
+def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
+    try:
+        _build(runs, out, task)
+    except duckdb.IOException as error:
+        raise MoaError(f"{out.parent}: the database cannot be written ({_first_line(error)}); free some space and run the same command again") from None
+    finally:
+        out.with_name(out.name + ".wal").unlink(missing_ok=True)
 
 
 def _refuse_locked(out: Path) -> None:
@@ -114,7 +123,6 @@ def _refuse_locked(out: Path) -> None:
 
 
 def _build(runs: Sequence[Path], out: Path, task: str | None) -> None:
-    out.unlink()  # DuckDB wants to create the file itself
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {_quoted(str(out))} AS warehouse (STORAGE_VERSION '{STORAGE}')")
         connection.execute("USE warehouse")

@@ -1,0 +1,39 @@
+# `make run` and `make test` do their own set-up: .venv from pinned requirements, made anew when those change.
+# ARGS go to snakemake or pytest, e.g.  make run ARGS="--configfile experiments/imdb.yaml"
+PYTHON := $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+
+.PHONY: run test lint setup clean
+
+# Goes on after a crash by itself: unlock removes a lock only when the snakemake that took it is gone.
+run: $(READY)
+	$(BIN)/moa unlock
+	$(BIN)/snakemake --cores all --nohooks $(ARGS)
+	$(BIN)/moa leaderboard
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check moa tests
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+setup: $(READY)
+
+# torch comes first and alone: asked for by another package it may arrive as a build for another machine.
+$(READY): requirements.txt requirements-dev.txt requirements.lock.txt pyproject.toml
+	$(if $(PYTHON),,$(error Python 3.11 or 3.12 is needed, and neither python3.12, python3.11 nor python3 is one))
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet -c requirements.lock.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf results reports/*.html logs .moa .snakemake

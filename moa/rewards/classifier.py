@@ -1,0 +1,182 @@
+"""A Hugging Face sequence classifier as reward, with its own tokenizer: safetensors only, no remote code.
+
+Notation: B rows of a batch, S tokens of its longest row, L logits. A row's score does not depend on the batch that it is
+in: rows are sorted by length, padded on the right and masked. In float32 the difference is rounding (below 1e-5); in
+bfloat16 it is measured on the first call and kept in `deviation`.
+
+Decoder models read their score off the last token. Two conventions exist, and the model's config tells them apart: with
+a `pad_token_id`, the last token that is not this one counts (a pad token that is also the end token is skipped); without
+one, the last token of the row counts whatever it is. For the latter each batch is padded with an id that none of its rows
+holds, which gives exactly the score of the row alone.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from moa.errors import MoaError
+from moa.rewards.scoring import Scorer, Scores, fill
+from moa.rewards.specs import Classifier
+
+log = logging.getLogger("moa")
+MEASURED_ROWS = 32  # scored a second time, alone, to measure what bfloat16 rounding does to a batch
+PROGRESS_SECONDS = 30.0
+Row = dict[str, list[int]]  # input_ids, and token_type_ids where the tokenizer makes them
+
+
+class ClassifierScorer(Scorer):
+    """A loaded classifier."""
+
+    def __init__(self, name: str, spec: Classifier, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+        self.name, self.spec, self.tokenizer, self.model = name, spec, tokenizer, model.eval()
+        self.batch_size = spec.batch_size
+        self.deviation: float | None = None
+        self.tokens = 0
+
+    def score(self, prompts: list[str], responses: list[str]) -> Scores:
+        """Score n texts in length-sorted batches; a text of more than max_length tokens is cut and flagged."""
+        rows, truncated = encode(self.tokenizer, self.spec, prompts, responses)
+        values = self._batched(rows)
+        if self.spec.dtype == "bfloat16" and self.deviation is None and len(rows) > 1:
+            self._measure(rows, values)
+        self.tokens += sum(len(row["input_ids"]) for row in rows)
+        return Scores(values, truncated)
+
+    def _batched(self, rows: list[Row]) -> NDArray[np.float32]:
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))  # longest first: too little memory shows at once
+        values = np.empty(len(rows), np.float32)
+        done, reported = 0, time.monotonic()
+        while done < len(order):
+            some = order[done : done + self.batch_size]
+            found = self._fitting([rows[i] for i in some])
+            if found is None:
+                continue
+            values[some] = found
+            done += len(some)
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                log.info("reward %s: %d of %d texts scored", self.name, done, len(order))
+                reported = time.monotonic()
+        return values
+
+    def _fitting(self, rows: list[Row]) -> NDArray[np.float32] | None:
+        """Return the rows' scores, or None where memory did not suffice and the batch size was halved."""
+        try:
+            return self._scores(rows)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise MoaError(f"reward {self.name}: out of memory with a single text of {len(rows[0]['input_ids'])} tokens; give a smaller max_length, or dtype: bfloat16") from error
+        self.batch_size = max(1, len(rows) // 2)
+        log.warning("reward %s: out of memory, going on with batches of %d", self.name, self.batch_size)
+        torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _scores(self, rows: list[Row]) -> NDArray[np.float32]:
+        config = self.model.config.get_text_config()
+        own = config.pad_token_id
+        pad = own if own is not None else unused(rows)
+        try:
+            config.pad_token_id = pad
+            logits = self.model(**collate(rows, pad, self.model.device)).logits.float()  # (B, L)
+        finally:
+            config.pad_token_id = own
+        chosen = logits[:, self.spec.logit]
+        if self.spec.minus_logit is not None:
+            chosen = chosen - logits[:, self.spec.minus_logit]
+        values: NDArray[np.float32] = (self.spec.sign * chosen).cpu().numpy()
+        return values
+
+    def _measure(self, rows: list[Row], values: NDArray[np.float32]) -> None:
+        some = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int))
+        alone = np.array([self._scores([rows[i]])[0] for i in some])
+        self.deviation = float(np.abs(values[some] - alone).max())
+        log.info("reward %s: bfloat16 scores of %d texts differ by up to %.3g between a batch and alone", self.name, len(some), self.deviation)
+
+
+def unused(rows: list[Row]) -> int:
+    """Return the smallest token id that no row holds."""
+    used = {token for row in rows for token in row["input_ids"]}
+    return next(token for token in range(len(used) + 1) if token not in used)
+
+
+def collate(rows: list[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """Return (B, S) int64 ids, mask and, where rows have them, token types; padded on the right."""
+    width = max(len(row["input_ids"]) for row in rows)
+    batch = {key: torch.full((len(rows), width), pad if key == "input_ids" else 0) for key in rows[0]}
+    batch["attention_mask"] = torch.zeros(len(rows), width, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        for key, tokens in row.items():
+            batch[key][i, : len(tokens)] = torch.tensor(tokens)
+        batch["attention_mask"][i, : len(row["input_ids"])] = 1
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[Row], NDArray[np.bool_]]:
+    """Fill template and pair, tokenize, cut at max_length; return n rows and whether each was cut."""
+    texts = [(fill(spec.template, p, r), None if spec.pair is None else fill(spec.pair, p, r)) for p, r in zip(prompts, responses, strict=True)]
+    rows = [_row(tokenizer, text, pair, spec.max_length) for text, pair in texts]
+    # Only a row that fills the limit can have been cut; a second pass without limit tells.
+    full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= spec.max_length]
+    truncated = np.zeros(len(rows), bool)
+    for i in full:
+        truncated[i] = len(_row(tokenizer, *texts[i], None)["input_ids"]) > spec.max_length
+    return rows, truncated
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, limit: int | None) -> Row:
+    encoded = tokenizer(text, pair, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False)
+    return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
+
+
+def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None) -> ClassifierScorer:
+    """Load tokenizer and model from the hub or a local folder.
+
+    Raises:
+        MoaError: source, revision, safetensors or classification head are missing; a logit or a length that the model has not.
+    """
+    tokenizer, model, loading = pretrained(name, spec.source, spec.revision, dtype=getattr(torch, spec.dtype))
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise MoaError(f"reward {name}: {spec.source} has no weights for {', '.join(missing[:4])}, so its scores would be random: it is not a sequence classifier; name one that is, or train it with kind transformer")
+    labels = model.config.num_labels
+    for key, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
+        if logit is not None and logit >= labels:
+            raise MoaError(f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0: {model.config.id2label}")
+    check_length(name, spec.max_length, tokenizer, model)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ClassifierScorer(name, spec, tokenizer, model.to(where))
+
+
+def pretrained(name: str, source: str, revision: str | None, **settings: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
+    """Return tokenizer, model with a classification head, and transformers' report of what was loaded."""
+    path = Path(source).expanduser()
+    if source.startswith((".", "/", "~")) and not path.is_dir():
+        raise MoaError(f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a tokenizer, or a hub id")
+    where = str(path) if path.is_dir() else source
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, revision=revision)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(where, revision=revision, use_safetensors=True, output_loading_info=True, **settings)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+        raise MoaError(
+            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check `source`, `revision` and the network, and that it holds model.safetensors (other formats are not read)"
+        ) from error
+    return tokenizer, model, loading
+
+
+def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Raise a MoaError where max_length is more than the model or its tokenizer can take."""
+    config = model.config.get_text_config().to_dict()
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or length
+    limit = min(positions, tokenizer.model_max_length)
+    if length > limit:
+        raise MoaError(f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length: {limit}")

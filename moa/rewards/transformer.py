@@ -1,0 +1,107 @@
+"""A transformer reward trained here with TRL's RewardTrainer (Bradley-Terry loss) on preference pairs.
+
+The trained model is a sequence classifier with one logit, scored by the code of moa/rewards/classifier.py. Differences
+from TRL's own preparation of texts:
+1. Training and scoring share one tokenization, so that the model is asked what it was taught; TRL would append an end
+   token in training only.
+2. A text of more than max_length tokens is cut, as in scoring; TRL would leave the pair out.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from moa.errors import Diverged, MoaError
+from moa.rewards import card, classifier, scoring
+from moa.rewards.labelled import Example, examples
+from moa.rewards.specs import Classifier, Transformer
+
+log = logging.getLogger("moa")
+SEED = 0
+
+
+class StopAtDivergence(TrainerCallback):
+    """Ends training when a logged loss or gradient norm is not finite."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: object) -> None:
+        """Check what the trainer logs."""
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(float(logs.get(key, 0.0))):
+                raise Diverged(f"reward {self.name}: {key} is {logs[key]} at step {state.global_step}; give a smaller learning_rate")
+
+
+def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
+    """Train on the pairs and write model, tokenizer and reward.json with the held-out accuracy into `folder`."""
+    training, heldout = examples(name, spec.data, spec.template, spec.heldout)
+    set_seed(SEED)  # of the new head's weights; the trainer sets it again for the order of the pairs
+    tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
+    classifier.check_length(name, spec.max_length, tokenizer, model)
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise MoaError(f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot be padded; set pad_token in tokenizer_config.json")
+    filled = _classifier(spec, folder, "{response}")  # the examples' texts are filled into the reward's template already
+    columns = {"chosen_ids": _ids(tokenizer, filled, [e.text for e in training]), "rejected_ids": _ids(tokenizer, filled, [e.rejected for e in training])}
+    with tempfile.TemporaryDirectory() as scratch:
+        RewardTrainer(
+            model=model, args=_settings(spec, scratch), train_dataset=Dataset.from_dict(columns), processing_class=tokenizer, callbacks=[StopAtDivergence(name)]
+        ).train()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tokens = round(spec.epochs * sum(len(ids) for column in columns.values() for ids in column))
+    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens)
+    card.write(folder, name, spec, trained, "torch", "transformers", "trl")
+    return trained
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
+    rows, _ = classifier.encode(tokenizer, spec, [""] * len(texts), texts)
+    return [row["input_ids"] for row in rows]
+
+
+def _settings(spec: Transformer, scratch: str) -> RewardConfig:
+    cuda = torch.cuda.is_available()
+    return RewardConfig(
+        output_dir=scratch,
+        per_device_train_batch_size=spec.batch_size,
+        num_train_epochs=spec.epochs,
+        learning_rate=spec.learning_rate,
+        max_length=None,  # cut already
+        bf16=spec.dtype == "bfloat16",
+        gradient_checkpointing=cuda,  # a GPU's memory is scarce; a CPU's is not
+        use_cpu=not cuda,
+        seed=SEED,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=10,
+        logging_nan_inf_filter=False,  # TRL would show the last finite loss instead
+        disable_tqdm=True,
+    )
+
+
+def _heldout(name: str, spec: Classifier, heldout: list[Example]) -> dict[str, float]:
+    scorer = classifier.load(name, spec, [], None)
+    prompts = [""] * len(heldout)
+    chosen = scoring.score(name, scorer, prompts, [e.text for e in heldout], floor=0.0).values
+    rejected = scoring.score(name, scorer, prompts, [e.rejected for e in heldout], floor=0.0).values
+    return {"n": float(len(heldout)), "accuracy": float(np.mean(chosen > rejected))}
+
+
+def _classifier(spec: Transformer, folder: Path, template: str) -> Classifier:
+    return Classifier(kind="classifier", source=str(folder), template=template, max_length=spec.max_length, dtype=spec.dtype, batch_size=spec.batch_size)
+
+
+def load(name: str, spec: Transformer, models: Sequence[Path], device: str | None) -> classifier.ClassifierScorer:
+    """Load the trained reward `name` from the folder of `models` with that name."""
+    folder = scoring.trained_folder(name, models)
+    card.check(folder, name, spec)
+    return classifier.load(name, _classifier(spec, folder, spec.template), models, device)

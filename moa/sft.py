@@ -1,0 +1,174 @@
+"""Supervised fine-tuning by TRL's SFTTrainer: tokenized examples in, a trained model out.
+
+Padding is most of the cost of short texts (packing needs FlashAttention to keep examples apart cheaply), so the order of
+the examples is made here: batches of similar length, in random order. The trainer walks through them as they are.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from moa.conditioning import continuation_rows
+from moa.config import Model, Sft
+from moa.errors import Diverged, MoaError
+
+log = logging.getLogger("moa")
+IGNORED = -100  # label that the loss skips
+POOL = 50  # batches whose examples are sorted together
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids, and the labels that the loss reads (-100 where it does not)."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def make_examples(
+    prompts: Sequence[str], responses: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, completion_only: bool
+) -> list[Example]:
+    """Return prompt + response + end token as examples; an example whose prompt fills `max_length` is left out, and counted.
+
+    A response that does not fit is cut, and then has no end token: it did not end there.
+
+    Raises:
+        MoaError: nothing is left.
+    """
+    end = tokenizer.eos_token_id
+    made, cut = [], 0
+    for prompt, response in continuation_rows(prompts, responses, tokenizer):
+        ids = [*prompt, *response, end]
+        if len(prompt) >= max_length or not response:
+            continue
+        cut += len(ids) > max_length
+        ids = ids[:max_length]
+        made.append(Example(ids, [IGNORED] * len(prompt) + ids[len(prompt) :] if completion_only else ids))
+    if not made:
+        raise MoaError(f"texts: none of {len(prompts)} has a response and a prompt under {max_length} tokens; raise model.sft.max_length, or check the data's columns")
+    if len(made) < len(prompts) or cut:
+        log.info("texts: %d of %d left out (no response, or the prompt fills %d tokens), %d cut", len(prompts) - len(made), len(prompts), max_length, cut)
+    return made
+
+
+def length_batches(lengths: Sequence[int], batch: int, total: int, seed: int) -> list[int]:
+    """Return `total` indices, pass after pass over all examples, such that each run of `batch` has similar lengths.
+
+    The batch with the longest example comes first, so that memory that does not suffice shows at once.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    passes = [torch.randperm(len(lengths), generator=generator) for _ in range(math.ceil(total / len(lengths)))]
+    order = torch.cat(passes)[:total].tolist()
+    batches: list[list[int]] = []
+    for start in range(0, total, POOL * batch):
+        pool = sorted(order[start : start + POOL * batch], key=lambda i: lengths[i])
+        found = [pool[i : i + batch] for i in range(0, len(pool), batch)]
+        batches += [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
+    full = [b for b in batches if len(b) == batch]
+    full.sort(key=lambda b: max(lengths[i] for i in b) < max(lengths))  # stable: the longest first, the others as they are
+    return [i for b in full + [b for b in batches if len(b) < batch] for i in b]
+
+
+class Progress(TrainerCallback):
+    """Logs loss and time left every 5 % of the steps, and stops a diverged run at its step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.began = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise Diverged(f"SFT step {state.global_step}: the {name} is NaN or infinite; lower model.sft.learning_rate (now {args.learning_rate:g})")
+        self.losses.append(logs["loss"])
+        every = max(1, state.max_steps // 20)
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
+            left = (time.perf_counter() - self.began) / state.global_step * (state.max_steps - state.global_step)
+            recent = self.losses[-every:]
+            log.info("SFT step %d/%d  loss %.3f  ETA %d:%02d", state.global_step, state.max_steps, sum(recent) / len(recent), left // 60, left % 60)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What fine-tuning made and cost; `micro_batch_size` is below `batch_size` where memory did not suffice."""
+
+    model: PreTrainedModel | PeftModel
+    steps: int
+    tokens: int
+    loss: float
+    micro_batch_size: int
+
+
+def fine_tune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], spec: Model, sft: Sft, micro: int) -> Trained:
+    """Fine-tune all weights, or a LoRA where `sft.lora` says so; `micro` examples at a time.
+
+    Raises:
+        Diverged: loss or gradient is not finite.
+        torch.OutOfMemoryError: `micro` is too large for the GPU.
+    """
+    total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
+    order = length_batches([len(e.ids) for e in examples], min(sft.batch_size, len(examples)), total, sft.seed)
+    rows = [examples[i] for i in order]
+    data = Dataset.from_dict({"input_ids": [e.ids for e in rows], "labels": [e.labels for e in rows]})
+    lora = spec.lora
+    adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM")
+    progress = Progress()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model,
+            args=settings(scratch, spec, sft, micro),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter if sft.lora else None,
+            callbacks=[progress],
+        )
+        for parameter in trainer.model.parameters():
+            # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    tail = progress.losses[-max(1, len(progress.losses) // 20) :]
+    return Trained(trainer.model.eval(), trainer.state.global_step, sum(len(e.ids) for e in rows), sum(tail) / len(tail), micro)
+
+
+def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
+    """Return TRL's configuration: one pass over the examples in their order, nothing kept on disk, nothing reported elsewhere."""
+    cuda = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=sft.batch_size // micro,
+        num_train_epochs=1,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=sft.warmup,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential",
+        gradient_checkpointing=spec.gradient_checkpointing,
+        bf16=cuda and spec.dtype == "bfloat16",
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=sft.seed,
+    )

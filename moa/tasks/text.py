@@ -1,0 +1,71 @@
+"""Text of datasets: cleaning, sentences, openings."""
+
+import hashlib
+import re
+
+BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+SPACE = re.compile(r"\s+")
+# A candidate for the end of a sentence: terminal marks, closing quotes or brackets, then space; or a full-width mark.
+END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+["'”’)\]」』]*""")
+ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof st sr jr vs etc e.g i.e cf no vol fig gen col sgt capt lt rev hon gov sen rep inc ltd co corp dept est approx ave a.m p.m u.s u.k d.c ph.d".split()
+)
+
+
+def clean(text: str) -> str:
+    """Return `text` with HTML line breaks and every run of white space as one space; unpaired surrogates become '?'."""
+    return SPACE.sub(" ", BREAK.sub(" ", encodable(text))).strip()
+
+
+def encodable(text: str) -> str:
+    """Return `text` with unpaired surrogates, which no file can hold, as '?'; JSON can carry them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def first_sentences(text: str, count: int) -> str:
+    """Return the first `count` sentences of `text`, all of it if it has fewer.
+
+    A full stop does not end a sentence after an abbreviation, a single letter (an initial), or when it is a row of dots
+    before a small letter.
+
+        >>> first_sentences("Mr. T. wins... again! Twice? Yes.", 2)
+        'Mr. T. wins... again! Twice?'
+    """
+    found = 0
+    for match in END.finditer(text):
+        found += _ends(text, match)
+        if found == count:
+            return text[: match.end()]
+    return text
+
+
+def _ends(text: str, match: re.Match[str]) -> bool:
+    mark = match[0]
+    if mark[0] != "." or mark[:2] == ".)":
+        return True
+    following = text[match.end() :].lstrip()[:1]
+    if mark.startswith(".."):
+        return not following.islower()
+    before = re.search(r"[^\s(\"'“‘\[]*$", text[max(0, match.start() - 20) : match.start()])
+    word = before[0].lower() if before else ""
+    initial = len(word) == 1 and word.isalpha() and word != "i"
+    return not initial and word not in ABBREVIATIONS
+
+
+def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:
+    """Split `text` (cleaned) into an opening of `least`..`most` words and the rest, which starts with its space.
+
+    The number of words is drawn from the text's content. At least one word is left for the rest; None where `text` is too short.
+    """
+    words = text.split(" ")
+    if len(words) <= least:
+        return None
+    draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % (most - least + 1)
+    prompt = " ".join(words[: min(least + draw, len(words) - 1)])
+    return prompt, text[len(prompt) :]
+
+
+def split_after(text: str, end: str) -> tuple[str, str] | None:
+    """Split `text` after the last `end`: the prompt with it, and what follows; None where `end` is missing or nothing follows."""
+    head, mark, tail = text.rpartition(end)
+    return (head + mark, tail) if mark and tail.strip() else None
