@@ -29,6 +29,8 @@ rule all:
     default_target: True
     input:
         rules.report.input,
+        rules.warehouse.input,
+        rules.describe_run.input,  # whatever was deleted is made again
 
 
 onsuccess:

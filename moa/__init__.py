@@ -3,4 +3,9 @@
 Importing this package loads neither torch nor any other heavy library, so that Snakemake can plan in seconds.
 """
 
+import logging
+
+# On some processors it warns at every start that it found no optional kernels from the hub; nothing here asks for them.
+logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+
 __version__ = "0.1.0"

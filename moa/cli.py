@@ -73,7 +73,7 @@ def _describe(path: Path) -> None:
     from moa.sections import Plan
 
     experiment = config.load(path)
-    plan = Plan(experiment)
+    plan = Plan(experiment, str(path))
     print(f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
     for row in plan.rows:
         lends = "" if row in experiment.run.methods else "  (only lends policies)"

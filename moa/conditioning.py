@@ -6,6 +6,8 @@ The preference's place, format and role are the config's `conditioning` section 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from moa.config import Conditioning
 from moa.errors import MoaError
 
@@ -51,7 +53,10 @@ def build(
         messages = [{"role": "user", "content": filled}]
     if tokenizer.chat_template is None:
         raise MoaError("conditioning.chat is true, but the model's tokenizer has no chat template; set chat: false, or use a chat model")
-    made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise MoaError(f"conditioning: the tokenizer's chat template refuses the messages ({error}); with role: system, try role: user") from error
     assert isinstance(made, str)
     return made
 
@@ -60,7 +65,7 @@ def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> li
     """Return the ids of each text, with one leading BOS where the tokenizer adds one: never two, whoever added the first."""
     if not texts:
         return []
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
         return rows

@@ -34,7 +34,7 @@ Generated from `moa/tables.py` by `python -m moa.docs docs/tables.md`; a test ke
 named below. Every file carries its table's name and schema version ({tables.VERSION}) as metadata; it is checked when written
 and when read: columns, types, NULLs, finite numbers, unique keys, preferences on the simplex. NULL is allowed only where
 the last column says what it means. The database holds the meanings as comments:
-`moa sql "select table_name, column_name, comment from duckdb_columns()"`.
+`moa sql "select table_name, column_name, comment from duckdb_columns() where not internal"`.
 """
 
 

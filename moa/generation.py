@@ -43,11 +43,16 @@ class Rollout:
         return self.response_mask.shape[1]
 
 
-def decode(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Turn response tokens into text: special tokens are skipped, nothing else is touched."""
-    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
+def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Turn rows of response tokens into text: special tokens are skipped, nothing else is touched.
+
+    A letter goes before each row and is taken off again, because SentencePiece decoders drop a text's first space, and a
+    response starts within a text.
+    """
+    anchor: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before = tokenizer.decode(anchor)
+    texts = tokenizer.batch_decode([[*anchor, *row] for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.removeprefix(before) for text in texts]
 
 
 @torch.no_grad()
@@ -83,6 +88,6 @@ def finish(full: Tensor, prompt_mask: Tensor, eos: int, pad: int, tokenizer: Pre
     alive = (ended - (response == eos).long()) == 0
     keep = int(alive.sum(1).max())
     response, alive = torch.where(alive, response, pad)[:, :keep], alive[:, :keep]
-    texts = [decode(row[m & (row != eos)].tolist(), tokenizer) for row, m in zip(response, alive, strict=True)]
+    texts = decode([row[m & (row != eos)].tolist() for row, m in zip(response, alive, strict=True)], tokenizer)
     ids = torch.cat([full[:, :width], response], 1)
     return Rollout(ids, torch.cat([prompt_mask, alive.long()], 1), alive.float(), ended[:, -1] > 0, texts)

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from moa.errors import MoaError
+from moa.errors import MoaError, nearest
 from moa.sql import connect
 
 QUERY = """
@@ -41,7 +41,7 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
     """
     tasks = rows(database)
     if task is not None and task not in tasks:
-        raise MoaError(f"{database}: no task '{task}'; tasks: {', '.join(tasks) or 'none'}")
+        raise MoaError(f"{database}: no task '{task}'.{nearest(task, tasks)}")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
         table = Table(title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first", box=box.SIMPLE, title_justify="left")

@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from moa.config import Lora, Model
 from moa.errors import MoaError
 
 log = logging.getLogger("moa")
-ADAPTER = "default"
+disable_progress_bar()  # logs are files; stages report their own progress
 
 
 def device() -> torch.device:
@@ -53,8 +55,8 @@ def quantisation(model: Model) -> BitsAndBytesConfig | None:
     )
 
 
-def load_base(source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True) -> PreTrainedModel:
-    """Load a causal LM from safetensors onto the device; no remote code.
+def load_base(source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True, stored_dtype: bool = False) -> PreTrainedModel:
+    """Load a causal LM from safetensors onto the device, in `model.dtype` or as it is stored; no remote code.
 
     Raises:
         MoaError: the model, its revision or its safetensors are missing.
@@ -64,7 +66,7 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
-            dtype=getattr(torch, model.dtype),
+            dtype="auto" if stored_dtype else getattr(torch, model.dtype),
             quantization_config=config,
             device_map={"": device()} if config is not None else None,
             use_safetensors=True,
@@ -79,8 +81,7 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
 
 def context_length(model: PreTrainedModel) -> int:
     """Return how many tokens the model can read."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024))
+    return int(model.config.get_text_config().max_position_embeddings)
 
 
 def source_context(source: str | Path) -> int:
@@ -151,7 +152,8 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
 
 def save_policy(folder: Path, model: PeftModel, heads: ValueHeads, streams: Sequence[str], card: dict[str, Any]) -> None:
     """Write adapter (plain PEFT layout), value heads and policy.json into an existing folder."""
-    model.save_pretrained(str(folder / "adapter"), safe_serialization=True)
+    # Embeddings are never trained; PEFT's "auto" would ask the hub whether they were.
+    model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's stub card says nothing
     save_file({f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")}, folder / "value_heads.safetensors")
     (folder / "policy.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -177,10 +179,13 @@ def load_adapters(base: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
         source = adapter_folder(folder)
         if not (source / "adapter_model.safetensors").exists():
             raise MoaError(f"{source}: adapter_model.safetensors is missing; adapters are read from safetensors only")
-        if model is None:
-            model = PeftModel.from_pretrained(base, str(source), adapter_name=name)
-        else:
-            model.load_adapter(str(source), adapter_name=name)
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(source), adapter_name=name)
+            else:
+                model.load_adapter(str(source), adapter_name=name)
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise MoaError(f"{source}: the adapter does not fit the base ({_first_line(error)}); it was trained on another model, or its files are damaged") from error
     if model is None:
         raise MoaError("no adapter to load")
     return model.eval()

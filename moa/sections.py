@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from moa import config
 from moa.config import Experiment
+from moa.errors import MoaError
 from moa.methods import catalogue
 from moa.methods.base import Method, Policy
 from moa.preferences import Preference
-from moa.provenance import code_hash, local_state
-from moa.rewards.specs import Linear, Reward, Strict, Transformer
+from moa.provenance import code_hash, file_hash, local_state
+from moa.rewards.specs import Classifier, Linear, Python, Reward, Strict, Transformer
 
 Section = TypeVar("Section", bound=Strict)
-NEURAL = ("classifier", "transformer")  # kinds of reward that a GPU makes faster
 
 
 def reset(section: Section, *unread: str) -> Section:
@@ -29,14 +29,17 @@ def reset(section: Section, *unread: str) -> Section:
 
 
 class Plan:
-    """The jobs of an experiment; a MoaError names a row of the config that cannot be one."""
+    """The jobs of an experiment; a MoaError names the file (`where`) and the row that cannot be one."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, where: str) -> None:
         self.experiment = experiment
         self.evaluation: list[Preference] = experiment.evaluation_preferences()
-        self.rows: dict[str, Method] = catalogue.rows(experiment)
-        for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
-            catalogue.load(row, section, list(experiment.objectives))
+        try:
+            self.rows: dict[str, Method] = catalogue.rows(experiment)
+            for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
+                catalogue.load(row, section, list(experiment.objectives))
+        except MoaError as error:
+            raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
@@ -150,12 +153,12 @@ class Plan:
         modules = [f"moa.stages.{stage}", *(f"moa.rewards.{spec.kind}" for spec in specs)]
         if row is not None:
             modules.append(f"moa.methods.{self._kind(row)}")
-        own = [spec.function.partition(":")[0] for spec in specs if spec.kind == "python"]
+        own = [spec.function.partition(":")[0] for spec in specs if isinstance(spec, Python)]
         return code_hash(*modules) + (code_hash(*own, root=Path.cwd()) if own else "")
 
     def files(self, *, rewards: Mapping[str, Reward] | None = None, sources: Iterable[str] = ()) -> str:
         """Return the state of the local files and folders among `sources` and the classifiers of `rewards`."""
-        classifiers = [spec.source for spec in (rewards or {}).values() if spec.kind == "classifier"]
+        classifiers = [spec.source for spec in (rewards or {}).values() if isinstance(spec, Classifier)]
         return local_state(*sources, *classifiers)
 
     def reward_files(self, name: str) -> str:
@@ -170,6 +173,39 @@ class Plan:
             return ""
         return self.files(sources=[str(value) for value in self._settings(row).values() if isinstance(value, str | Path)])
 
+    def remote(self) -> bool:
+        """Return whether some source of the experiment comes over the network."""
+        experiment = self.experiment
+        sources = {experiment.data.source, experiment.model.source}
+        for spec in self.scoring(judges=True).rewards.values():
+            sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
+            sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()
+        return any(source not in ("embedded", "scratch") and not Path(source).exists() for source in sources)
+
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""
-        return any(spec.kind in NEURAL for spec in rewards.values())
+        return any(isinstance(spec, Classifier | Transformer) for spec in rewards.values())
+
+
+def finished_runs(results: Path, task: str) -> list[Path]:
+    """Return run.parquet of every other task that is complete on disk, so that database and index show them too.
+
+    A task is complete when every file that its run lists is there and unchanged; one that is being made anew is left
+    out until it has finished. Only files younger than the list are hashed.
+    """
+    return [path for path in sorted(results.glob("*/run.parquet")) if path.parent.name != task and _complete(path)]
+
+
+def _complete(run: Path) -> bool:
+    from moa import tables
+
+    try:
+        files = json.loads(tables.read(tables.RUNS, run)["files"][0].as_py())
+    except MoaError:
+        return False
+    written = run.stat().st_mtime
+    for name, recorded in files.items():
+        path = run.parent / name
+        if not path.exists() or (path.stat().st_mtime > written and file_hash(path) != recorded):
+            return False
+    return True

@@ -161,7 +161,7 @@ def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="sequential",
-        gradient_checkpointing=spec.gradient_checkpointing,
+        activation_checkpointing=spec.gradient_checkpointing,
         bf16=cuda and spec.dtype == "bfloat16",
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,

@@ -364,11 +364,12 @@ def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
         raise MoaError(f"{where}: preference {lists[int(off.argmax())].as_py()} is off the simplex (weights >= 0 that sum to 1)")
 
 
-def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write `data` to `path` so that the file is either complete or absent."""
+def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write `data` to `path` so that the file is either complete or absent; `notes` join its key-value metadata."""
     arrow = data if isinstance(data, pa.Table) else from_rows(table, data)
     arrow = arrow.cast(table.schema) if arrow.schema.names == table.schema.names else arrow
     validate(table, arrow, str(path))
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **(notes or {})})
     atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd"))
 
 

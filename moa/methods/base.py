@@ -62,7 +62,7 @@ class Combination:
 class Method:
     """A method that trains with the shared PPO loop; subclasses override what differs."""
 
-    Settings: ClassVar[type[Settings]] = Settings
+    schema: ClassVar[type[Settings]] = Settings  # of the row's section in the config
     conditioned: ClassVar[bool] = False  # the preference stands in the prompt
     steerable: ClassVar[bool] = True  # answers differently for different preferences
     extra_heads: ClassVar[tuple[str, ...]] = ()  # names of value heads beyond the objectives'

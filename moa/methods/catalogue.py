@@ -24,9 +24,9 @@ def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
         raise MoaError(f"methods.{row}: there is no method '{kind}'.{nearest(kind, names())}")
     cls: type[Method] = import_module(f"moa.methods.{kind}").Method
     try:
-        settings = cls.Settings.model_validate(section)
+        settings = cls.schema.model_validate(section)
     except ValidationError as error:
-        raise MoaError("\n".join(_explain(row, e, list(cls.Settings.model_fields)) for e in error.errors())) from None
+        raise MoaError("\n".join(_explain(row, e, list(cls.schema.model_fields)) for e in error.errors())) from None
     return cls(row, settings, objectives)
 
 

@@ -8,7 +8,6 @@ With `conditioned: true` the preference stands in the prompt, as `conditioning` 
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import model_validator
 
@@ -33,7 +32,7 @@ class Settings(base.Settings):
 class Method(base.Method):
     """Answers with what it is given."""
 
-    Settings: ClassVar[type[base.Settings]] = Settings
+    schema = Settings
     settings: Settings
     answers = "external"
 

@@ -75,7 +75,7 @@ def gram(advantages: Tensor, mask: Tensor) -> Tensor:
 class Method(base.Method):
     """One preference-conditioned policy with a control stream."""
 
-    Settings = Settings
+    schema = Settings
     settings: Settings
     conditioned = True
     extra_heads = ("control",)

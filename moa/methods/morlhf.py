@@ -28,7 +28,7 @@ class Settings(base.Settings):
 class Method(base.Method):
     """One policy per evaluation preference."""
 
-    Settings = Settings
+    schema = Settings
     settings: Settings
     answers = "nearest"
 

@@ -54,7 +54,7 @@ def closed_form(a: Tensor) -> Tensor:
 class Method(base.Method):
     """One policy without a preference."""
 
-    Settings = Settings
+    schema = Settings
     settings: Settings
     steerable = False
     recombine = True

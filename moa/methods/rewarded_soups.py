@@ -20,7 +20,7 @@ class Settings(base.Settings):
 class Method(base.Method):
     """Mixes the adapters of another row."""
 
-    Settings = Settings
+    schema = Settings
     settings: Settings
     answers = "soup"
 

@@ -22,13 +22,13 @@ def grams(sequence: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     return zip(*(sequence[i:] for i in range(size)), strict=False)
 
 
-def repeats(text: str) -> bool:
+def repeats(sequence: Sequence[str]) -> bool:
     """Return whether some word 4-gram occurs at least three times (overlapping ones count)."""
-    counts = Counter(grams(words(text), REPEATED_GRAM))
+    counts = Counter(grams(sequence, REPEATED_GRAM))
     return bool(counts) and max(counts.values()) >= REPEATED_TIMES
 
 
-def distinct(responses: Sequence[str], size: int) -> float:
-    """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses together; 0 where there are none."""
-    seen = [gram for response in responses for gram in grams(words(response), size)]
+def distinct(sequences: Sequence[Sequence[str]], size: int) -> float:
+    """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses' words together; 0 where there are none."""
+    seen = [gram for sequence in sequences for gram in grams(sequence, size)]
     return len(set(seen)) / len(seen) if seen else 0.0

@@ -23,16 +23,6 @@ class Answer:
     sql: str
 
 
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open the database read-only, without access to files or network; one thread, so that sums are the same every time."""
-    if not path.exists():
-        raise MoaError(f"{path}: no such database; run snakemake to make it")
-    try:
-        return duckdb.connect(str(path), read_only=True, config={"enable_external_access": "false", "lock_configuration": "true", "threads": "1"})
-    except duckdb.Error as error:
-        raise MoaError(f"{path}: cannot be opened ({str(error).splitlines()[0]}); if another program writes to it, close that; else run snakemake -R build_warehouse") from None
-
-
 def literal(value: str) -> str:
     """Return `value` as an SQL string."""
     return "'" + value.replace("'", "''") + "'"
@@ -116,6 +106,11 @@ class Task:
         """The method with the largest hypervolume of readable points."""
         rows = [r for r in self.rows("leaderboard") if r["readable"] is not None]
         return rows[0]["method"] if rows else None
+
+    @cached_property
+    def judged(self) -> list[str]:
+        """The objectives that an independent judge scores as well."""
+        return [o for o in self.objectives if any(o in p.judges for p in self.points)]
 
     @cached_property
     def scale(self) -> dict[str, Row]:

@@ -15,11 +15,12 @@ from markupsafe import Markup
 from moa import tables
 from moa.errors import MoaError
 from moa.report import words
-from moa.report.data import Point, Task, connect, named, read
+from moa.report.data import Point, Task, named, read
 from moa.report.geometry import Axis, Position, at, axis, pairs, shade, ticks
 from moa.report.labels import HEIGHT, Label, place
 from moa.report.safe import environment
 from moa.report.style import DARK, LIGHT, Look, looks, markers
+from moa.sql import connect
 
 SIZE = 4.6  # half the width of a marker, pixels
 INSET = {"left": 58.0, "right": 12.0, "top": 10.0, "bottom": 44.0}

@@ -73,7 +73,10 @@ class ClassifierScorer(Scorer):
             return self._scores(rows)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
-                raise MoaError(f"reward {self.name}: out of memory with a single text of {len(rows[0]['input_ids'])} tokens; give a smaller max_length, or dtype: bfloat16") from error
+                tokens = len(rows[0]["input_ids"])
+                raise MoaError(
+                    f"reward {self.name}: out of memory with a single text of {tokens} tokens; give a smaller max_length, or dtype: bfloat16"
+                ) from error
         self.batch_size = max(1, len(rows) // 2)
         log.warning("reward %s: out of memory, going on with batches of %d", self.name, self.batch_size)
         torch.cuda.empty_cache()
@@ -120,9 +123,12 @@ def collate(rows: list[Row], pad: int, device: torch.device) -> dict[str, Tensor
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[Row], NDArray[np.bool_]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[list[Row], NDArray[np.bool_]]:
     """Fill template and pair, tokenize, cut at max_length; return n rows and whether each was cut."""
-    texts = [(fill(spec.template, p, r), None if spec.pair is None else fill(spec.pair, p, r)) for p, r in zip(prompts, responses, strict=True)]
+    both = list(zip(prompts, responses, strict=True))
+    texts = [(fill(spec.template, p, r), None if spec.pair is None else fill(spec.pair, p, r)) for p, r in both]
     rows = [_row(tokenizer, text, pair, spec.max_length) for text, pair in texts]
     # Only a row that fills the limit can have been cut; a second pass without limit tells.
     full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= spec.max_length]
@@ -146,29 +152,41 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
     tokenizer, model, loading = pretrained(name, spec.source, spec.revision, dtype=getattr(torch, spec.dtype))
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise MoaError(f"reward {name}: {spec.source} has no weights for {', '.join(missing[:4])}, so its scores would be random: it is not a sequence classifier; name one that is, or train it with kind transformer")
+        raise MoaError(
+            f"reward {name}: {spec.source} has no weights for {', '.join(missing[:4])}, so its scores would be random: "
+            "it is not a sequence classifier; name one that is, or train it with kind transformer"
+        )
     labels = model.config.num_labels
     for key, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
         if logit is not None and logit >= labels:
-            raise MoaError(f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0: {model.config.id2label}")
+            raise MoaError(
+                f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0: {model.config.id2label}; correct {key}"
+            )
     check_length(name, spec.max_length, tokenizer, model)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return ClassifierScorer(name, spec, tokenizer, model.to(where))
 
 
-def pretrained(name: str, source: str, revision: str | None, **settings: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
+def pretrained(
+    name: str, source: str, revision: str | None, **settings: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
     """Return tokenizer, model with a classification head, and transformers' report of what was loaded."""
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.is_dir():
-        raise MoaError(f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a tokenizer, or a hub id")
+        raise MoaError(
+            f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a tokenizer, or a hub id"
+        )
     where = str(path) if path.is_dir() else source
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, revision=revision)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(where, revision=revision, use_safetensors=True, output_loading_info=True, **settings)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            where, revision=revision, use_safetensors=True, output_loading_info=True, **settings
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise MoaError(
-            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check `source`, `revision` and the network, and that it holds model.safetensors (other formats are not read)"
+            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check `source`, "
+            "`revision` and the network, and that it holds model.safetensors (other formats are not read)"
         ) from error
     return tokenizer, model, loading
 
@@ -179,4 +197,4 @@ def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, mod
     positions = config.get("max_position_embeddings") or config.get("n_positions") or length
     limit = min(positions, tokenizer.model_max_length)
     if length > limit:
-        raise MoaError(f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length: {limit}")
+        raise MoaError(f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length to {limit} or less")

@@ -75,7 +75,9 @@ def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[st
 def _text(where: str, row: dict[str, Any], column: str) -> str:
     text = row[column]
     if not isinstance(text, str):
-        raise MoaError(f"{where}: column '{column}' holds {type(text).__name__} ({str(text)[:60]}), expected text; name a column of plain text")
+        raise MoaError(
+            f"{where}: column '{column}' holds {type(text).__name__} ({str(text)[:60]}), expected text; name a column of plain text"
+        )
     return text
 
 
@@ -86,7 +88,9 @@ def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
         return 1.0
     target = row[data.target]
     if isinstance(target, str) or not isinstance(target, int | float) or not math.isfinite(target):
-        raise MoaError(f"{where}: target '{data.target}' is {target!r}, expected a finite number; drop such rows, or name another column")
+        raise MoaError(
+            f"{where}: target '{data.target}' is {target!r}, expected a finite number; drop such rows, or name another column"
+        )
     return float(target)
 
 
@@ -110,6 +114,11 @@ def _check(where: str, found: list[Example], data: Labelled, rows: list[dict[str
         raise MoaError(f"{where} are {len(found)}, at least {least} are needed; give more rows, or another `heldout`")
     if data.chosen is None and len({e.value for e in found}) < 2:
         if data.target is not None:
-            raise MoaError(f"{where} all have the target {found[0].value:g}; there is nothing to learn: give more rows, or name another column")
+            raise MoaError(
+                f"{where} all have the target {found[0].value:g}; there is nothing to learn: give more rows, or name another column"
+            )
         seen = sorted({repr(row[str(data.label)]) for row in rows})[:8]
-        raise MoaError(f"{where} hold one class only; label '{data.label}' has the values {', '.join(seen)} and `positive` is {data.positive}: give more rows, or correct `positive`")
+        raise MoaError(
+            f"{where} hold one class only; label '{data.label}' has the values {', '.join(seen)} and `positive` is {data.positive}: "
+            "give more rows, or correct `positive`"
+        )

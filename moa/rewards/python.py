@@ -30,8 +30,8 @@ class PythonScorer(Scorer):
 
     name: str
     function: Callable[[list[str], list[str]], Any]
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Call the function once with all prompts and responses."""
@@ -39,14 +39,19 @@ class PythonScorer(Scorer):
         try:
             scores = whole(np.asarray(returned, np.float64))
         except (TypeError, ValueError) as error:
-            raise MoaError(f"reward {self.name}: the function returned {str(returned)[:80]} ({error}); return a list with one number per response") from error
+            raise MoaError(
+                f"reward {self.name}: the function returned {str(returned)[:80]} ({error}); return a list with one number per response"
+            ) from error
         # Compared in float32, in which the bounds themselves are rounded.
         low = -np.inf if self.low is None else np.float32(self.low)
         high = np.inf if self.high is None else np.float32(self.high)
         outside = np.flatnonzero(np.isfinite(scores.values) & ((scores.values < low) | (scores.values > high)))
         if outside.size:
             at = outside.flat[0]
-            raise MoaError(f"reward {self.name}: score {scores.values.flat[at]:g} for response {at} is outside of the declared [{low:g}, {high:g}]; correct the function, or `low` and `high`")
+            raise MoaError(
+                f"reward {self.name}: score {scores.values.flat[at]:g} for response {responses[at][:80]!r} is outside of the declared "
+                f"[{low:g}, {high:g}]; correct the function, or `low` and `high`"
+            )
         return scores
 
 
@@ -60,9 +65,12 @@ def load(name: str, spec: Python, models: Sequence[Path], device: str | None) ->
     function = vars(module).get(function_name)
     if function is None:
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise MoaError(f"reward {name}: {module.__file__} has no function '{function_name}'.{nearest(function_name, public) if public else ' It defines none.'}")
+        hint = nearest(function_name, public) if public else " It defines none."
+        raise MoaError(f"reward {name}: {module.__file__} has no function '{function_name}'.{hint}")
     if not callable(function):
-        raise MoaError(f"reward {name}: '{function_name}' in {module.__file__} is a {type(function).__name__}, not a function; name the function that scores")
+        raise MoaError(
+            f"reward {name}: '{function_name}' in {module.__file__} is a {type(function).__name__}, not a function; name the one that scores"
+        )
     return PythonScorer(name, function, spec.low, spec.high)
 
 
@@ -71,7 +79,9 @@ def _import(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise MoaError(f"reward {name}: no module '{module}' in {Path.cwd()} or among the installed packages; run from the folder that holds it, or install it") from None
+            raise MoaError(
+                f"reward {name}: no module '{module}' in {Path.cwd()} or among the installed packages; run from the folder that holds it, or install it"
+            ) from None
         raise MoaError(f"reward {name}: module '{module}' needs '{error.name}', which is not installed; install it") from error
     except Exception as error:
         raise MoaError(f"reward {name}: importing '{module}' raised {type(error).__name__}: {error}; correct the module") from error

@@ -6,9 +6,10 @@ module of a kind, moa/rewards/<kind>.py, is imported when a reward of that kind 
 """
 
 import importlib
+import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -57,7 +58,7 @@ class Formula(Scorer):
     """A reward that is a formula of the response alone."""
 
     formula: Callable[[str], float]
-    low: float | None
+    low: float | None = None
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Apply the formula to each response; nothing is cut."""
@@ -76,7 +77,7 @@ class Trained:
 
     heldout: dict[str, float]
     rows: int
-    tokens: int = field(default=0)
+    tokens: int = 0
 
 
 def whole(values: Sequence[float] | NDArray[np.floating]) -> Scores:
@@ -122,6 +123,12 @@ def bounds(spec: Reward) -> tuple[float | None, float | None]:
             return None, None
 
 
+def notes(deviations: Mapping[str, float | None]) -> dict[str, str]:
+    """Return Parquet metadata 'moa.deviation': JSON of the deviation of every reward that measured one."""
+    measured = {name: deviation for name, deviation in deviations.items() if deviation is not None}
+    return {"moa.deviation": json.dumps(measured, sort_keys=True)} if measured else {}
+
+
 def is_blank(response: str) -> bool:
     """Return whether the response is empty or nothing but white space."""
     return not response or response.isspace()
@@ -152,7 +159,10 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
     if not kept.all():
         least = scorer.low if scorer.low is not None else floor
         if least is None and not kept.any():
-            raise MoaError(f"reward {name}: all {len(responses)} responses are blank, and no lower bound says what that is worth; see why the model writes nothing, or give a floor")
+            raise MoaError(
+                f"reward {name}: all {len(responses)} responses are blank, and no lower bound says what that is worth; "
+                "see why the model writes nothing, or give a floor"
+            )
         values[~kept] = values[kept].min() if least is None else least
     return Scores(values, truncated)
 
@@ -164,15 +174,19 @@ def _checked(name: str, scorer: Scorer, prompts: list[str], responses: list[str]
         raise
     except Exception as error:
         raise MoaError(
-            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts: {prompts[0][:80]!r}); correct the reward, then run again: finished stages are kept"
+            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts: {prompts[0][:80]!r}); "
+            "correct the reward, then run again: finished stages are kept"
         ) from error
     if found.values.shape != (len(responses),):
         shape = len(found.values) if found.values.ndim == 1 else f"an array of shape {found.values.shape}"
-        raise MoaError(f"reward {name}: returned {shape} scores for {len(responses)} responses (first prompt: {prompts[0][:80]!r}); return one number per response")
+        raise MoaError(
+            f"reward {name}: returned {shape} scores for {len(responses)} responses (first prompt: {prompts[0][:80]!r}); return one number per response"
+        )
     if not np.isfinite(found.values).all():
         at = int(np.flatnonzero(~np.isfinite(found.values))[0])
         raise MoaError(
-            f"reward {name}: score {found.values[at]} in row {rows[at]} (prompt {prompts[at][:80]!r}, response {responses[at][:80]!r}); a score must be a finite float32: correct the reward or its model"
+            f"reward {name}: score {found.values[at]} in row {rows[at]} (prompt {prompts[at][:80]!r}, response {responses[at][:80]!r}); "
+            "a score must be a finite float32: correct the reward or its model"
         )
     return found
 
@@ -188,6 +202,9 @@ def trained_folder(name: str, models: Sequence[Path]) -> Path:
     for folder in models:
         if folder.name == name:
             if not (folder / "reward.json").is_file():
-                raise MoaError(f"{folder}: no reward.json, so this is not a trained reward; delete the folder and run snakemake again: it will be trained anew")
+                raise MoaError(
+                    f"{folder}: no reward.json, so this is not a trained reward; delete the folder and run snakemake again: it will be trained anew"
+                )
             return folder
-    raise MoaError(f"reward {name}: not among the trained rewards ({', '.join(str(m) for m in models) or 'none given'}); train it first: snakemake --cores all rewards")
+    given = ", ".join(map(str, models)) or "none given"
+    raise MoaError(f"reward {name}: not among the trained rewards ({given}); train it first: snakemake --cores all rewards")

@@ -10,13 +10,14 @@ from TRL's own preparation of texts:
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from moa.errors import Diverged, MoaError
@@ -26,19 +27,26 @@ from moa.rewards.specs import Classifier, Transformer
 
 log = logging.getLogger("moa")
 SEED = 0
+PROGRESS_SECONDS = 10.0
 
 
-class StopAtDivergence(TrainerCallback):
-    """Ends training when a logged loss or gradient norm is not finite."""
+class Progress(TrainerCallback):
+    """Logs progress with the time to go, and ends training at once when loss or gradient norm is not finite."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.started = self.reported = time.monotonic()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: object) -> None:
-        """Check what the trainer logs."""
+        """Receive what the trainer logs at every step."""
         for key in ("loss", "grad_norm"):
             if not math.isfinite(float(logs.get(key, 0.0))):
                 raise Diverged(f"reward {self.name}: {key} is {logs[key]} at step {state.global_step}; give a smaller learning_rate")
+        now = time.monotonic()
+        if "loss" in logs and now - self.reported > PROGRESS_SECONDS:
+            self.reported = now
+            left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
+            log.info("reward %s: step %d/%d, loss %.4g, %.0f s to go", self.name, state.global_step, state.max_steps, logs["loss"], left)
 
 
 def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
@@ -48,13 +56,20 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
     tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
     classifier.check_length(name, spec.max_length, tokenizer, model)
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
-        raise MoaError(f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot be padded; set pad_token in tokenizer_config.json")
+        raise MoaError(
+            f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot be padded; "
+            "set pad_token in tokenizer_config.json"
+        )
     filled = _classifier(spec, folder, "{response}")  # the examples' texts are filled into the reward's template already
-    columns = {"chosen_ids": _ids(tokenizer, filled, [e.text for e in training]), "rejected_ids": _ids(tokenizer, filled, [e.rejected for e in training])}
+    columns = {
+        "chosen_ids": _ids(tokenizer, filled, [e.text for e in training]),
+        "rejected_ids": _ids(tokenizer, filled, [e.rejected for e in training]),
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        RewardTrainer(
-            model=model, args=_settings(spec, scratch), train_dataset=Dataset.from_dict(columns), processing_class=tokenizer, callbacks=[StopAtDivergence(name)]
-        ).train()
+        pairs = Dataset.from_dict(columns)
+        trainer = RewardTrainer(model=model, args=_settings(spec, scratch), train_dataset=pairs, processing_class=tokenizer, callbacks=[Progress(name)])
+        trainer.remove_callback(PrinterCallback)  # prints every step
+        trainer.train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = round(spec.epochs * sum(len(ids) for column in columns.values() for ids in column))
@@ -77,13 +92,13 @@ def _settings(spec: Transformer, scratch: str) -> RewardConfig:
         learning_rate=spec.learning_rate,
         max_length=None,  # cut already
         bf16=spec.dtype == "bfloat16",
-        gradient_checkpointing=cuda,  # a GPU's memory is scarce; a CPU's is not
+        activation_checkpointing=cuda,  # a GPU's memory is scarce; a CPU's is not
         use_cpu=not cuda,
         seed=SEED,
         save_strategy="no",
         report_to="none",
-        logging_steps=10,
-        logging_nan_inf_filter=False,  # TRL would show the last finite loss instead
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # or the log would show the mean of the finite losses
         disable_tqdm=True,
     )
 
@@ -97,7 +112,9 @@ def _heldout(name: str, spec: Classifier, heldout: list[Example]) -> dict[str, f
 
 
 def _classifier(spec: Transformer, folder: Path, template: str) -> Classifier:
-    return Classifier(kind="classifier", source=str(folder), template=template, max_length=spec.max_length, dtype=spec.dtype, batch_size=spec.batch_size)
+    return Classifier(
+        kind="classifier", source=str(folder), template=template, max_length=spec.max_length, dtype=spec.dtype, batch_size=spec.batch_size
+    )
 
 
 def load(name: str, spec: Transformer, models: Sequence[Path], device: str | None) -> classifier.ClassifierScorer:

@@ -18,6 +18,7 @@ from moa.errors import MoaError
 from moa.process import exit_with_parent, peak_memory
 
 log = logging.getLogger("moa")
+REPORT_SECONDS = 10.0
 
 
 def parser(description: str | None, *paths: str, **options: type) -> argparse.ArgumentParser:
@@ -92,3 +93,20 @@ class Cost:
         memory, device = peak_memory()
         measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **measured}], path)
+
+
+class Progress:
+    """Logs how much of a job is done and the time left, every ten seconds and at the end."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.began = self.last = time.perf_counter()
+
+    def add(self, count: int) -> None:
+        """Note that `count` more are done."""
+        self.done += count
+        now = time.perf_counter()
+        if now - self.last >= REPORT_SECONDS or self.done == self.total:
+            left = (now - self.began) / self.done * (self.total - self.done)
+            log.info("%s: %d of %d responses  ETA %d:%02d", self.name, self.done, self.total, left // 60, left % 60)
+            self.last = now

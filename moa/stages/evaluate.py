@@ -144,17 +144,18 @@ def _answered(statistics: Sequence[Row]) -> NDArray[np.bool_]:
 def _text_statistics(one: Answers, point: int) -> Row:
     rows = one.responses.filter(one.point == point)
     responses: list[str] = rows["response"].to_pylist()
+    worded = [text.words(response) for response in responses]
     n = len(responses)
     return {
         "policy": rows["policy"][0].as_py(),
-        "distinct_1": text.distinct(responses, 1),
-        "distinct_2": text.distinct(responses, 2),
+        "distinct_1": text.distinct(worded, 1),
+        "distinct_2": text.distinct(worded, 2),
         "distinct_responses": len(set(responses)) / n,
         "tokens": float(np.mean(rows["tokens"].to_numpy())),
         "characters": sum(map(len, responses)) / n,
         "empty_rate": sum(not r.strip() for r in responses) / n,
         "unfinished_rate": 1 - sum(rows["finished"].to_pylist()) / n,
-        "repetition_rate": sum(map(text.repeats, responses)) / n,
+        "repetition_rate": sum(map(text.repeats, worded)) / n,
         "nll": pc.mean(rows["nll"]).as_py(),
         "n": n,
     }
@@ -167,10 +168,14 @@ def _degenerate(quality: Row, fluent: tuple[float, float]) -> str | None:
     if quality["nll"] is not None and not low <= quality["nll"] <= high:
         reasons.append(f"mean NLL {quality['nll']:.2f} nats per token, the central 98 % of held-out text has {low:.2f} to {high:.2f}")
     if quality["repetition_rate"] > REPEATED_LIMIT:
-        reasons.append(f"{quality['repetition_rate']:.0%} of responses repeat a word 4-gram at least three times (limit {REPEATED_LIMIT:.0%})")
+        reasons.append(f"{percent(quality['repetition_rate'])} of responses repeat a word 4-gram at least three times (limit {percent(REPEATED_LIMIT)})")
     if quality["empty_rate"] > EMPTY_LIMIT:
-        reasons.append(f"{quality['empty_rate']:.0%} of responses are blank (limit {EMPTY_LIMIT:.0%})")
+        reasons.append(f"{percent(quality['empty_rate'])} of responses are blank (limit {percent(EMPTY_LIMIT)})")
     return "; ".join(reasons) or None
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequence[Row]) -> Iterator[Row]:
@@ -189,8 +194,8 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
     for metric, kept in (("hypervolume", answered), ("hypervolume_readable", readable)):
         volume = fronts.hypervolume(points[kept], scale.reference)
         yield row(metric, volume, fronts.hypervolumes(drawn[:, kept], scale.reference), behind=int(kept.sum()))
-    for metric, column in (("non_dominated", "non_dominated"), ("below_reference", "below_reference"), ("degenerate", "degenerate")):
-        yield row(metric, sum(q[column] for q in quality))
+    for verdict in ("non_dominated", "below_reference", "degenerate"):
+        yield row(verdict, sum(q[verdict] for q in quality))
     for metric, values, draws in _steering(one, points, drawn):
         for k, name in enumerate(section.objectives):
             yield row(metric, values[k], draws[:, k], name)

@@ -115,18 +115,18 @@ def _read(data: Data, split: str) -> tuple[Source, list[Item]]:
     assert column is not None, "Data's validator demands text or prompt"
     rows = read_rows(data.source, data.revision, data.subset, split, [column, *([data.response] if data.response else [])])
     source = Source(f"{data.source}, split {split}", len(rows))
-    if data.text is not None:
-        items = _from_texts([_text(source.where, row, data.text) for row in rows], data, source)
-    else:
-        items = _from_prompts(rows, column, data.response, data, source)
+    items = _from_prompts(rows, column, data.response, data, source) if data.text is None else _from_texts(rows, column, data, source)
     return source, _usable(items, data, source)
 
 
 def _read_evaluation(data: Data, source: Source, pool: list[Item]) -> tuple[Source, list[Item]]:
     if data.evaluation_split is None:
         return source, pool
-    if locate(data.source, data.subset, data.split) == (files := locate(data.source, data.subset, data.evaluation_split)) and files is not None:
-        raise MoaError(f"data.evaluation_split: {files[0]} serves both '{data.split}' and '{data.evaluation_split}'; leave evaluation_split out, or give a folder with a file for each split")
+    files = locate(data.source, data.subset, data.evaluation_split)
+    if files is not None and files == locate(data.source, data.subset, data.split):
+        raise MoaError(
+            f"data.evaluation_split: {files[0]} serves both '{data.split}' and '{data.evaluation_split}'; leave evaluation_split out, or give a folder with a file for each split"
+        )
     return _read(data, data.evaluation_split)
 
 
@@ -136,9 +136,10 @@ def _read_responses(data: Data, responses: Responses) -> tuple[Source, list[Item
     return source, _usable(_from_prompts(rows, responses.prompt, responses.response, data, source), data, source)
 
 
-def _from_texts(texts: list[str], data: Data, source: Source) -> list[Item]:
+def _from_texts(rows: list[dict[str, Any]], column: str, data: Data, source: Source) -> list[Item]:
     items = []
-    for text in texts:
+    for row in rows:
+        text = _text(source.where, row, column)
         item = _dialogue(text, data.prompt_end, data) if data.prompt_end is not None else _opening(text, data)
         if item is None:
             source.taken["without a response after prompt_end" if data.prompt_end is not None else "too short to be split into prompt and response"] += 1

@@ -1,24 +1,48 @@
 """Builds reports/index.html and one page per task from results.duckdb.
 
-`--out` names the pages that the caller expects; index.html and the page of every task of the database are written to
-their folder, so that no link is dead.
+Every task of the database gets its page, not only the one that asks, so that no link of the index is dead.
 """
 
 import argparse
 import logging
-from collections.abc import Sequence
+import re
 from pathlib import Path
 
-from moa import tables
-from moa.config import Name
-from moa.errors import MoaError, nearest
+from moa.config import TaskSection
+from moa.errors import MoaError
 from moa.report import pages
-from moa.report.data import Task, connect, read
+from moa.report.data import named, read
+from moa.sql import connect
 from moa.stages import common
+from moa.tables import atomically
 
 log = logging.getLogger("moa")
-NAME: TypeAdapter[str] = TypeAdapter(Name)
+FILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what the config allows as a task's name
 
 
-def build(database: Path, out: Sequence[Path]) -> list[Path]:
-    """Write the pages and return their paths; a name in `out` that is no page of this database is a MoaError."""
+def build(database: Path, out: Path, asked: str | None = None) -> list[Path]:
+    """Write index.html and <task>.html into the folder `out` and return their paths; task `asked` must be among them."""
+    with connect(database) as connection:
+        tasks = read(connection)
+    if asked is not None:
+        named(tasks, asked)
+    for task in tasks:
+        if not FILE_NAME.fullmatch(task.name) or task.name == "index":
+            raise MoaError(f"{database}: task {task.name!r} cannot name a page; `task` in the experiment file takes letters, digits and underscores, and not 'index'")
+    written = [_write(out / f"{task.name}.html", pages.task_page(task, tasks)) for task in tasks]
+    return [*written, _write(out / "index.html", pages.index(tasks))]
+
+
+def _write(path: Path, page: str) -> Path:
+    """Write bytes as they are: the content policy holds hashes of the scripts, line ends included."""
+    atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8", newline="\n"))
+    log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+    return path
+
+
+def main(arguments: argparse.Namespace) -> None:
+    build(arguments.database, arguments.out, TaskSection.model_validate_json(arguments.section).task)
+
+
+if __name__ == "__main__":
+    common.run(main, common.parser(__doc__, "database", "out"))

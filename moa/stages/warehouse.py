@@ -104,7 +104,7 @@ def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
 def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
     try:
         _build(runs, out, task)
-    except duckdb.IOException as error:
+    except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException) as error:  # all inputs are in memory: these are about writing
         raise MoaError(f"{out.parent}: the database cannot be written ({_first_line(error)}); free some space and run the same command again") from None
     finally:
         out.with_name(out.name + ".wal").unlink(missing_ok=True)
@@ -126,15 +126,21 @@ def _build(runs: Sequence[Path], out: Path, task: str | None) -> None:
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {_quoted(str(out))} AS warehouse (STORAGE_VERSION '{STORAGE}')")
         connection.execute("USE warehouse")
+        connection.execute("BEGIN")  # one flush to disk instead of one per statement
         for table in tables.ALL:
             connection.execute(_create(table))
+            _comment(connection, table)
+            if any(pa.types.is_list(column.type) for column in table.columns.values()):
+                _insert(connection, table, _placeholder(table))
+        connection.execute("COMMIT")
         loaded: dict[str, Path] = {}
         for path in runs:
             _load_run(connection, path, task, loaded)
         if task is not None and task not in loaded:
             raise MoaError(f"no run.parquet of task '{task}' among {', '.join(map(str, runs))}")
+        for table in tables.ALL:
+            connection.execute(f"DELETE FROM {table.name} WHERE task = ''")
         connection.execute(f"INSERT INTO leaderboard BY NAME {LEADERBOARD}")
-        _comment(connection)
         connection.execute("USE memory")
         connection.execute("DETACH warehouse")
 
@@ -164,6 +170,18 @@ def _load_run(connection: duckdb.DuckDBPyConnection, path: Path, required: str |
 def _create(table: tables.Table) -> str:
     columns = ", ".join(f'"{name}" {sql_type(column.type)}{"" if column.null else " NOT NULL"}' for name, column in table.columns.items())
     return f"CREATE TABLE {table.name} ({columns})"
+
+
+def _placeholder(table: tables.Table) -> pa.Table:
+    """Return one row without NULLs that is deleted before the file is closed; its task is ''.
+
+    DuckDB 1.0.0 cannot read a column of lists, written by DuckDB 2.0, that holds no element at all, as table
+    reference_responses does (no preferences). A deleted row leaves its element on disk.
+    """
+    return tables.from_rows(table, [{name: _BLANKS[sql_type(column.type)] for name, column in table.columns.items()}])
+
+
+_BLANKS: dict[str, Any] = {"VARCHAR": "", "BIGINT": 0, "DOUBLE": 0.0, "FLOAT": 0.0, "BOOLEAN": False, "DOUBLE[]": [0.0], "VARCHAR[]": [""]}
 
 
 def sql_type(kind: pa.DataType) -> str:
@@ -230,12 +248,11 @@ def _check_keys(connection: duckdb.DuckDBPyConnection, task: str) -> None:
             )
 
 
-def _comment(connection: duckdb.DuckDBPyConnection) -> None:
-    for table in tables.ALL:
-        connection.execute(f"COMMENT ON TABLE {table.name} IS {_quoted(table.meaning)}")
-        for name, column in table.columns.items():
-            meaning = column.meaning + (f" (NULL: {column.null})" if column.null else "")
-            connection.execute(f'COMMENT ON COLUMN {table.name}."{name}" IS {_quoted(meaning)}')
+def _comment(connection: duckdb.DuckDBPyConnection, table: tables.Table) -> None:
+    connection.execute(f"COMMENT ON TABLE {table.name} IS {_quoted(table.meaning)}")
+    for name, column in table.columns.items():
+        meaning = column.meaning + (f" (NULL: {column.null})" if column.null else "")
+        connection.execute(f'COMMENT ON COLUMN {table.name}."{name}" IS {_quoted(meaning)}')
 
 
 def _quoted(text: str) -> str:

@@ -56,4 +56,4 @@ class Near:
             return True
         found = grams(key)
         shared = Counter(number for gram in found for number in self.index.get(gram, ()))
-        return any(both >= SIMILARITY * (len(found) + self.sizes[number] - both) for number, both in shared.items())
+        return any(both / (len(found) + self.sizes[number] - both) >= SIMILARITY for number, both in shared.items())

@@ -104,7 +104,7 @@ def _file(path: Path, columns: list[str]) -> list[Row]:
     try:
         return reader(path, columns)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise MoaError(f"{path}: not a readable {path.suffix[1:]} file ({str(error).splitlines()[0]}); it may be truncated or of another format: fetch or write it again") from error
+        raise MoaError(f"{path}: not a readable {path.suffix[1:]} file ({_first_line(error)}); it may be truncated or of another format: fetch or write it again") from error
 
 
 def _parquet(path: Path, columns: list[str]) -> list[Row]:
@@ -114,11 +114,13 @@ def _parquet(path: Path, columns: list[str]) -> list[Row]:
 
 
 def _csv(path: Path, columns: list[str]) -> list[Row]:
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         return []
+    read = pacsv.ReadOptions(block_size=min(size + 1, 2**31 - 1))  # a row may not be longer than a block
     parse = pacsv.ParseOptions(newlines_in_values=True)
     convert = pacsv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
-    table = pacsv.read_csv(path, parse_options=parse, convert_options=convert)
+    table = pacsv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
     _check_columns(str(path), table.schema.names, columns)
     rows: list[Row] = table.select(columns).to_pylist()
     return rows
@@ -126,7 +128,7 @@ def _csv(path: Path, columns: list[str]) -> list[Row]:
 
 def _json(path: Path, columns: list[str]) -> list[Row]:
     """One object per line; a `.json` file may also be one array of objects. A key that some objects lack is a missing value there."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         objects = [(f"{path}, entry {n}", value) for n, value in enumerate(_decode(str(path), text))]
     else:  # not splitlines(): U+2028 and its like may stand inside a JSON string
@@ -148,14 +150,19 @@ def _decode(where: str, text: str) -> Any:
 
 def _hub(source: str, revision: str | None, subset: str | None, split: str, columns: list[str]) -> list[Row]:
     import datasets  # slow to import, and not needed for local files
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
     what = f"dataset {source}" + (f", subset {subset}" if subset else "") + f", split {split}" + (f", revision {revision}" if revision else "")
+    if revision is None:
+        log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same rows", what)
     try:
         data = datasets.load_dataset(source, subset, split=split, revision=revision)
-    except (ConnectionError, OSError, HfHubHTTPError) as error:
-        raise MoaError(f"{what}: cannot be had from the hub ({_first_line(error)}); check its name and revision and the network, or give a local file or folder as `source`") from error
-    except ValueError as error:  # unknown split or configuration; the message lists the known ones
+    except (OSError, DatasetsError, HfHubHTTPError) as error:
+        raise MoaError(
+            f"{what}: cannot be had from the hub ({_first_line(error)}); check its name and revision and the network, or give a local file or folder as `source`"
+        ) from error
+    except (ValueError, RuntimeError) as error:  # unknown split or subset (the message lists the known ones), or a dataset that needs its own code
         raise MoaError(f"{what}: {_first_line(error)}") from error
     _check_columns(what, data.column_names, columns)
     return [dict(row) for row in data.select_columns(columns)]

@@ -7,9 +7,8 @@ BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 SPACE = re.compile(r"\s+")
 # A candidate for the end of a sentence: terminal marks, closing quotes or brackets, then space; or a full-width mark.
 END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+["'”’)\]」』]*""")
-ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st sr jr vs etc e.g i.e cf no vol fig gen col sgt capt lt rev hon gov sen rep inc ltd co corp dept est approx ave a.m p.m u.s u.k d.c ph.d".split()
-)
+TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "sgt", "capt", "lt", "rev", "hon", "gov", "sen", "rep", "gen", "vs", "cf", "e.g", "i.e"))
+ABBREVIATIONS = frozenset(("etc", "jr", "sr", "inc", "ltd", "co", "corp", "dept", "est", "approx", "a.m", "p.m", "u.s", "u.k", "d.c", "ph.d"))
 
 
 def clean(text: str) -> str:
@@ -25,8 +24,8 @@ def encodable(text: str) -> str:
 def first_sentences(text: str, count: int) -> str:
     """Return the first `count` sentences of `text`, all of it if it has fewer.
 
-    A full stop does not end a sentence after an abbreviation, a single letter (an initial), or when it is a row of dots
-    before a small letter.
+    A full stop ends no sentence after a title or a single letter (an initial). After another abbreviation, and as a row of
+    dots, it ends one only where no small letter follows.
 
         >>> first_sentences("Mr. T. wins... again! Twice? Yes.", 2)
         'Mr. T. wins... again! Twice?'
@@ -43,13 +42,13 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     mark = match[0]
     if mark[0] != "." or mark[:2] == ".)":
         return True
-    following = text[match.end() :].lstrip()[:1]
+    continues = text[match.end() : match.end() + 5].lstrip("\"'“‘( ")[:1].islower()
     if mark.startswith(".."):
-        return not following.islower()
+        return not continues
     before = re.search(r"[^\s(\"'“‘\[]*$", text[max(0, match.start() - 20) : match.start()])
     word = before[0].lower() if before else ""
     initial = len(word) == 1 and word.isalpha() and word != "i"
-    return not initial and word not in ABBREVIATIONS
+    return not initial and word not in TITLES and not (continues and word in ABBREVIATIONS)
 
 
 def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ rule score_texts:
         costs="results/{task}/costs/texts.parquet",
     log:
         "logs/{task}/texts.log",
+    retries: NETWORK
     threads: THREADS
     resources:
         gpu=int(GPU and PLAN.neural(FORMULAS)),
@@ -31,7 +32,7 @@ rule train_base:
         costs="results/{task}/costs/base.parquet",
     log:
         "logs/{task}/base.log",
-    retries: 1
+    retries: NETWORK
     threads: 4
     resources:
         gpu=int(GPU),

@@ -4,13 +4,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import moa.config
 from moa.errors import MoaError
 from moa.process import export_parent, gpu_visible
-from moa.sections import Plan
+from moa.sections import Plan, finished_runs
 from moa.unlock import warn_of_stale_lock
 
 
@@ -18,14 +17,16 @@ def plan_experiment():
     """Validate the experiment: the file's keys with those of --config on top, whose values arrive as strings."""
     files = workflow.configfiles
     if len(files) > 1:
-        raise WorkflowError(
-            f"{len(files)} experiment files given; each is complete in itself, give one"
+        sys.exit(
+            f"error: {len(files)} experiment files given; each is complete, give one"
         )
-    update_config(config, nulls(workflow.config_settings.config))
+    overrides = nulls(workflow.config_settings.config)
+    update_config(config, overrides)
+    where = os.path.relpath(files[0]) + (" with --config" if overrides else "")
     try:
-        return Plan(moa.config.parse(dict(config), os.path.relpath(files[0])))
+        return Plan(moa.config.parse(dict(config), where), where)
     except MoaError as error:
-        raise WorkflowError(str(error)) from None
+        sys.exit(f"error: {error}")
 
 
 def nulls(value):
@@ -54,6 +55,8 @@ WARM_START = PLAN.experiment.conditioning.warm_start is not None
 GPU = gpu_visible()
 FORMULAS = PLAN.scoring(judges=False).rewards
 SCORERS = PLAN.scoring(judges=True).rewards
+# Stages that fetch something get a second try.
+NETWORK = int(PLAN.remote())
 # On the CPU small models gain little from threads; jobs side by side gain much.
 THREADS = 4 if GPU else 1
 
@@ -101,18 +104,16 @@ def every_reward(pattern):
     return [pattern.format(task=TASK, reward=name) for name in names]
 
 
-def other_runs():
-    """Return the finished runs of other tasks on disk: database and index show every task."""
-    found = sorted(Path("results").glob("*/run.parquet"))
-    return [str(path) for path in found if path.parent.name != TASK]
-
-
 def print_leaderboard():
     """Print the leaderboard at the end of a run that made the report."""
     from moa.leaderboard import show
 
-    if any(job.rule.name == "build_report" for job in workflow.dag.jobs):
+    if all(job.rule.name != "build_report" for job in workflow.dag.jobs):
+        return
+    try:
         show(Path("results/results.duckdb"), Path("reports/index.html"), TASK)
+    except MoaError as error:
+        print(f"no leaderboard: {error}", file=sys.stderr)
 
 
 # Parameters. JSON comes from functions: Snakemake would take the braces of a string for wildcards.
@@ -132,7 +133,9 @@ def reward_section(wildcards):
 
 
 def reward_code(wildcards):
-    return PLAN.code("rewards", rewards={wildcards.reward: PLAN.experiment.rewards[wildcards.reward]})
+    return PLAN.code(
+        "rewards", rewards={wildcards.reward: PLAN.experiment.rewards[wildcards.reward]}
+    )
 
 
 def reward_files(wildcards):

@@ -6,7 +6,7 @@ rule prepare_prompts:
         costs="results/{task}/costs/prompts.parquet",
     log:
         "logs/{task}/prompts.log",
-    retries: 1
+    retries: NETWORK
     params:
         section=fixed(PLAN.prompts()),
         code=PLAN.code("prompts"),

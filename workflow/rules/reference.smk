@@ -13,6 +13,7 @@ rule score_reference:
         costs="results/{task}/costs/reference.parquet",
     log:
         "logs/{task}/reference.log",
+    retries: NETWORK
     threads: 4
     resources:
         gpu=int(GPU),

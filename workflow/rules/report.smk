@@ -29,9 +29,7 @@ rule describe_run:
             "results/{task}/costs/train/{row}/{policy}/s{seed}.parquet"
         ),
         generations=every_row("results/{task}/generations/{row}/s{seed}.parquet"),
-        generate_costs=every_row(
-            "results/{task}/costs/generate/{row}/s{seed}.parquet"
-        ),
+        generate_costs=every_row("results/{task}/costs/generate/{row}/s{seed}.parquet"),
         scores=every_row("results/{task}/scores/{row}/s{seed}.parquet"),
         score_costs=every_row("results/{task}/costs/score/{row}/s{seed}.parquet"),
         evaluation=[
@@ -54,7 +52,7 @@ rule describe_run:
 rule build_warehouse:
     input:
         run=f"results/{TASK}/run.parquet",
-        others=other_runs(),
+        others=finished_runs(Path("results"), TASK),
         queries=report_files(".sql"),
     output:
         "results/results.duckdb",
@@ -80,10 +78,9 @@ rule build_report:
     params:
         section=fixed(PLAN.task()),
         code=PLAN.code("report"),
-        folder="reports",
     shell:
         "python -m moa.stages.report --section {params.section:q}"
-        " --database {input.database:q} --out {params.folder:q} > {log:q} 2>&1"
+        " --database {input.database:q} --out reports > {log:q} 2>&1"
 
 
 rule warehouse:

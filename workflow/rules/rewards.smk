@@ -5,7 +5,7 @@ rule train_reward:
         costs="results/{task}/costs/rewards/{reward}.parquet",
     log:
         "logs/{task}/rewards/{reward}.log",
-    retries: 1
+    retries: NETWORK
     threads: 4
     resources:
         gpu=int(GPU and PLAN.neural(SCORERS)),

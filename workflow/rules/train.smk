@@ -20,7 +20,7 @@ rule train_policy:
         code=train_code,
         files=PLAN.files(rewards=FORMULAS),
         checkpoints=f".moa/checkpoints/{TASK}",
-    shell: # lines of progress go to the console as well
+    shell:  # lines of progress go to the console as well
         "python -m moa.stages.train --section {params.section:q}"
         " --row {wildcards.row:q} --policy {wildcards.policy:q} --seed {wildcards.seed} --weights {params.weights:q}"
         " --prompts {input.prompts:q} --base {input.base:q} --normaliser {input.normaliser:q} --models {input.models:q}"

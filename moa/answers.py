@@ -1,0 +1,187 @@
+"""How a row of the benchmark answers a preference: which adapters are on, and what the prompt shows.
+
+- policy: one policy; a conditioned one reads the preference in its prompt; without an adapter it is the base itself.
+- nearest: the policy whose training weights are nearest to the preference.
+- soup: the exact average of the policies' products, W + sum_k p_k s_k B_k A_k (Rewarded Soups).
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moa import conditioning, models
+from moa.config import Conditioning, Model
+from moa.errors import MoaError
+from moa.generation import Decoding, sample
+from moa.preferences import Preference
+from moa.provenance import text_hash
+
+log = logging.getLogger("moa")
+Way = Literal["policy", "nearest", "soup"]
+MIXTURE = "mixture"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a policy's folder says about it."""
+
+    name: str
+    weights: Preference | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response; `tokens` leaves out the end token, `finished` says whether there was one."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+def read_card(folder: Path) -> Card:
+    """Return name and weights from policy.json; a plain PEFT adapter has none and is called after its folder."""
+    path = folder / "policy.json"
+    if not path.exists():
+        return Card(folder.name)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
+
+
+@dataclass
+class Answerer:
+    """A row's policies on one base, ready for any preference. `name` is the base's own, where there is no policy."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    way: Way
+    cards: list[Card]
+    objectives: list[str]
+    conditioning: Conditioning
+    conditioned: bool
+    name: str = "reference"
+
+    def switch(self, preference: Preference | None) -> str:
+        """Turn on what answers this preference; return its name for the table."""
+        if not isinstance(self.model, PeftModel):
+            return self.name
+        if self.way == "soup":
+            return self._mix(_given(preference, "a soup"))
+        chosen = 0 if self.way == "policy" else nearest(_given(preference, "the nearest policy"), self.cards)
+        self.model.set_adapter(adapter(chosen))
+        return self.cards[chosen].name
+
+    def _mix(self, preference: Preference) -> str:
+        """Replace the mixture by that of another preference."""
+        assert isinstance(self.model, PeftModel), "a soup has adapters"
+        parts = [(adapter(i), w) for i, w in enumerate(self.shares(preference)) if w > 0]
+        if MIXTURE in self.model.peft_config:
+            self.model.delete_adapter(MIXTURE)
+        self.model.add_weighted_adapter([a for a, _ in parts], [w for _, w in parts], MIXTURE, combination_type="cat")
+        self.model.set_adapter(MIXTURE)
+        return " + ".join(f"{w:.4g} {self.cards[int(a.removeprefix('policy'))].name}" for a, w in parts)
+
+    def shares(self, preference: Preference) -> list[float]:
+        """Return each policy's share of the soup: the weight of the objective that it was trained on."""
+        by_corner = {card.weights: i for i, card in enumerate(self.cards)}
+        found = [0.0] * len(self.cards)
+        for k, weight in enumerate(preference):
+            corner = tuple(float(i == k) for i in range(len(preference)))
+            if corner not in by_corner:
+                raise MoaError(f"soup: no policy was trained on objective '{self.objectives[k]}' alone; give one per objective")
+            found[by_corner[corner]] = weight
+        return found
+
+    def texts(self, prompts: Sequence[str], preference: Preference | None) -> list[str]:
+        """Return the prompts as the policy reads them."""
+        shown = preference if self.conditioned else None
+        return [conditioning.build(p, shown, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
+
+
+def _given(preference: Preference | None, what: str) -> Preference:
+    if preference is None:
+        raise MoaError(f"{what} needs a preference; give one weight per objective")
+    return preference
+
+
+def adapter(index: int) -> str:
+    """Return the name under which PEFT knows a policy (its own names allow no dot, ours have some)."""
+    return f"policy{index}"
+
+
+def nearest(preference: Preference, cards: Sequence[Card]) -> int:
+    """Return which policy's training weights are nearest (Euclidean); the first one on a tie."""
+    missing = [c.name for c in cards if c.weights is None]
+    if missing:
+        raise MoaError(f"policy {missing[0]}: its card names no weights, so no preference is nearest to it")
+    distances = [sum((a - b) ** 2 for a, b in zip(preference, c.weights or (), strict=True)) for c in cards]
+    return distances.index(min(distances))
+
+
+def load(
+    base: str | Path,
+    model: Model,
+    folders: Sequence[Path],
+    *,
+    way: Way,
+    objectives: list[str],
+    shown: Conditioning,
+    conditioned: bool,
+    revision: str | None = None,
+    name: str = "reference",
+) -> Answerer:
+    """Load the base once with every policy's adapter on it, none merged."""
+    tokenizer = models.load_tokenizer(base, revision)
+    loaded: PreTrainedModel | PeftModel = models.load_base(base, model, revision=revision)
+    context = models.context_length(loaded)
+    cards = [read_card(f) for f in folders]
+    if folders:
+        loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
+    return Answerer(loaded, tokenizer, context, way, cards, objectives, shown, conditioned, name)
+
+
+def respond(
+    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, progress: Callable[[int], None] | None = None
+) -> list[Response]:
+    """Answer built prompts in their order; `switch` first.
+
+    Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
+    the batch is halved.
+    """
+    while True:
+        try:
+            return _respond(answerer, texts, decoding, batch, seed, progress)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise MoaError("generation: one response at a time does not fit into the GPU's memory; lower generation.max_new_tokens, or set model.quantisation: nf4") from None
+            batch //= 2
+            log.warning("out of memory: %d responses at a time", batch)
+        torch.cuda.empty_cache()
+
+
+def _respond(
+    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, progress: Callable[[int], None] | None
+) -> list[Response]:
+    lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
+    order = sorted(range(len(texts)), key=lambda i: lengths[i])
+    found: dict[int, Response] = {}
+    for number, start in enumerate(range(0, len(order), batch)):
+        rows = order[start : start + batch]
+        torch.manual_seed(int(text_hash(seed, str(number)), 16) % 2**63)
+        rollout = sample(answerer.model, answerer.tokenizer, [texts[i] for i in rows], decoding, answerer.context)
+        lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
+        for i, text, tokens, finished in zip(rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True):
+            found[i] = Response(text, tokens, finished)
+        if progress is not None:
+            progress(len(rows))
+    return [found[i] for i in range(len(texts))]

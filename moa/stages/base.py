@@ -1,0 +1,160 @@
+"""Stage base: the language model that policies start from, trained from scratch, fine-tuned, or taken as it is."""
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moa import conditioning, models, scratch, sft, tables, warm_start
+from moa.config import BaseSection, Sft
+from moa.errors import MoaError
+from moa.preferences import Preference, lattice
+from moa.stages import common
+
+log = logging.getLogger("moa")
+VOCABULARY_DIVISIONS = 20  # preferences shown to a new tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to train on; with a preference, its prompt will carry it."""
+
+    prompt: str
+    response: str
+    preference: Preference | None = None
+
+
+def read_texts(path: Path) -> list[dict[str, Any]]:
+    """Return the train rows of table TEXTS; none at all is a MoaError."""
+    rows = [r for r in tables.read(tables.TEXTS, path).to_pylist() if r["split"] == "train"]
+    if not rows:
+        raise MoaError(f"{path}: no texts to train on; set model.sft to null, or name data.text or data.response")
+    return rows
+
+
+def read_scores(path: Path, ids: Sequence[str], objectives: Sequence[str]) -> warm_start.Array:
+    """Return (n, K) rewards of the texts `ids` from table TEXT_SCORES."""
+    found = {(r["text_id"], r["objective"]): r["score"] for r in tables.read(tables.TEXT_SCORES, path).to_pylist() if r["role"] == "reward"}
+    try:
+        return np.array([[found[i, o] for o in objectives] for i in ids], np.float64)
+    except KeyError as error:
+        text, objective = error.args[0]
+        raise MoaError(f"{path}: no reward of objective '{objective}' for text {text}; run the rule score_texts again") from None
+
+
+def choose(section: BaseSection, rows: Sequence[dict[str, Any]], scores: Path | None) -> list[Text]:
+    """Return one epoch of texts; with a warm start, its share of them is conditioned and the others are plain."""
+    warm = section.conditioning.warm_start
+    plain = [Text(r["prompt"], r["response"]) for r in rows]
+    if warm is None or section.model.sft is None:
+        return plain
+    if scores is None:
+        raise MoaError("conditioning.warm_start needs the texts' rewards: give --scores (rule score_texts makes them)")
+    seed, count = section.model.sft.seed, round(warm.share * len(rows))
+    labelled = warm_start.label(read_scores(scores, [r["text_id"] for r in rows], section.objectives), warm)
+    drawn = warm_start.draw(labelled, count, seed)
+    log.info("warm start: %d of %d texts are labelled; first objective's weight %s", len(labelled.texts), len(rows), histogram(labelled.preferences))
+    others = np.random.default_rng(seed + 1).permutation(len(rows))[: len(rows) - count]
+    conditioned = [Text(plain[i].prompt, plain[i].response, tuple(p)) for i, p in zip(drawn.texts.tolist(), drawn.preferences.tolist(), strict=True)]
+    return conditioned + [plain[i] for i in others.tolist()]
+
+
+def histogram(preferences: warm_start.Array) -> str:
+    """Return the shares of five bins of the first objective's weight, for the log."""
+    counts, edges = np.histogram(preferences[:, 0], 5, (0, 1))
+    return ", ".join(f"{low:.1f}..{low + 0.2:.1f}: {c / len(preferences):.0%}" for low, c in zip(edges, counts, strict=False))
+
+
+def prompts_of(texts: Sequence[Text], section: BaseSection, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [conditioning.build(t.prompt, t.preference, section.objectives, section.conditioning, tokenizer) for t in texts]
+
+
+def vocabulary_texts(texts: Sequence[Text], section: BaseSection) -> list[str]:
+    """Return what a new tokenizer should learn to read: the texts, and how preferences are written."""
+    points = lattice(len(section.objectives), VOCABULARY_DIVISIONS)
+    shown = [conditioning.preference_text(p, section.objectives, section.conditioning.format) for p in points]
+    template = section.conditioning.template
+    # One in ten texts carries a preference, so that the objectives' names become tokens, warm start or not.
+    conditioned = [template.replace("{preference}", shown[i % len(shown)]).replace("{prompt}", t.prompt) for i, t in enumerate(texts[::10])]
+    return [section.conditioning.plain.replace("{prompt}", t.prompt) + t.response for t in texts] + conditioned
+
+
+def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return model and tokenizer to train: new ones, or those of `model.source` in the precision that training needs."""
+    model = section.model
+    if model.scratch is not None:
+        made = scratch.train_tokenizer(vocabulary_texts(texts, section), model.scratch)
+        return scratch.new_model(model.scratch, made, spec.seed).to(models.device()), made
+    tokenizer = models.load_tokenizer(model.source, model.revision)
+    # bfloat16 weights would lose small updates; an adapter's own weights are float32 anyway.
+    precise = model if spec.lora else model.model_copy(update={"dtype": "float32"})
+    return models.load_base(model.source, precise, revision=model.revision, quantise=spec.lora), tokenizer
+
+
+def train(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
+    """Fine-tune with the largest micro-batch that fits: batch_size, or after running out of memory half of it, and so on."""
+    micro = spec.batch_size
+    while True:
+        model, tokenizer = start(section, texts, spec)
+        limit = min(spec.max_length, models.context_length(model))
+        examples = sft.make_examples(prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only)
+        try:
+            return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro), tokenizer
+        except torch.OutOfMemoryError:
+            if micro == 1:
+                raise MoaError("model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length, set lora: true or quantisation: nf4") from None
+            micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
+            log.warning("out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
+        del model
+        torch.cuda.empty_cache()
+
+
+def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
+    """Return the base in its own precision with the adapter's product added; a quantised base is loaded anew for that."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        fresh = models.load_base(section.model.source, section.model, revision=section.model.revision, quantise=False)
+        return PeftModel.from_pretrained(fresh, folder).merge_and_unload(safe_merge=True)
+
+
+def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: common.Cost) -> None:
+    """Write model, tokenizer and, where something was trained, sft.json into an existing folder."""
+    model, spec = section.model, section.model.sft
+    if spec is None:
+        models.load_base(model.source, model, revision=model.revision, quantise=False, stored_dtype=True).save_pretrained(folder)
+        models.load_tokenizer(model.source, model.revision).save_pretrained(folder)
+        log.info("model.sft is null: %s is taken as it is", model.source)
+        return
+    chosen = choose(section, read_texts(texts), scores)
+    trained, tokenizer = train(section, chosen, spec)
+    done = merged(section, trained.model) if isinstance(trained.model, PeftModel) else trained.model.to(getattr(torch, model.dtype))
+    done.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    facts = {
+        "texts": len(chosen), "conditioned": sum(t.preference is not None for t in chosen), "steps": trained.steps, "tokens": trained.tokens,
+        "loss": trained.loss, "micro_batch_size": trained.micro_batch_size,
+    }  # fmt: skip
+    (folder / "sft.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    cost.tokens, cost.models = trained.tokens, 1
+
+
+def main(args: argparse.Namespace) -> None:
+    """Make the base and write table COSTS."""
+    section = BaseSection.model_validate_json(args.section)
+    cost = common.Cost(section.task, "base")
+    with common.folder(args.model) as folder:
+        make(section, args.texts, args.scores, folder, cost)
+    cost.write(args.costs)
+
+
+if __name__ == "__main__":
+    common.run(main, common.parser(__doc__, "texts", "scores?", "model", "costs"))

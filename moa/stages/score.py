@@ -1,0 +1,96 @@
+"""Score the responses of one row and seed with every objective's reward, and its judge where it has one."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from moa import tables
+from moa.config import ScoringSection
+from moa.errors import MoaError
+from moa.rewards import scoring
+from moa.stages.common import Cost, parser, run
+
+log = logging.getLogger("moa")
+IDENTITY = ("method", "seed", "point", "prompt_id", "sample")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write table SCORES; every response gets a score for every objective and role."""
+    section = ScoringSection.model_validate_json(arguments.section)
+    cost = Cost(section.task, "score")
+    generations = tables.read(tables.GENERATIONS, arguments.generations)
+    if not generations.num_rows:
+        raise MoaError(
+            f"{arguments.generations}: no responses to score; delete it and run snakemake again: the stage generate will rerun"
+        )
+    cost.row.update({key: generations[key][0].as_py() for key in ("method", "seed")})
+    floors = _floors(section, arguments.normaliser)
+    prompts, responses = _prompts(generations, arguments), generations["response"].to_pylist()
+    identity = generations.select(IDENTITY).to_pylist()
+    rows: list[dict[str, Any]] = []
+    deviations = {}
+    for name, uses in _uses(section).items():  # one reward in memory at a time
+        scorer = scoring.load(name, section.rewards[name], arguments.models)
+        for objective, role in uses:
+            floor = floors[objective] if role == "reward" else _judge_floor(name, scorer, prompts, responses)
+            scores = scoring.score(name, scorer, prompts, responses, floor)
+            cut = int(scores.truncated.sum())
+            log.info("%s as %s of %s: %d responses, mean %.4g, %d cut", name, role, objective, len(responses), scores.values.mean(), cut)
+            for key, value, truncated in zip(identity, scores.values.tolist(), scores.truncated.tolist(), strict=True):
+                rows.append({"task": section.task, **key, "objective": objective, "role": role, "score": value, "truncated": truncated})
+        cost.tokens += scorer.tokens
+        deviations[name] = scorer.deviation
+    tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(deviations))
+    cost.write(arguments.costs)
+
+
+def _uses(section: ScoringSection) -> dict[str, list[tuple[str, str]]]:
+    """Return the objectives and roles that each reward scores."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for objective, declared in section.objectives.items():
+        found.setdefault(declared.reward, []).append((objective, "reward"))
+        if declared.judge is not None:
+            found.setdefault(declared.judge, []).append((objective, "judge"))
+    return found
+
+
+def _floors(section: ScoringSection, path: Path) -> dict[str, float]:
+    """Return each objective's score of an empty response, fixed when the normaliser was fitted."""
+    floors = {row["objective"]: row["floor"] for row in tables.read(tables.NORMALISER, path).to_pylist()}
+    for objective in section.objectives:
+        if objective not in floors:
+            raise MoaError(
+                f"{path}: no row for objective '{objective}' (it has {', '.join(floors)}); "
+                "delete it and run snakemake again: the stage reference_scores will rerun"
+            )
+    return floors
+
+
+def _prompts(generations: pa.Table, arguments: argparse.Namespace) -> list[str]:
+    known = tables.read(tables.PROMPTS, arguments.prompts)
+    texts = dict(zip(known["prompt_id"].to_pylist(), known["prompt"].to_pylist(), strict=True))
+    ids = generations["prompt_id"].to_pylist()
+    for prompt_id in ids:
+        if prompt_id not in texts:
+            raise MoaError(
+                f"{arguments.generations}: prompt_id {prompt_id} is not in {arguments.prompts}; "
+                "the responses belong to other prompts: delete the file and run snakemake again"
+            )
+    return [texts[prompt_id] for prompt_id in ids]
+
+
+def _judge_floor(name: str, judge: scoring.Scorer, prompts: list[str], responses: list[str]) -> float | None:
+    """Return None, the smallest score of the responses, or where all of them are blank the judge's smallest score of the prompts.
+
+    Judges have no normaliser. A policy that collapsed to blank responses must still be evaluated, and shown as what it is.
+    """
+    if judge.low is not None or not all(map(scoring.is_blank, responses)):
+        return None
+    return float(scoring.score(name, judge, prompts, prompts, floor=None).values.min())
+
+
+if __name__ == "__main__":
+    run(main, parser(__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs"))

@@ -1,0 +1,35 @@
+"""Score the fine-tuning texts with every objective's reward, for the conditional warm start."""
+
+import argparse
+import logging
+
+from moa import tables
+from moa.config import ScoringSection
+from moa.rewards import scoring
+from moa.stages.common import Cost, parser, run
+
+log = logging.getLogger("moa")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write table TEXT_SCORES; judges stay out of everything that trains."""
+    section = ScoringSection.model_validate_json(arguments.section)
+    cost = Cost(section.task, "text_scores")
+    texts = tables.read(tables.TEXTS, arguments.texts)
+    ids, prompts, responses = (texts[column].to_pylist() for column in ("text_id", "prompt", "response"))
+    rows, deviations = [], {}
+    for objective, declared in section.objectives.items():
+        name = declared.reward
+        scorer = scoring.load(name, section.rewards[name], arguments.models)
+        scores = scoring.score(name, scorer, prompts, responses, floor=None)
+        cost.tokens += scorer.tokens
+        deviations[name] = scorer.deviation
+        log.info("%s (%s): %d texts, mean %.4g", objective, name, len(ids), scores.values.mean())
+        for text_id, value, truncated in zip(ids, scores.values.tolist(), scores.truncated.tolist(), strict=True):
+            rows.append({"task": section.task, "text_id": text_id, "objective": objective, "role": "reward", "score": value, "truncated": truncated})
+    tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(deviations))
+    cost.write(arguments.costs)
+
+
+if __name__ == "__main__":
+    run(main, parser(__doc__, "texts", "models*", "scores", "costs"))

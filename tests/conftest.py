@@ -1,0 +1,41 @@
+"""Shared by all tests: no hub, few threads, and the finished run of tests/tiny.yaml."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow import snake
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the network is a mistake
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> snake.Run:
+    """Run tests/tiny.yaml to its end in a copy of the repository, once; tests that change something take a copy."""
+    directory = snake.copy_project(tmp_path_factory.mktemp("tiny"))
+    return snake.run_to_end(directory)
+
+
+@pytest.fixture
+def finished(tiny_run: snake.Run, tmp_path: Path) -> Path:
+    """Return a copy of the finished run that a test may change."""
+    return Path(shutil.copytree(tiny_run.directory, tmp_path / "finished", symlinks=True))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a copy of the repository without results."""
+    return snake.copy_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real data beside the repository; skip where there is none."""
+    folder = snake.ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, which is not there")
+    return folder

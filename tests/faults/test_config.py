@@ -1,0 +1,160 @@
+"""Every mistake in an experiment file is one sentence that names the key and, for a wrong name, the nearest right one."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moa import config
+from moa.errors import MoaError
+from moa.methods import catalogue
+
+GOOD: dict[str, Any] = {
+    "task": "tiny",
+    "run": {"methods": ["reference"], "seeds": [0]},
+    "data": {"source": "embedded"},
+    "model": {"source": "scratch", "scratch": {}, "sft": {}},
+    "objectives": {"sentiment": {"reward": "vader"}, "conciseness": {"reward": "short"}},
+    "rewards": {
+        "vader": {"kind": "vader"},
+        "short": {"kind": "conciseness"},
+        "taught": {"kind": "linear", "data": {"source": "labels.csv", "label": "label"}},
+    },
+}
+GONE = object()
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    data = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    section = data
+    for name in parents:
+        section = section.setdefault(name, {})
+    if value is GONE:
+        del section[last]
+    else:
+        section[last] = value
+    return data
+
+
+def complaint(data: object) -> str:
+    with pytest.raises(MoaError) as caught:
+        config.parse(data, "mine.yaml")
+    return str(caught.value)
+
+
+def test_the_good_experiment_is_good() -> None:
+    assert config.parse(GOOD).task == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        # unknown keys, at every depth
+        ("modle", {}, "unknown key 'modle'. Did you mean 'model'?"),
+        ("ppo.stepz", 1, "unknown key 'ppo.stepz'. Did you mean 'steps'?"),
+        ("ppo.kl.plce", "heads", "unknown key 'ppo.kl.plce'. Did you mean 'place'?"),
+        ("model.sft.epoch", 1, "unknown key 'model.sft.epoch'. Did you mean 'epochs'?"),
+        ("conditioning.warm_start", {"shar": 0.5}, "unknown key 'conditioning.warm_start.shar'. Did you mean 'share'?"),
+        ("objectives.sentiment.juge", "short", "unknown key 'objectives.sentiment.juge'. Did you mean 'judge'?"),
+        ("rewards.short.fulll", 20, "unknown key 'rewards.short.fulll'. Did you mean 'full'?"),
+        ("rewards.taught.data.labell", "x", "unknown key 'rewards.taught.data.labell'. Did you mean 'label'?"),
+        ("ppo.qqqq", 1, "unknown key 'ppo.qqqq'. Known: batch_size, "),
+        # wrong or missing kind of reward
+        ("rewards.vader.kind", "vadr", "rewards.vader.kind: there is no kind 'vadr'. Did you mean 'vader'?"),
+        ("rewards.vader.kind", GONE, "key 'rewards.vader.kind' is missing"),
+        # wrong types
+        ("ppo.steps", "many", "ppo.steps: Input should be a valid integer, unable to parse string as an integer (got 'many')"),
+        ("run.seeds", ["x"], "run.seeds.0: Input should be a valid integer"),
+        ("data", None, "data: expected a section of keys, got nothing"),
+        ("methods", ["moc"], "methods: expected a section of keys, got list"),
+        ("rewards", 5, "rewards: expected a section of keys, got int"),
+        ("model.quantisation", "nf5", "model.quantisation: Input should be 'none', 'nf4' or 'int8' (got 'nf5')"),
+        ("ppo.learning_rate", float("inf"), "ppo.learning_rate: Input should be a finite number (got inf)"),
+        # out of range, or against each other
+        ("ppo.steps", 0, "ppo.steps: Input should be greater than or equal to 1 (got 0)"),
+        ("ppo.mini_batch_size", 7, "ppo: mini_batch_size (7) must divide batch_size (64)"),
+        ("model.scratch", GONE, "model: `source: scratch` and a `scratch:` section go together"),
+        ("rewards.short.zero", 1, "rewards.short: zero (1) must be above full (20)"),
+        ("conditioning.template", "{prompt}", "conditioning: template must hold {preference} exactly once"),
+        ("data.source", "owner/reviews", "data: name one column"),
+        ("preferences.evaluation", {"points": [[0.5, 0.5], [0.5, 0.6]]}, "preferences.evaluation.points[1]: [0.5, 0.6] is off the simplex"),
+        ("preferences.evaluation", {"points": [[1.5, -0.5]]}, "preferences.evaluation.points[0]: [1.5, -0.5] is off the simplex"),
+        ("preferences.evaluation", {"points": [[1.0]]}, "preferences.evaluation.points[0]: 1 weights for 2 objectives"),
+        ("preferences.training", {"preset": "ric13"}, "preferences.training.points[0]: 3 weights for 2 objectives"),
+        ("preferences.training", {}, "preferences.training: give exactly one of: divisions, preset, points"),
+        # references
+        ("objectives", {"sentiment": {"reward": "vader"}}, "objectives: 1 given; multi-objective alignment needs at least two"),
+        ("objectives.sentiment.reward", "vadr", "objectives.sentiment: no reward 'vadr' in `rewards`. Did you mean 'vader'?"),
+        ("objectives.sentiment.judge", "shrt", "objectives.sentiment: no reward 'shrt' in `rewards`. Did you mean 'short'?"),
+        ("evaluation.reference_point", {"sentimnt": 0}, "evaluation.reference_point: no objective 'sentimnt'. Did you mean 'sentiment'?"),
+        # names and lists
+        ("task", "a/b", "task: a name is made of letters, digits and underscores, and begins with a letter (got 'a/b')"),
+        ("objectives.very-good", {"reward": "vader"}, "objectives.very-good: a name is made of letters"),
+        ("run.seeds", [0, 0], "run.seeds: '0' is listed twice"),
+        ("run.methods", [], "run.methods: List should have at least 1 item"),
+        ("task", GONE, "key 'task' is missing"),
+        ("rewards.own", {"kind": "python", "function": "mine.py"}, "rewards.own.function: expected package.module:function (got 'mine.py')"),
+    ],
+)
+def test_message(path: str, value: object, message: str) -> None:
+    assert complaint(changed(path, value)).startswith(f"mine.yaml: {message}")
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    data = changed("ppo.stepz", 1)
+    data["modle"] = {}
+    assert complaint(data).splitlines() == ["mine.yaml: unknown key 'ppo.stepz'. Did you mean 'steps'?", "mine.yaml: unknown key 'modle'. Did you mean 'model'?"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["mocc"], "methods.mocc: there is no method 'mocc'. Did you mean 'moc'?"),
+        (["moc", "own"], "methods.own: there is no method 'pamma'. Did you mean 'pama'?"),
+    ],
+)
+def test_a_method_that_does_not_exist(methods: list[str], message: str) -> None:
+    data = changed("run.methods", methods)
+    data["methods"] = {"own": {"kind": "pamma"}}
+    with pytest.raises(MoaError) as caught:
+        catalogue.rows(config.parse(data))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"task: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "cannot be read as an experiment file"),
+        (b"just words", "expected a mapping of keys, got str"),
+        (b"", "expected a mapping of keys, got NoneType"),
+        (b"task: !!python/object/apply:os.getcwd []", "not valid YAML"),  # the safe loader runs no code
+    ],
+)
+def test_a_file_that_is_no_experiment(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(MoaError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match="no such experiment file"):
+        config.load(tmp_path / "none.yaml")
+    with pytest.raises(MoaError, match="cannot be read as an experiment file"):
+        config.load(tmp_path)
+
+
+def test_a_section_survives_its_way_through_the_command_line() -> None:
+    experiment = config.parse(changed("preferences.evaluation", {"divisions": 3}))
+    assert config.Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
+def test_load_reads_what_parse_takes(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert config.load(path) == config.parse(GOOD)

@@ -1,0 +1,61 @@
+"""The worked examples of CONTRIBUTING.md, run exactly as they stand."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from moa import config, tables
+from moa.methods import base
+from moa.rewards import scoring
+from moa.rewards.specs import Python
+from moa.stages import prompts as stage
+
+TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def block(after: str, language: str) -> str:
+    """The first fenced block of `language` after the words `after`."""
+    found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", TEXT, re.DOTALL)
+    assert found, f"CONTRIBUTING.md has no {language} block after {after!r}"
+    return found[1]
+
+
+def test_add_a_method(tmp_path: Path) -> None:
+    path = tmp_path / "uniform.py"
+    path.write_text(block("## Add a method", "python"))
+    spec = importlib.util.spec_from_file_location("uniform", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    method = module.Method("uniform", base.Settings(), ["a", "b"])
+    advantages = torch.tensor([[[2.0]], [[4.0]]])
+    got = method.combine(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.ones(1, 1), 0.2)
+    assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
+
+
+def test_add_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(block("## Add a reward", "python"))
+    monkeypatch.chdir(tmp_path)
+    rewards = yaml.safe_load(block("## Add a reward", "yaml"))["rewards"]
+    spec = Python.model_validate(rewards["exclaims"])
+    got = scoring.score("exclaims", scoring.load("exclaims", spec, []), ["p"] * 3, ["Wow! Yes!", "no", "!!!!!"], None)
+    assert got.values.tolist() == [2.0, 0.0, 3.0]
+
+
+def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = json.loads(block("## Add a dataset", "json"))
+    lines = [{**line, "question": f"{line['question']} Case {word}."} for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")]
+    (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.chdir(tmp_path)
+    section = config.PromptsSection(task="tickets", data=config.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
+    out = SimpleNamespace(section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet"))
+    stage.main(out)  # type: ignore[arg-type]
+    splits = tables.read(tables.PROMPTS, out.prompts)["split"].to_pylist()
+    assert (splits.count("train"), splits.count("evaluation")) == (30, 8)
+    assert set(tables.read(tables.TEXTS, out.texts)["response"].to_pylist()) == {line["answer"]}

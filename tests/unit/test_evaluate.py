@@ -1,0 +1,348 @@
+"""The stage evaluate on tables small enough to do by hand."""
+
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from moa import config, tables
+from moa.errors import MoaError
+from moa.stages import evaluate
+from tests import synthetic
+
+TASK = "hand"
+OBJECTIVES = ("a", "b")
+CORNERS = [(1.0, 0.0), (0.0, 1.0)]
+GRID = [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+
+
+class Hand:
+    """Writes the inputs of the stage; objective a has the raw scale [0, 10], b has [0, 1]; both reference points are raw 0."""
+
+    def __init__(self, root, prompts=2, reference_point=(0.0, 0.0)):
+        self.root, self.prompts = root, [f"p{i}" for i in range(prompts)]
+        rows = [{"task": TASK, "prompt_id": p, "split": "evaluation", "prompt": p} for p in self.prompts]
+        rows.append({"task": TASK, "prompt_id": "q", "split": "train", "prompt": "q"})
+        tables.write(tables.PROMPTS, rows, root / "prompts.parquet")
+        scale = [
+            {"task": TASK, "objective": name, "low": 0.0, "high": high, "mean": 0.5, "std": 0.1, "floor": 0.0, "reference_point": point, "n": 9, "hash": "h"}
+            for name, high, point in zip(OBJECTIVES, (10.0, 1.0), reference_point, strict=True)
+        ]
+        tables.write(tables.NORMALISER, scale, root / "normaliser.parquet")
+        tables.write(tables.FLUENCY, [{"task": TASK, "low": 1.0, "high": 3.0, "median": 2.0, "n": 9}], root / "fluency.parquet")
+        self.generations, self.scores, self.rows = [], [], []
+
+    def row(self, method, points, responses=None, nll=2.0, seed=0, change=None):
+        """Add a row. `points`: preference -> scores (P, samples, 2), or (2,) for the same everywhere. `change`: edits the dictionaries."""
+        generations, scores = [], []
+        for m, (preference, values) in enumerate(points):
+            values = np.asarray(values, float)
+            values = np.broadcast_to(values, (len(self.prompts), 1, 2)) if values.ndim == 1 else values
+            for i, prompt in enumerate(self.prompts):
+                for s in range(values.shape[1]):
+                    key = {"task": TASK, "method": method, "seed": seed, "point": m, "prompt_id": prompt, "sample": s}
+                    text = "one two three" if responses is None else responses[i]
+                    given = {"preference": preference, "policy": "policy", "response": text, "tokens": 3, "finished": True, "nll": nll if text.strip() else None}
+                    generations.append({**key, **given})
+                    scores += [
+                        {**key, "objective": name, "role": "reward", "score": float(v), "truncated": False} for name, v in zip(OBJECTIVES, values[i, s], strict=True)
+                    ]
+        if change:
+            generations, scores = change(generations, scores)
+        for table, data, paths in ((tables.GENERATIONS, generations, self.generations), (tables.SCORES, scores, self.scores)):
+            path = self.root / table.name / method / f"s{seed}.parquet"
+            tables.write(table, data, path)
+            paths.append(path)
+        self.rows += [method] if method not in self.rows else []
+        return self
+
+    def section(self, **changes):
+        objectives = {name: config.Objective(reward=name) for name in OBJECTIVES}
+        given = {"task": TASK, "objectives": objectives, "evaluation": config.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
+        return config.EvaluateSection(**{**given, **changes})
+
+    def run(self, **changes):
+        root = self.root
+        return evaluate.evaluate(
+            self.section(**changes), root / "normaliser.parquet", root / "fluency.parquet", root / "prompts.parquet", self.generations, self.scores
+        )
+
+
+@pytest.fixture
+def hand(tmp_path):
+    return Hand(tmp_path)
+
+
+def metric(found, name, method="m", objective="all"):
+    (row,) = [r for r in found["metrics"] if (r["method"], r["metric"], r["objective"]) == (method, name, objective)]
+    return row
+
+
+def test_means_average_samples_first_and_are_normalised(hand):
+    scores = [[[2, 0.1], [4, 0.3]], [[10, 0.5], [10, 0.7]]]
+    found = hand.row("m", [(None, scores)]).run()
+    a, b = found["points"]
+    # a: prompts 3 and 10, mean 6.5 of 10; b: prompts 0.2 and 0.6
+    assert (a["objective"], a["mean"], a["normalised"], a["n"]) == ("a", pytest.approx(6.5), pytest.approx(0.65), 4)
+    assert (b["mean"], b["normalised"]) == (pytest.approx(0.4), pytest.approx(0.4))
+    # Of two prompts the resampled means are 3, 6.5 and 10; a quarter of the resamples has each end.
+    assert (a["low"], a["high"]) == (pytest.approx(3), pytest.approx(10))
+    assert metric(found, "hypervolume")["value"] == pytest.approx(0.65 * 0.4)
+
+
+def test_metrics_of_a_front(hand):
+    found = hand.row("m", [(GRID[0], (2, 0.9)), (GRID[1], (6, 0.5)), (GRID[2], (8, 0.1))]).run()
+    # points (.2, .9), (.6, .5), (.8, .1): .2*.9 + .4*.5 + .2*.1 = .18 + .2 + .02
+    volume = metric(found, "hypervolume")
+    assert volume["value"] == pytest.approx(0.4)
+    assert (volume["low"], volume["high"]) == (pytest.approx(0.4), pytest.approx(0.4))  # all prompts alike
+    assert (volume["points"], volume["n"]) == (3, 2)
+    assert metric(found, "tau")["value"] == metric(found, "tau", objective="a")["value"] == 1
+    assert metric(found, "order_rate")["value"] == 1
+    # ((.2-0)^2 + (.9-1)^2)/2 = .025; (.1^2 + 0)/2 = .005; (.2^2 + .1^2)/2 = .025; mean .055/3
+    assert metric(found, "control_error")["value"] == pytest.approx(0.055 / 3)
+    assert metric(found, "non_dominated")["value"] == 3
+
+
+def test_tau_of_both_objectives_and_their_mean(hand):
+    found = hand.row("m", [(GRID[0], (2, 0.9)), (GRID[1], (2, 0.9)), (GRID[2], (2, 0.9))]).run()
+    assert metric(found, "tau")["value"] == 0  # it ignores the preference
+    found = Hand(hand.root / "x").row("m", [(GRID[0], (2, 0.5)), (GRID[1], (6, 0.5)), (GRID[2], (8, 0.5))]).run()
+    assert [metric(found, "tau", objective=o)["value"] for o in ("a", "b", "all")] == [1, 0, 0.5]
+
+
+def test_what_cannot_be_steered_has_no_tau(hand):
+    found = hand.row("free", [(None, (5, 0.5))]).row("two", [(GRID[0], (1, 0.9)), (GRID[2], (9, 0.1))]).run()
+    for method in ("free", "two"):
+        for name in ("tau", "order_rate"):
+            assert {(r["value"], r["low"]) for r in found["metrics"] if r["method"] == method and r["metric"] == name} == {(None, None)}
+    assert metric(found, "control_error", "free")["value"] is None
+    assert metric(found, "control_error", "two")["value"] == pytest.approx(0.01)
+    assert (metric(found, "hypervolume", "free")["points"], metric(found, "hypervolume", "two")["points"]) == (1, 2)
+
+
+def test_a_blank_policy_is_never_on_a_front(hand):
+    points = [(GRID[0], (2, 0.9)), (GRID[1], (0, 0)), (GRID[2], (8, 0.1))]
+
+    def blank_middle(generations, scores):
+        return [{**g, "response": " \n", "nll": None} if g["point"] == 1 else g for g in generations], scores
+
+    found = hand.row("some", points, change=blank_middle).row("all", [(GRID[i], (0, 0)) for i in range(3)], responses=["", "\t"]).run()
+    verdicts = {(q["method"], q["point"]): (q["non_dominated"], q["below_reference"], q["degenerate"]) for q in found["quality"]}
+    assert verdicts["some", 1] == (False, True, True)
+    assert verdicts["some", 0] == verdicts["some", 2] == (True, False, False)
+    assert {verdicts["all", m] for m in range(3)} == {(False, True, True)}
+    assert metric(found, "hypervolume", "some")["value"] == pytest.approx(0.2 * 0.9 + 0.6 * 0.1)
+    assert metric(found, "hypervolume", "all")["value"] == 0
+    assert found["quality"][-1]["nll"] is None and "100 % of responses are blank" in found["quality"][-1]["reason"]
+
+
+def test_blank_responses_gain_nothing_from_a_reference_point_below_their_floor(tmp_path):
+    hand = Hand(tmp_path, reference_point=(-10.0, -1.0))  # a user's own choice: raw 0 is far above it
+    found = hand.row("blank", [(None, (0, 0))], responses=["", ""]).row("m", [(None, (5, 0.5))]).run()
+    assert metric(found, "hypervolume", "blank")["value"] == 0
+    assert metric(found, "hypervolume")["value"] == pytest.approx(1.5 * 1.5)
+    assert [q["non_dominated"] for q in found["quality"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("responses", "nll", "expected"),
+    [
+        (["one two", "three"], 2.0, None),
+        (["one two", "three"], 3.5, "mean NLL 3.50 nats per token, the central 98 % of held-out text has 1.00 to 3.00"),
+        (["one two", "three"], 0.5, "mean NLL 0.50 nats"),
+        (["great " * 6, "three"], 2.0, "50 % of responses repeat a word 4-gram at least three times (limit 10 %)"),
+        (["", "three"], 2.0, None),  # half of them is allowed
+        (["", ""], 2.0, "100 % of responses are blank (limit 50 %)"),
+        (["great " * 6, "great " * 6], 0.5, "0.50 nats per token, the central 98 % of held-out text has 1.00 to 3.00; 100 % of responses repeat"),
+    ],
+)
+def test_degenerate_by_rule(hand, responses, nll, expected):
+    found = hand.row("m", [(None, (5, 0.5))], responses=responses, nll=nll).run()
+    (quality,) = found["quality"]
+    assert quality["degenerate"] is (expected is not None)
+    assert quality["reason"] is None if expected is None else expected in quality["reason"]
+    assert metric(found, "hypervolume_readable")["value"] == pytest.approx(0.25 if expected is None else 0)
+    assert metric(found, "hypervolume_readable")["points"] == (1 if expected is None else 0)
+    assert metric(found, "degenerate")["value"] == (0 if expected is None else 1)
+
+
+def test_ten_percent_of_repeats_are_allowed_and_more_are_not(tmp_path):
+    for repeating, degenerate in ((1, False), (2, True)):
+        hand = Hand(tmp_path / str(repeating), prompts=10)
+        found = hand.row("m", [(None, (5, 0.5))], responses=["so " * 6] * repeating + ["fine"] * (10 - repeating)).run()
+        assert found["quality"][0]["degenerate"] is degenerate
+
+
+def test_payoff(hand):
+    hand.row("single", [(CORNERS[0], (9, 0.2)), (CORNERS[1], (3, 0.8))]).row("sft", [(None, (5, 0.4))])
+    found = hand.run(payoff_row="single", reference_row="sft")["payoff"]
+    losses = {(r["policy"], r["objective"]): r["loss"] for r in found}
+    # a: 0.9 against 0.3 and 0.5; b: 0.8 against 0.2 and 0.4
+    expected = {("a", "a"): 0, ("a", "b"): 0.6, ("b", "a"): 0.6, ("b", "b"): 0, ("reference", "a"): 0.4, ("reference", "b"): 0.4}
+    assert losses == pytest.approx(expected)
+    assert hand.run()["payoff"] == []
+    with pytest.raises(MoaError, match="row 'sft', seed 0: no responses at the preference for 'a' alone"):
+        hand.run(payoff_row="sft")
+
+
+def test_the_name_of_a_row_does_not_matter(tmp_path):
+    """The same responses under ten names give ten times the same numbers."""
+    hand = Hand(tmp_path, prompts=5)
+    rng = np.random.default_rng(0)
+    points = [(p, rng.uniform(0, 1, size=(5, 2, 2)) * (10, 1)) for p in GRID]
+    names = ["reference", "morlhf", "ppo", "moc", "pama", "rewarded_soups", "single_objective", "z", "A", "m"]
+    for name in names:
+        hand.row(name, points)
+    found = hand.run()
+    for table in ("points", "quality", "metrics"):
+        per_row = [[{**r, "method": ""} for r in found[table] if r["method"] == name] for name in names]
+        assert per_row[0] and all(rows == per_row[0] for rows in per_row)
+
+
+def test_the_order_of_files_and_rows_does_not_matter(tmp_path):
+    first, second = Hand(tmp_path / "1", prompts=4), Hand(tmp_path / "2", prompts=4)
+    points = [(p, np.random.default_rng(1).uniform(0, 1, size=(4, 1, 2))) for p in GRID]
+    first.row("m", points).row("n", points)
+    second.row("n", points).row("m", points, change=lambda g, s: (g[::-1], s[::-1]))
+    assert first.run(methods=["m", "n"]) == second.run(methods=["m", "n"])
+
+
+def drop_prompt(generations, scores):
+    return [g for g in generations if g["prompt_id"] != "p1"], [s for s in scores if s["prompt_id"] != "p1"]
+
+
+def drop_one_point_of_a_prompt(generations, scores):
+    return [g for g in generations if (g["prompt_id"], g["point"]) != ("p1", 2)], scores
+
+
+def foreign_prompt(generations, scores):
+    return [{**g, "prompt_id": g["prompt_id"].replace("p1", "zz")} for g in generations], scores
+
+
+def drop_scores(generations, scores):
+    return generations, [s for s in scores if s["objective"] == "a" or s["prompt_id"] == "p0"]
+
+
+def foreign_objective(generations, scores):
+    return generations, [{**s, "objective": "bb"} if s["objective"] == "b" else s for s in scores]
+
+
+def foreign_point(generations, scores):
+    return generations, [{**s, "point": 7} if s["point"] == 2 else s for s in scores]
+
+
+def foreign_score_prompt(generations, scores):
+    return generations, [{**s, "prompt_id": "zz"} if s["prompt_id"] == "p1" else s for s in scores]
+
+
+def three_weights(generations, scores):
+    return [{**g, "preference": (0.2, 0.3, 0.5)} for g in generations], scores
+
+
+def gap_in_points(generations, scores):
+    return [{**g, "point": g["point"] + 1} for g in generations], scores
+
+
+def two_preferences_at_a_point(generations, scores):
+    return [{**g, "preference": CORNERS[0]} if g["prompt_id"] == "p1" else g for g in generations], scores
+
+
+def two_seeds(generations, scores):
+    return [{**g, "seed": int(g["prompt_id"] == "p1")} for g in generations], scores
+
+
+def other_task(generations, scores):
+    return [{**g, "task": "imdb"} for g in generations], scores
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_prompt, "row 'm', seed 0: 1 of 2 evaluation prompts lack responses"),
+        (drop_one_point_of_a_prompt, "row 'm', seed 0: 1 of 2 evaluation prompts lack responses"),
+        (foreign_prompt, "3 responses to prompts that are not evaluation prompts of this task (zz)"),
+        (drop_scores, "row 'm': 3 of 'b as reward' are missing among 2 prompts x 3 points"),
+        (foreign_objective, "scores of 'bb as reward', which this experiment does not have. Did you mean 'b as reward'?"),
+        (foreign_point, "scores of point 7, but its responses have points 0 to 2"),
+        (foreign_score_prompt, "6 scores of prompts that are not evaluation prompts of this task (zz)"),
+        (three_weights, "do not fit 2 objectives"),
+        (gap_in_points, "points must be numbered from 0"),
+        (two_preferences_at_a_point, "each with one preference"),
+        (two_seeds, "seeds [0, 1], expected one of each"),
+        (other_task, "holds tasks ['imdb'], expected 'hand'"),
+    ],
+)
+def test_incomplete_or_foreign_input(hand, change, message):
+    hand.row("m", [(p, (5, 0.5)) for p in GRID], change=change)
+    with pytest.raises(MoaError) as caught:
+        hand.run()
+    assert message in str(caught.value)
+    assert str(hand.root) in str(caught.value)  # names the file
+
+
+def test_missing_and_surplus_rows(hand):
+    hand.row("m", [(None, (5, 0.5))])
+    with pytest.raises(MoaError, match="row 'moc', seed 0: no responses given"):
+        hand.run(methods=["m", "moc"])
+    with pytest.raises(MoaError, match="row 'm', seed 0 is not part of this run. Did you mean 'mm'?"):
+        hand.run(methods=["mm"])
+    with pytest.raises(MoaError, match="row 'm', seed 1: no responses given"):
+        hand.run(seeds=[0, 1])
+    scores, hand.scores = hand.scores, []
+    with pytest.raises(MoaError, match="row 'm', seed 0: responses without scores"):
+        hand.run()
+    hand.scores = scores * 2
+    with pytest.raises(MoaError, match="give each file once"):
+        hand.run()
+
+
+def test_a_scale_that_does_not_fit(hand):
+    hand.row("m", [(None, (5, 0.5))])
+    path = hand.root / "normaliser.parquet"
+    rows = tables.read(tables.NORMALISER, path).to_pylist()
+    tables.write(tables.NORMALISER, [{**r, "high": r["low"]} for r in rows], path)
+    with pytest.raises(MoaError, match=r"objective 'a' has the scale \[0, 0\]"):
+        hand.run()
+    tables.write(tables.NORMALISER, rows[:1], path)
+    with pytest.raises(MoaError, match=r"objectives \['a'\], the experiment has \['a', 'b'\]"):
+        hand.run()
+
+
+def test_no_evaluation_prompts(hand):
+    hand.row("m", [(None, (5, 0.5))])
+    tables.write(tables.PROMPTS, [], hand.root / "prompts.parquet")
+    with pytest.raises(MoaError, match="no evaluation prompts"):
+        hand.run()
+
+
+def test_judges_are_points_without_a_scale(tmp_path):
+    folder = synthetic.build(tmp_path)
+    points = tables.read(tables.POINTS, folder / "evaluation/points.parquet").to_pylist()
+    judges = [p for p in points if p["role"] == "judge"]
+    assert {p["objective"] for p in judges} == {"sentiment"} and len(judges) == len([p for p in points if p["objective"] == "conciseness"])
+    assert all(p["normalised"] is None and p["low"] <= p["mean"] <= p["high"] for p in judges)
+
+
+@pytest.mark.parametrize("objectives", [("x", "y"), ("x", "y", "z"), ("w", "x", "y", "z")])
+def test_the_command_writes_the_four_tables(tmp_path, monkeypatch, objectives):
+    folder = synthetic.build(tmp_path, objectives, seeds=(0, 3))
+    world = synthetic.World(tmp_path, objectives, (0, 3))
+    made = synthetic.experiment(world)
+    section = {"task": made.task, "methods": list(synthetic.SKILL), "seeds": [0, 3], "payoff_row": "single_objective", "reference_row": "reference"}
+    section |= {"objectives": {k: o.model_dump() for k, o in made.objectives.items()}, "evaluation": made.evaluation.model_dump()}
+    arguments = ["evaluate", "--section", json.dumps(section)]
+    arguments += [f"--{name}={folder}/{name}.parquet" for name in ("normaliser", "fluency", "prompts")]
+    for name in ("generations", "scores"):
+        arguments += ["--" + name, *map(str, sorted(folder.glob(f"{name}/*/*.parquet")))]
+    arguments += [f"--{name}={tmp_path}/{name}.parquet" for name in ("points", "quality", "metrics", "payoff")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.delitem(sys.modules, "moa.stages.evaluate")
+    runpy.run_module("moa.stages.evaluate", run_name="__main__")
+    for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF):
+        again = tables.read(table, tmp_path / f"{table.name}.parquet")
+        assert again.equals(tables.read(table, folder / f"evaluation/{table.name}.parquet"))
+        assert (tmp_path / f"{table.name}.parquet").read_bytes() == (folder / f"evaluation/{table.name}.parquet").read_bytes()
+        assert again.num_rows > 0

@@ -1,0 +1,137 @@
+"""Sequence classifiers as rewards: the same score in every batch, the declared logit, truncation flagged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moa.errors import MoaError
+from moa.rewards import classifier, scoring
+from moa.rewards.specs import Classifier
+from tests import tiny_rewards
+
+
+def load(folder: Path, **settings: object) -> classifier.ClassifierScorer:
+    spec = Classifier.model_validate({"kind": "classifier", "source": str(folder), "max_length": 64, **settings})
+    loaded = scoring.load("tiny", spec, [], "cpu")
+    assert isinstance(loaded, classifier.ClassifierScorer)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("classifiers")
+    return {
+        "bert": tiny_rewards.bert(root / "bert"),
+        "gpt2": tiny_rewards.gpt2(root / "gpt2"),  # no pad token anywhere: the last token counts
+        "gpt2_end": tiny_rewards.gpt2(root / "gpt2_end", pad=1),  # the end token pads: the last other token counts
+    }
+
+
+@pytest.mark.parametrize("which", ["bert", "gpt2", "gpt2_end"])
+def test_a_score_does_not_depend_on_the_batch(folders: dict[str, Path], which: str) -> None:
+    texts = tiny_rewards.texts(64, longest=60)
+    alone, together = (load(folders[which], batch_size=n).score([""] * 64, texts).values for n in (1, 64))
+    assert np.abs(alone - together).max() < 1e-5
+    assert alone.std() > 0.05  # the scores differ, so that a mixed-up order would show
+    shuffled = np.random.default_rng(0).permutation(64)
+    again = load(folders[which], batch_size=7).score([""] * 64, [texts[i] for i in shuffled]).values
+    assert np.abs(again - alone[shuffled]).max() < 1e-5
+
+
+@pytest.mark.parametrize("which", ["bert", "gpt2", "gpt2_end"])
+def test_a_score_is_that_of_transformers_for_the_row_alone(folders: dict[str, Path], which: str) -> None:
+    # '<end>' last is where the two conventions of decoders part; it is an unknown word to BERT.
+    texts = ["good film", "the plot was dull <end>", "a very bright film and a dull plot"]
+    found = load(folders[which]).score([""] * 3, texts).values
+    expected = [tiny_rewards.plain(folders[which], text)[0] for text in texts]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_two_conventions_of_decoders_differ(folders: dict[str, Path]) -> None:
+    with_end, without = "dull plot <end>", "dull plot"
+    skips = load(folders["gpt2_end"]).score(["", ""], [with_end, without]).values
+    reads = load(folders["gpt2"]).score(["", ""], [with_end, without]).values
+    assert skips[0] == pytest.approx(skips[1], abs=1e-6)
+    assert abs(reads[0] - reads[1]) > 1e-3
+
+
+def test_declared_logit_difference_and_sign(folders: dict[str, Path]) -> None:
+    first, second = tiny_rewards.plain(folders["bert"], "a dull film")
+    score = {
+        key: load(folders["bert"], **settings).score([""], ["a dull film"]).values[0]
+        for key, settings in {
+            "second": {"logit": 1},
+            "difference": {"logit": 1, "minus_logit": 0},
+            "turned": {"logit": 1, "minus_logit": 0, "sign": -1},
+        }.items()
+    }
+    assert score["second"] == pytest.approx(second, abs=1e-5)
+    assert score["difference"] == pytest.approx(second - first, abs=1e-5)
+    assert score["turned"] == pytest.approx(first - second, abs=1e-5)
+
+
+def test_template_and_pair_are_what_the_model_reads(folders: dict[str, Path]) -> None:
+    prompt, response = "the plot was", "very dull"
+    one = load(folders["bert"], template="{prompt} {response}").score([prompt], [response]).values[0]
+    assert one == pytest.approx(tiny_rewards.plain(folders["bert"], "the plot was very dull")[0], abs=1e-5)
+    # A pair has its own token types: [CLS] prompt [SEP] with type 0, response [SEP] with type 1.
+    two = load(folders["bert"], template="{prompt}", pair="{response}").score([prompt], [response]).values[0]
+    assert two == pytest.approx(tiny_rewards.plain(folders["bert"], prompt, response)[0], abs=1e-5)
+    assert abs(one - two) > 1e-3
+
+
+def test_truncation_is_flagged_and_nothing_else(folders: dict[str, Path]) -> None:
+    # [CLS] and [SEP] take 2 of 8 tokens: 6 words fit exactly, the seventh is cut.
+    texts = ["good " * 6, "good " * 6 + "bad", "good", "good " * 40]
+    found = load(folders["bert"], max_length=8).score([""] * 4, texts)
+    assert found.truncated.tolist() == [False, True, False, True]
+    assert found.values[[1, 3]].tolist() == pytest.approx([found.values[0]] * 2, abs=1e-6)
+
+
+def test_bfloat16_measures_its_deviation_and_float32_has_none(folders: dict[str, Path]) -> None:
+    texts = tiny_rewards.texts(40, longest=40)
+    exact, rough = load(folders["gpt2"]), load(folders["gpt2"], dtype="bfloat16", batch_size=16)
+    reference, found = exact.score([""] * 40, texts).values, rough.score([""] * 40, texts).values
+    assert exact.deviation is None
+    # bfloat16 has 8 bits of mantissa: scores of about 1 are off by 1/256 per operation and some more after several layers.
+    assert rough.deviation is not None and 0 <= rough.deviation < 0.3
+    assert 0 < np.abs(found - reference).max() < 0.5
+    assert found.dtype == np.float32
+    assert scoring.notes({"a": exact.deviation, "b": 0.25}) == {"moa.deviation": '{"b": 0.25}'}
+
+
+def test_tokens_read_are_counted(folders: dict[str, Path]) -> None:
+    scorer = load(folders["bert"])
+    scorer.score(["", ""], ["good film", "bad"])
+    assert scorer.tokens == (2 + 2) + (1 + 2)  # words, [CLS] and [SEP]
+
+
+def test_pad_id_is_one_that_no_row_holds() -> None:
+    rows = [{"input_ids": [0, 2]}, {"input_ids": [1, 4, 4]}]
+    assert classifier.unused(rows) == 3
+    batch = classifier.collate(rows, 3, torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[0, 2, 3], [1, 4, 4]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_too_little_memory_halves_the_batch_and_changes_no_score(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tiny_rewards.texts(20)
+    expected = load(folders["bert"]).score([""] * 20, texts).values
+    scorer = load(folders["bert"], batch_size=16)
+    run = scorer._scores
+    widths = []
+
+    def small_machine(rows: list[classifier.Row]) -> np.ndarray:
+        widths.append(len(rows))
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(rows)
+
+    monkeypatch.setattr(scorer, "_scores", small_machine)
+    assert scorer.score([""] * 20, texts).values == pytest.approx(expected, abs=1e-5)
+    assert widths == [16, 8, 4, 4, 4, 4, 4]
+    with pytest.raises(MoaError, match="out of memory with a single text of 4 tokens"):
+        monkeypatch.setattr(scorer, "_scores", lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+        scorer.score([""], ["good film"])

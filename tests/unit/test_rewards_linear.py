@@ -1,0 +1,175 @@
+"""The linear reward: features by hand, honest split, what it learns, and the same bytes twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moa.errors import MoaError
+from moa.rewards import labelled, linear, scoring
+from moa.rewards.specs import Labelled, Linear
+
+GOOD, BAD = ["bright", "lovely", "great"], ["dull", "awful", "boring"]
+
+
+def spec(source: Path, **settings: object) -> Linear:
+    data = {"source": str(source), **settings.pop("data", {})}
+    return Linear.model_validate({"kind": "linear", "features": 2**12, "heldout": 0.25, "data": data, **settings})
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def reviews(n: int) -> list[dict]:
+    """Alternating good and bad sentences of distinct wording; 'stars' is 2 for good and -1 for bad, plus the sentence's number / 1000."""
+    rows = []
+    for i in range(n):
+        words = GOOD if i % 2 == 0 else BAD
+        text = f"film {i} was {words[i % 3]} and {words[(i + 1) % 3]}"
+        rows.append({"text": text, "label": 1 - i % 2, "stars": (2.0 if i % 2 == 0 else -1.0) + i / 1000, "scene": f"scene {i // 4}"})
+    return rows
+
+
+def train(folder: Path, declared: Linear) -> scoring.Trained:
+    folder.mkdir(parents=True)
+    return scoring.train(folder.name, declared, folder)
+
+
+def test_counts_of_a_text() -> None:
+    found = linear.counts(["ab a", "b"], 2**12)
+    words, characters = found[:, : 2**12], found[:, 2**12 :]
+    # 'ab a': words ab, a and the pair 'ab a': 3. Characters of ' ab ' are ' ab', 'ab ', ' ab '; of ' a ' itself: 4.
+    assert (words.sum(1)[0, 0], characters.sum(1)[0, 0]) == (3, 4)
+    assert (words.sum(1)[1, 0], characters.sum(1)[1, 0]) == (1, 1)
+
+
+def test_weights_of_counts() -> None:
+    # Two word columns, two character columns; 3 rows.
+    found = linear.sparse.csr_matrix(np.array([[1, 3, 1, 0], [1, 0, 1, 0], [1, 0, 0, 2]], np.float32))
+    idf = linear.inverse_document_frequencies(found)
+    # df = 3, 1, 2, 1 of 3 rows: log(4/4) + 1 = 1, log(4/2) + 1 = 1.6931, log(4/3) + 1 = 1.2877, 1.6931
+    assert idf.tolist() == pytest.approx([1, 1.693147, 1.287682, 1.693147], abs=1e-5)
+    features = linear.weigh(found, idf).toarray()
+    # Row 0, words: (1 + log 1) * 1 = 1 and (1 + log 3) * 1.6931 = 3.5533, divided by their norm 3.6913
+    assert features[0].tolist() == pytest.approx([1 / 3.6913, 3.5533 / 3.6913, 1, 0], abs=1e-4)
+    assert features[2].tolist() == pytest.approx([1, 0, 0, 1])
+
+
+def test_held_out_rows_share_no_prompt_with_training_rows_whatever_the_order(tmp_path: Path) -> None:
+    rows = reviews(40)  # 10 scenes of 4 rows
+    data = {"label": "label", "prompt": "scene"}
+    one = labelled.examples("r", Labelled(source=str(write(tmp_path / "a.parquet", rows)), **data), "{response}", 0.3)
+    other = labelled.examples("r", Labelled(source=str(write(tmp_path / "b.parquet", rows[::-1])), **data), "{response}", 0.3)
+    training, heldout = ({e.group for e in part} for part in one)
+    assert len(heldout) == 3 and len(training) == 7 and not training & heldout  # round(0.3 * 10) = 3
+    assert heldout == {e.group for e in other[1]}
+    assert (len(one[0]), len(one[1])) == (28, 12)
+
+
+def test_duplicate_texts_fall_on_one_side(tmp_path: Path) -> None:
+    rows = reviews(30)
+    source = write(tmp_path / "a.parquet", rows + rows)
+    training, heldout = labelled.examples("r", Labelled(source=str(source), label="label"), "{response}", 0.25)
+    assert not {e.text for e in training} & {e.text for e in heldout}
+    assert len(training) + len(heldout) == 60
+
+
+def test_template_takes_prompt_and_text(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", reviews(20))
+    training, _ = labelled.examples("r", Labelled(source=str(source), label="label", prompt="scene"), "{prompt}: {response}", 0.25)
+    assert all(e.text.startswith(f"{e.group}: film") for e in training)
+
+
+def test_some_rows_are_a_sample_of_the_whole_file(tmp_path: Path) -> None:
+    rows = sorted(reviews(400), key=lambda r: r["label"])  # sorted by label, as files often are
+    source = write(tmp_path / "a.parquet", rows)
+    training, heldout = labelled.examples("r", Labelled(source=str(source), label="label", rows=60), "{response}", 0.25)
+    assert len(training) + len(heldout) == 60
+    assert 15 < sum(e.value for e in training + heldout) < 45
+
+
+def test_logistic_regression_on_labels(tmp_path: Path) -> None:
+    declared = spec(write(tmp_path / "a.parquet", reviews(80)), data={"label": "label", "positive": [1]})
+    trained = train(tmp_path / "mood", declared)
+    assert trained.heldout == {"n": 20.0, "auc": 1.0, "accuracy": 1.0} and trained.rows == 60
+    scorer = scoring.load("mood", declared, [tmp_path / "mood"])
+    good, bad = scoring.score("mood", scorer, ["", ""], ["a lovely film", "an awful film"], None).values
+    assert good > 0 > bad  # a logit
+    card = json.loads((tmp_path / "mood" / "reward.json").read_text())
+    assert card["heldout"] == trained.heldout and card["settings"]["features"] == 2**12 and card["rows"] == 60
+
+
+def test_ridge_regression_on_targets(tmp_path: Path) -> None:
+    declared = spec(write(tmp_path / "a.parquet", reviews(80)), data={"target": "stars"}, regularisation=0.01)
+    trained = train(tmp_path / "stars", declared)
+    # Which half a film is in can be known, its number cannot: two halves in order, random within, have a rank correlation of 3/4.
+    assert trained.heldout["n"] == 20 and trained.heldout["spearman"] > 0.65
+    scorer = scoring.load("stars", declared, [tmp_path / "stars"])
+    values = scoring.score("stars", scorer, ["", ""], ["film 90 was great and bright", "film 91 was dull and awful"], None).values
+    assert values.tolist() == pytest.approx([2, -1], abs=0.4)  # regression values, in the target's unit
+
+
+def test_bradley_terry_on_pairs(tmp_path: Path) -> None:
+    rows = [{"q": f"scene {i}", "yes": f"take {i} was {GOOD[i % 3]}", "no": f"take {i} was {BAD[i % 3]}"} for i in range(60)]
+    rows.append({"q": "tie", "yes": "same", "no": "same"})  # says nothing, left out
+    declared = spec(write(tmp_path / "a.parquet", rows), data={"prompt": "q", "chosen": "yes", "rejected": "no"})
+    trained = train(tmp_path / "pairs", declared)
+    assert trained.heldout == {"n": 15.0, "accuracy": 1.0} and trained.rows == 45
+    scorer = scoring.load("pairs", declared, [tmp_path / "pairs"])
+    assert isinstance(scorer, linear.LinearScorer) and scorer.intercept == 0
+    good, bad = scorer.texts(["lovely", "boring"]).values
+    assert good > bad
+
+
+def test_bradley_terry_is_logistic_regression_on_both_directions(tmp_path: Path) -> None:
+    # One column: chosen less rejected is always +d, so the weight w minimises 1/2 w^2 + C n log(1 + exp(-w d)), C = 1.
+    rows = [{"yes": "aa", "no": "bb"}] * 8 + [{"yes": f"x{i} aa", "no": f"x{i} bb"} for i in range(8)]
+    declared = spec(write(tmp_path / "a.parquet", rows), data={"chosen": "yes", "rejected": "no"}, heldout=0.1)
+    training, _ = labelled.examples("r", declared.data, "{response}", 0.1)
+    scorer = linear._fit(declared, training)
+    differences = np.array([float(scorer.texts([e.text]).values[0] - scorer.texts([e.rejected]).values[0]) for e in training])
+    x = np.stack([(linear.weigh(linear.counts([e.text], 2**12), scorer.idf) - linear.weigh(linear.counts([e.rejected], 2**12), scorer.idf)).toarray()[0] for e in training])
+    # Stationary point of the penalised likelihood: w = sum_i sigma(-w'x_i) x_i
+    assert scorer.coefficients == pytest.approx((x / (1 + np.exp(differences))[:, None]).sum(0), abs=2e-3)
+
+
+def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    declared = spec(write(tmp_path / "a.parquet", reviews(60)), data={"label": "label"})
+    for name in ("one", "two"):
+        train(tmp_path / name / "mood", declared)
+    for file in ("model.safetensors", "reward.json"):
+        assert (tmp_path / "one" / "mood" / file).read_bytes() == (tmp_path / "two" / "mood" / file).read_bytes()
+
+
+def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    declared = spec(write(tmp_path / "a.parquet", reviews(60)), data={"label": "label"})
+    train(tmp_path / "mood", declared)
+    scorer = scoring.load("mood", declared, [tmp_path / "mood"])
+    texts = [r["text"] for r in reviews(60)]
+    together = scorer.score([""] * 60, texts).values
+    assert [scorer.score([""], [t]).values[0] for t in texts] == together.tolist()
+
+
+def test_a_reward_trained_with_other_settings_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", reviews(60))
+    train(tmp_path / "mood", spec(source, data={"label": "label"}))
+    with pytest.raises(MoaError, match="mood was trained with another regularisation than the config's; delete the folder"):
+        scoring.load("mood", spec(source, data={"label": "label"}, regularisation=2.0), [tmp_path / "mood"])
+
+
+IMDB = Path("../shared/data/imdb")
+
+
+@pytest.mark.skipif(not IMDB.is_dir(), reason="no IMDb reviews at ../shared/data/imdb")
+def test_real_reviews(tmp_path: Path) -> None:
+    declared = Linear.model_validate({"kind": "linear", "features": 2**16, "data": {"source": str(IMDB), "label": "label", "rows": 1500}})
+    trained = train(tmp_path / "sentiment", declared)
+    assert trained.heldout["n"] == 150 and trained.heldout["auc"] > 0.85  # 0.966 with all 25 000 rows
+    scorer = scoring.load("sentiment", declared, [tmp_path / "sentiment"])
+    good, bad = scorer.score(["", ""], ["A wonderful film, one of the best.", "The worst, a boring waste of time."]).values
+    assert good > bad

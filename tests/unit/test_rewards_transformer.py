@@ -1,0 +1,90 @@
+"""A transformer reward trained by TRL's RewardTrainer from a tiny random model, scored by the classifier's code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moa.errors import Diverged, MoaError
+from moa.rewards import scoring
+from moa.rewards.specs import Transformer
+from tests import tiny_rewards
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs in which the chosen answer ends with 'good', the rejected one with 'bad'."""
+    texts = tiny_rewards.texts(40, longest=6)
+    rows = [{"q": f"the plot {i}", "yes": f"{t} good", "no": f"{t} bad"} for i, t in enumerate(texts)]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def spec(pairs: Path, source: Path, **settings: object) -> Transformer:
+    data = {"source": str(pairs), "prompt": "q", "chosen": "yes", "rejected": "no"}
+    defaults = {"template": "{prompt} {response}", "max_length": 32, "batch_size": 8, "epochs": 4, "learning_rate": 1e-2, "heldout": 0.2}
+    return Transformer.model_validate({"kind": "transformer", "source": str(source), "data": data, **defaults, **settings})
+
+
+def train(folder: Path, declared: Transformer) -> scoring.Trained:
+    folder.mkdir(parents=True)
+    return scoring.train(folder.name, declared, folder)
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Path, scoring.Trained]:
+    root = tmp_path_factory.mktemp("trained")
+    declared = spec(pairs, tiny_rewards.gpt2(root / "base"))
+    return declared, root / "liking", train(root / "liking", declared)
+
+
+def test_it_learns_the_pairs_and_says_so(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
+    declared, folder, result = trained
+    assert result.heldout == {"n": 8.0, "accuracy": 1.0} and result.rows == 32  # round(0.2 * 40) prompts held out
+    card = json.loads((folder / "reward.json").read_text())
+    assert card["heldout"] == result.heldout and card["settings"]["epochs"] == 4 and set(card["versions"]) == {"torch", "transformers", "trl"}
+    assert result.tokens > 4 * 32 * 2 * 4  # 4 epochs of 32 pairs of two texts of at least 4 words
+
+
+def test_it_is_stored_as_safetensors_only(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
+    names = {path.name for path in trained[1].iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "reward.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_it_scores_like_any_classifier(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
+    declared, folder, _ = trained
+    scorer = scoring.load("liking", declared, [folder], "cpu")
+    texts = tiny_rewards.texts(30, longest=6, seed=1)
+    good, bad = (scorer.score(["the plot"] * 30, [f"{t} {word}" for t in texts]).values for word in ("good", "bad"))
+    assert (good > bad).mean() > 0.9
+    one_by_one = [scorer.score(["the plot"], [f"{t} good"]).values[0] for t in texts]
+    assert np.abs(good - one_by_one).max() < 1e-5
+
+
+def test_training_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> None:
+    declared = spec(pairs, tiny_rewards.bert(tmp_path / "base", labels=1), epochs=1)
+    for name in ("one", "two"):
+        train(tmp_path / name / "liking", declared)
+    for file in ("model.safetensors", "reward.json"):
+        assert (tmp_path / "one" / "liking" / file).read_bytes() == (tmp_path / "two" / "liking" / file).read_bytes()
+
+
+def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
+    base = tiny_rewards.gpt2(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Diverged, match="reward liking: loss is nan at step 1; give a smaller learning_rate"):
+        train(tmp_path / "liking", spec(pairs, base))
+
+
+def test_a_model_with_another_head_is_refused(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match="cannot load .*base"):
+        train(tmp_path / "liking", spec(pairs, tiny_rewards.bert(tmp_path / "base", labels=3)))

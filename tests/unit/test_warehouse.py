@@ -1,0 +1,302 @@
+"""The database: complete, checked, described, readable by old clients; and the provenance row that it is built from."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from moa import docs, provenance, tables
+from moa.errors import MoaError
+from moa.stages import manifest, warehouse
+from tests import synthetic
+
+ROOT = Path(__file__).parent.parent.parent
+OLDEST = "1.0.0"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A database of two seeds, built once; tests only read it."""
+    return synthetic.warehouse(tmp_path_factory.mktemp("warehouse"), seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return synthetic.build(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def tree(pristine, tmp_path):
+    """A tree of one seed that the test may spoil."""
+    folder = shutil.copytree(pristine, tmp_path / synthetic.TASK)
+    return synthetic.World(tmp_path, ("sentiment", "conciseness"), (0,)), folder
+
+
+def ask(database, sql):
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_every_table_and_column_is_there_with_its_meaning_and_no_view(built):
+    assert ask(built, "SELECT count(*) FROM duckdb_views() WHERE NOT internal") == [(0,)]
+    found = ask(built, "SELECT table_name, column_name, data_type, is_nullable, comment FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index")
+    expected = []
+    for table in sorted(tables.ALL, key=lambda t: t.name):
+        for name, column in table.columns.items():
+            comment = column.meaning + (f" (NULL: {column.null})" if column.null else "")
+            expected.append((table.name, name, warehouse.sql_type(column.type), bool(column.null), comment))
+    assert found == expected
+    assert dict(ask(built, "SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal")) == {table.name: table.meaning for table in tables.ALL}
+
+
+def test_every_row_of_every_file_is_there_unchanged(built):
+    folder = built.parent / synthetic.TASK
+    for table in tables.ALL:
+        files = [p for p in folder.rglob("*.parquet") if warehouse._table_of(p) is table]
+        rows = sorted((row for p in files for row in tables.read(table, p).to_pylist()), key=repr)
+        if table in (tables.POLICIES, tables.LEADERBOARD):
+            assert not files
+            continue
+        with duckdb.connect(str(built), read_only=True) as connection:
+            stored = connection.sql(f"SELECT * FROM {table.name}").to_arrow_table().to_pylist()
+        assert rows and sorted(stored, key=repr) == rows, table.name
+
+
+def test_leaderboard_by_hand(built):
+    metrics = tables.read(tables.METRICS, built.parent / synthetic.TASK / "evaluation/metrics.parquet").to_pylist()
+    volumes = [m for m in metrics if m["method"] == "morlhf" and m["metric"] == "hypervolume"]
+    (row,) = ask(built, "SELECT hypervolume, low, high, seed_sd, points, prompts, seeds, models, seconds, tokens, generation_seconds FROM leaderboard WHERE method = 'morlhf'")
+    first, second = (v["value"] for v in volumes)
+    assert row[0] == pytest.approx((first + second) / 2)
+    assert row[1:3] == pytest.approx((sum(v["low"] for v in volumes) / 2, sum(v["high"] for v in volumes) / 2))
+    assert row[3] == pytest.approx(abs(first - second) / 2**0.5)
+    assert row[4:7] == (5, 12, 2)
+    # Five policies: two corners borrowed from single_objective, three of its own. A job takes 20 s + 1 s per letter of the policy's name.
+    names = ["sentiment", "conciseness", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25"]
+    assert row[7] == 5 and row[8] == pytest.approx(sum(20 + len(n) for n in names))
+    assert row[9] == 5 * 64 * 24 * synthetic.STEPS and row[10] == 7.5
+    assert ask(built, "SELECT tau, control_error, models, seconds, seeds FROM leaderboard WHERE method = 'reference'") == [(None, None, 0, 0, 2)]
+    assert ask(built, "SELECT hypervolume_readable, degenerate FROM leaderboard WHERE method = 'pama'") == [(0, 1)]
+
+
+def test_opens_in_the_oldest_client(built, request):
+    """Install DuckDB 1.0.0 into a folder of its own and query the file with it."""
+    target = request.config.cache.mkdir(f"duckdb-{OLDEST}")
+    if not (target / "duckdb").exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(target), f"duckdb=={OLDEST}"]
+        installed = subprocess.run(pip, capture_output=True, text=True, timeout=120)
+        if installed.returncode:
+            pytest.skip(f"no package index gives duckdb {OLDEST}: {installed.stderr.strip().splitlines()[-1]}")
+    queries = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "moa/report/queries").glob("[0-9]*.sql"))]
+    code = (
+        "import sys, json, duckdb\n"
+        "assert duckdb.__version__ == sys.argv[1], duckdb.__version__\n"
+        "c = duckdb.connect(sys.argv[2], read_only=True)\n"
+        "for q in json.loads(sys.argv[3]): assert c.execute(q).fetchall(), q\n"
+        "print(json.dumps([len(c.execute('FROM ' + t).fetchall()) for t in json.loads(sys.argv[4])]))\n"
+    )
+    names = [table.name for table in tables.ALL]
+    command = [sys.executable, "-c", code, OLDEST, str(built), json.dumps(queries), json.dumps(names)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PYTHONPATH": str(target)})
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [ask(built, f"SELECT count(*) FROM {name}")[0][0] for name in names]
+
+
+def test_the_tree_can_be_moved(tree):
+    world, folder = tree
+    moved = world.root / "elsewhere" / "it's here"
+    moved.parent.mkdir()
+    folder.rename(moved)
+    warehouse.build([moved / "run.parquet"], world.root / "a 'quoted' name.duckdb")
+    assert ask(world.root / "a 'quoted' name.duckdb", "SELECT count(*) FROM leaderboard") == [(len(synthetic.SKILL),)]
+
+
+def test_building_again_replaces_and_leaves_nothing_else(tree):
+    world, folder = tree
+    out = world.root / "results.duckdb"
+    out.write_bytes(b"not a database")
+    for _ in range(2):
+        warehouse.build([folder / "run.parquet"], out)
+        assert ask(out, "SELECT count(*) FROM runs") == [(1,)]
+    assert sorted(p.name for p in world.root.iterdir()) == ["results.duckdb", "synthetic"]
+
+
+def test_a_reader_does_not_stop_it_and_a_writer_does(tree):
+    world, folder = tree
+    out = world.root / "results.duckdb"
+    warehouse.build([folder / "run.parquet"], out)
+    for read_only, refused in ((True, False), (False, True)):
+        code = f"import duckdb, time; c = duckdb.connect({str(out)!r}, read_only={read_only}); print('open', flush=True); time.sleep(60)"
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout.readline() == "open\n"
+            try:
+                if refused:
+                    with pytest.raises(MoaError, match=r"results.duckdb: another process has opened the database for writing; close it .*PID"):
+                        warehouse.build([folder / "run.parquet"], out)
+                else:
+                    warehouse.build([folder / "run.parquet"], out)
+            finally:
+                other.kill()
+    warehouse.build([folder / "run.parquet"], out)
+
+
+def orphan_score(world, folder):
+    path = folder / "scores/moc/s0.parquet"
+    rows = tables.read(tables.SCORES, path).to_pylist()
+    tables.write(tables.SCORES, [{**r, "sample": 9} if i == 0 else r for i, r in enumerate(rows)], path)
+    return r"table scores: 1 keys without a row in table generations, first task, method, seed, point, prompt_id, sample = synthetic, moc, 0, .*, 9"
+
+
+def missing_generations(world, folder):
+    (folder / "generations/moc/s0.parquet").unlink()
+    return r"table scores: 60 keys without a row in table generations"
+
+
+def overlapping_files(world, folder):
+    path = folder / "costs/train/moc/policy/s0.parquet"
+    (folder / "costs/train/moc/again.parquet").write_bytes(path.read_bytes())
+    return r"table costs: two rows with task, stage, method, seed, job = synthetic, train, moc, 0, policy; two of its files overlap"
+
+
+def unknown_table(world, folder):
+    path = folder / "scores/moc/s0.parquet"
+    data = tables.pq.read_table(path)
+    tables.pq.write_table(data.replace_schema_metadata({"moa.table": "skores", "moa.version": "1"}), path)
+    return r"moc/s0.parquet: holds table 'skores', which moa/tables.py does not know"
+
+
+def truncated(world, folder):
+    path = folder / "scores/moc/s0.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    return r"moc/s0.parquet: not a readable Parquet file"
+
+
+def other_task(world, folder):
+    path = folder / "fluency.parquet"
+    rows = tables.read(tables.FLUENCY, path).to_pylist()
+    tables.write(tables.FLUENCY, [{**r, "task": "imdb"} for r in rows], path)
+    return r"fluency.parquet: holds rows of task 'imdb', expected 'synthetic'"
+
+
+def foreign_prompt(world, folder):
+    path = folder / "prompts.parquet"
+    rows = tables.read(tables.PROMPTS, path).to_pylist()
+    tables.write(tables.PROMPTS, rows[:-1], path)
+    return r"table generations: 1 keys without a row in table prompts, first task, prompt_id = synthetic, "
+
+
+@pytest.mark.parametrize("damage", [orphan_score, missing_generations, overlapping_files, unknown_table, truncated, other_task, foreign_prompt])
+def test_inconsistent_files(tree, damage):
+    world, folder = tree
+    message = damage(world, folder)
+    synthetic.describe(world)
+    out = world.root / "results.duckdb"
+    out.write_bytes(b"the old one")
+    with pytest.raises(MoaError, match=message):
+        warehouse.build([folder / "run.parquet"], out)
+    assert out.read_bytes() == b"the old one"
+    assert sorted(p.name for p in world.root.iterdir()) == ["results.duckdb", "synthetic"]
+
+
+def test_changed_missing_and_twice(tree):
+    world, folder = tree
+    run = folder / "run.parquet"
+    with pytest.raises(MoaError, match="task 'synthetic' is in .* as well"):
+        warehouse.build([run, run], world.root / "x.duckdb")
+    path = folder / "fluency.parquet"
+    original = path.read_bytes()
+    rows = tables.read(tables.FLUENCY, path).to_pylist()
+    tables.write(tables.FLUENCY, [{**r, "n": 7} for r in rows], path)
+    with pytest.raises(MoaError, match=r"fluency.parquet: changed since .*run.parquet described it"):
+        warehouse.build([run], world.root / "x.duckdb")
+    path.unlink()
+    with pytest.raises(MoaError, match=r"fluency.parquet: listed by .*run.parquet but not there"):
+        warehouse.build([run], world.root / "x.duckdb")
+    path.write_bytes(original)
+    warehouse.build([run], world.root / "x.duckdb")
+    with pytest.raises(MoaError, match="no run.parquet given"):
+        warehouse.build([], world.root / "x.duckdb")
+
+
+def test_another_task_that_is_broken_is_left_out_but_never_the_one_that_ran(tree, caplog):
+    world, folder = tree
+    broken = shutil.copytree(folder, world.root / "more" / "half") / "run.parquet"
+    for row in ("moc", "pama"):  # under another name, half rerun
+        (broken.parent / f"scores/{row}/s0.parquet").unlink()
+    rows = tables.read(tables.RUNS, broken).to_pylist()
+    tables.write(tables.RUNS, [{**rows[0], "task": "half"}], broken)
+    out = world.root / "results.duckdb"
+    warehouse.build([broken, folder / "run.parquet"], out, "synthetic")
+    assert ask(out, "SELECT DISTINCT task FROM runs") == ask(out, "SELECT DISTINCT task FROM policies") == [("synthetic",)]
+    assert "task 'half' is left out of the database" in caplog.text
+    with pytest.raises(MoaError, match="pama/s0.parquet: listed by|holds rows of task"):
+        warehouse.build([broken, folder / "run.parquet"], out, "half")
+    with pytest.raises(MoaError, match="no run.parquet of task 'imdb'"):
+        warehouse.build([folder / "run.parquet"], out, "imdb")
+
+
+def test_disk_full_ends_in_a_clear_message_and_keeps_the_old_file(tree):
+    world, folder = tree
+    out = world.root / "results.duckdb"
+    out.write_bytes(b"the old one")
+    code = (
+        "import resource, sys, pathlib\n"
+        "from moa.errors import MoaError\n"
+        "from moa.stages import warehouse\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "try: warehouse.build([pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2]))\n"
+        "except MoaError as error: sys.exit(f'error: {error}')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(folder / "run.parquet"), str(out)], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert ran.returncode == 1 and "the database cannot be written" in ran.stderr and "free some space" in ran.stderr, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert out.read_bytes() == b"the old one"
+    assert sorted(p.name for p in world.root.iterdir()) == ["results.duckdb", "synthetic"]
+
+
+def test_kill_9_leaves_the_old_file_and_the_next_build_cleans_up(tree):
+    world, folder = tree
+    out = world.root / "results.duckdb"
+    warehouse.build([folder / "run.parquet"], out)
+    before = out.read_bytes()
+    code = f"import pathlib\nfrom moa.stages import warehouse\nprint('start', flush=True)\nwhile True: warehouse.build([pathlib.Path({str(folder / 'run.parquet')!r})], pathlib.Path({str(out)!r}))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        other.stdout.readline()
+        time.sleep(0.3)
+        other.kill()
+    assert ask(out, "SELECT count(*) FROM leaderboard") == [(len(synthetic.SKILL),)]
+    assert len(before) == len(out.read_bytes())
+    warehouse.build([folder / "run.parquet"], out)
+    assert sorted(p.name for p in world.root.iterdir()) == ["results.duckdb", "synthetic"]
+
+
+def test_the_provenance_row(tree):
+    world, folder = tree
+    (row,) = tables.read(tables.RUNS, folder / "run.parquet").to_pylist()
+    files = json.loads(row["files"])
+    assert files["prompts.parquet"] == provenance.file_hash(folder / "prompts.parquet")
+    assert files["policies/moc/policy/s0"] == provenance.file_hash(folder / "policies/moc/policy/s0")
+    assert not any(name.startswith(("/", "..")) for name in files)
+    assert json.loads(row["config"])["task"] == "synthetic" and row["objectives"] == ["sentiment", "conciseness"]
+    assert "duckdb" in json.loads(row["versions"]) and "GiB memory" in row["hardware"]
+    with pytest.raises(MoaError, match="nothing.parquet: no such file or folder"):
+        manifest.describe(synthetic.experiment(world), {}, [folder / "nothing.parquet"], folder)
+
+
+def test_the_code_hash_covers_every_module():
+    names = manifest.modules()
+    for name in ("moa.tables", "moa.metrics.fronts", "moa.stages.evaluate", "moa.methods.pama", "moa.rewards.vader"):
+        assert name in names
+    assert provenance.code_hash(*names) != provenance.code_hash("moa.tables")
+
+
+def test_the_page_of_tables_is_up_to_date():
+    assert list(docs.FILES) == [table.name for table in tables.ALL]
+    committed = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    assert committed == docs.render(), "run: python -m moa.docs docs/tables.md"
+    assert "| preference | DOUBLE[] | weights over the objectives in the config's order, sum 1 | the policy takes no preference |" in committed

@@ -1,0 +1,98 @@
+"""Runs the workflow in a copy of the repository, and reads its plans."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "tests/tiny.yaml"
+ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
+POLICIES = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5", "linear/policy", "pama/policy", "moc/policy")
+
+
+def copy_project(to: Path) -> Path:
+    """Copy what a run needs; results and the virtual environment stay behind."""
+    for name in ("moa", "workflow", "profiles", "tests"):
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml", "pyproject.toml"):
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: where, what it printed, and how long it took."""
+
+    directory: Path
+    output: str
+    seconds: float
+
+
+def run_to_end(directory: Path) -> Run:
+    """Run everything; a failed job's log is in the assertion."""
+    began = time.perf_counter()
+    done = snakemake(directory, "--cores", "2")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-8000:]
+    return Run(directory, output, time.perf_counter() - began)
+
+
+def environment() -> dict[str, str]:
+    """Jobs of a test see no hub, and no parent but their own Snakemake."""
+    return {**{k: v for k, v in os.environ.items() if k != "MOA_PARENT"}, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", *arguments]
+
+
+def snakemake(directory: Path, *arguments: str, configfile: str | None = TINY) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in `directory` and return what it said; the caller judges the status."""
+    chosen = ["--configfile", configfile] if configfile else []
+    return subprocess.run(command(*arguments, *chosen), cwd=directory, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+
+
+def moa(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "moa.cli", *arguments], cwd=directory, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
+def plan(directory: Path, *arguments: str, configfile: str | None = TINY) -> set[str]:
+    """Return the jobs of a dry-run as 'rule' or 'rule row/policy', without aggregate targets."""
+    made = snakemake(directory, "-n", *arguments, configfile=configfile)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return jobs(made.stdout + made.stderr)
+
+
+def jobs(text: str) -> set[str]:
+    """Read the jobs out of what snakemake printed."""
+    found = set()
+    for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text):
+        head = re.match(r"(?:local)?rule (\w+):\n", block)
+        if not head or "_" not in head[1] or head[1] == "reference_scores":
+            continue
+        wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+        values = dict(part.split("=", 1) for part in wildcards[1].split(", ")) if wildcards else {}
+        name = "/".join(values[key] for key in ("row", "policy", "reward") if key in values)
+        found.add(f"{head[1]} {name}".strip())
+    return found
+
+
+def of(rule: str, *names: str) -> set[str]:
+    return {f"{rule} {name}" for name in names}
+
+
+END = {"evaluate_task", "describe_run", "build_warehouse", "build_report"}
+
+
+def after(*rows: str) -> set[str]:
+    """Return what follows new policies of these rows: answers, scores, and the shared end."""
+    return of("generate_responses", *rows) | of("score_responses", *rows) | END
+
+
+EVERYTHING = {"prepare_prompts", "score_texts", "train_base", "score_reference"} | of("train_policy", *POLICIES) | after(*ROWS)

@@ -1,0 +1,136 @@
+"""What a job receives and depends on, without Snakemake."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moa import config, provenance, tables
+from moa.sections import Plan, finished_runs, reset
+from tests.workflow import snake
+
+
+def plan(**changes: Any) -> Plan:
+    """Return the plan of tests/tiny.yaml with whole sections replaced."""
+    data = yaml.safe_load((snake.ROOT / snake.TINY).read_text())
+    return Plan(config.parse({**data, **changes}), "tiny")
+
+
+JUDGED = {"sentiment": {"reward": "vader", "judge": "short"}, "conciseness": {"reward": "short"}}
+
+
+def test_reset_puts_keys_back_at_their_defaults() -> None:
+    section = config.Generation(max_new_tokens=7, samples=3)
+    assert reset(section, "samples") == config.Generation(max_new_tokens=7)
+
+
+def test_a_judge_is_evaluations_alone() -> None:
+    plain, judged = plan(), plan(objectives=JUDGED)
+    for section in ("base", "reference"):
+        assert getattr(plain, section)() == getattr(judged, section)()
+    assert plain.train("moc") == judged.train("moc")
+    assert judged.scoring(judges=True).objectives["sentiment"].judge == "short"
+    assert judged.scoring(judges=False).objectives["sentiment"].judge is None
+
+
+def test_sections_hold_what_their_stage_reads_and_no_more() -> None:
+    generation = {"max_new_tokens": 16, "batch_size": 32, "evaluation_top_p": 0.5}
+    assert plan().train("moc") == plan(generation=generation).train("moc")
+    assert plan().generate("moc") != plan(generation=generation).generate("moc")
+    preferences = {"training": {"divisions": 3}, "evaluation": {"divisions": 2}}
+    assert plan().train("pama") == plan(preferences=preferences).train("pama")  # takes no preference
+    assert plan().train("moc") != plan(preferences=preferences).train("moc")
+    template = {"template": "{preference}! {prompt}", "warm_start": {"share": 0.5, "keep": 0.5}}
+    assert plan().train("morlhf") == plan(conditioning=template).train("morlhf")  # one weight vector, nothing in the prompt
+    assert plan().train("linear") != plan(conditioning=template).train("linear")
+
+
+def test_weights_are_the_policys_own() -> None:
+    assert plan().weights("morlhf", "w0.5-0.5") == "[0.5, 0.5]"
+    assert plan().weights("single_objective", "sentiment") == "[1.0, 0.0]"
+    assert plan().weights("moc", "policy") == "null"
+
+
+def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
+    made = plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "moc"}})
+    assert made.train("mine").settings["kind"] == "moc"
+    assert made.code("train", row="mine") == plan().code("train", row="moc")
+
+
+def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    reward, words = tmp_path / "mine" / "polite.py", tmp_path / "mine" / "words.py"
+    reward.write_text("from .words import WORDS\ndef score(prompts, responses):\n    return [float(WORDS[0] in r) for r in responses]\n")
+    words.write_text("WORDS = ['please']\n")
+    monkeypatch.chdir(tmp_path)
+    rewards = {"short": {"kind": "conciseness"}, "own": {"kind": "python", "function": "mine.polite:score"}}
+    made = plan(objectives={"polite": {"reward": "own"}, "conciseness": {"reward": "short"}}, rewards=rewards)
+
+    def code() -> str:
+        provenance._parse.cache_clear()
+        return made.code("score", rewards=made.scoring(judges=False).rewards)
+
+    before = code()
+    reward.write_text("# a comment\n" + reward.read_text())
+    assert code() == before
+    words.write_text("WORDS = ['thanks']\n")  # imported by the reward's module
+    assert code() != before
+
+
+def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends(tmp_path: Path) -> None:
+    (tmp_path / "moa").mkdir()
+    (tmp_path / "moa" / "errors.py").write_text("x = 1\n")
+    (tmp_path / "moa" / "__init__.py").write_text("")
+    (tmp_path / "moa" / "stage.py").write_text("from moa import errors\n")
+
+    def code() -> str:
+        provenance._parse.cache_clear()
+        return provenance.code_hash("moa.stage", root=tmp_path)
+
+    before = code()
+    (tmp_path / "moa" / "errors.py").write_text("x = 2\n")
+    assert code() == before
+    (tmp_path / "moa" / "__init__.py").write_text("x = 2\n")
+    assert code() != before
+
+
+def test_local_sources_are_known_by_content(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data.csv", tmp_path / "model"
+    data.write_text("a")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    before = provenance.local_state(str(data), str(folder), "owner/on-the-hub")
+    os.utime(data, (0, 0))
+    assert provenance.local_state(str(data), str(folder), "owner/on-the-hub") == before
+    (folder / "config.json").write_text("{ }")
+    assert provenance.local_state(str(data), str(folder), "owner/on-the-hub") != before
+    assert provenance.local_state("owner/on-the-hub") == ""
+
+
+def run_table(folder: Path, files: dict[str, str]) -> None:
+    columns: dict[str, Any] = {name: "x" for name in tables.RUNS.columns}
+    row = {**columns, "task": folder.name, "objectives": ["a", "b"], "files": json.dumps(files), "policies": "{}"}
+    tables.write(tables.RUNS, [row], folder / "run.parquet")
+
+
+def test_other_tasks_are_shown_when_they_are_complete(tmp_path: Path) -> None:
+    for task in ("first", "second"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "scores.parquet").write_text(task)
+        run_table(tmp_path / task, {"scores.parquet": provenance.file_hash(tmp_path / task / "scores.parquet")})
+    assert finished_runs(tmp_path, "mine") == [tmp_path / "first" / "run.parquet", tmp_path / "second" / "run.parquet"]
+    assert finished_runs(tmp_path, "second") == [tmp_path / "first" / "run.parquet"]
+    later = (tmp_path / "first" / "run.parquet").stat().st_mtime + 10
+    os.utime(tmp_path / "first" / "scores.parquet", (later, later))  # touched, unchanged: still complete
+    assert len(finished_runs(tmp_path, "second")) == 1
+    (tmp_path / "first" / "scores.parquet").write_text("being made anew")
+    os.utime(tmp_path / "first" / "scores.parquet", (later, later))
+    assert finished_runs(tmp_path, "second") == []
+    (tmp_path / "second" / "scores.parquet").unlink()
+    (tmp_path / "third").mkdir()
+    shutil.copy(__file__, tmp_path / "third" / "run.parquet")  # not a table
+    assert finished_runs(tmp_path, "mine") == []
