@@ -372,6 +372,8 @@ class Experiment(TaskSection):
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
+        if self.task == "index":
+            raise ValueError("task: 'index' is the name of the report's first page; choose another")
         if len(self.objectives) < 2:
             raise ValueError(f"objectives: {len(self.objectives)} given; multi-objective alignment needs at least two")
         for name, objective in self.objectives.items():

@@ -6,6 +6,7 @@ exactly 0 before the first update (LoRA's B starts at 0).
 
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from moa.config import Lora, Model
@@ -23,6 +24,7 @@ from moa.errors import MoaError
 
 log = logging.getLogger("moa")
 disable_progress_bar()  # logs are files; stages report their own progress
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # PEFT 0.21 asks for it
 
 
 def device() -> torch.device:
@@ -82,11 +84,6 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
 def context_length(model: PreTrainedModel) -> int:
     """Return how many tokens the model can read."""
     return int(model.config.get_text_config().max_position_embeddings)
-
-
-def source_context(source: str | Path) -> int:
-    """Return the context length of a stored model without loading its weights."""
-    return int(AutoConfig.from_pretrained(source).max_position_embeddings)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ reruns nothing. `Plan` is what the workflow asks; it loads no torch.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -191,9 +192,17 @@ def finished_runs(results: Path, task: str) -> list[Path]:
     """Return run.parquet of every other task that is complete on disk, so that database and index show them too.
 
     A task is complete when every file that its run lists is there and unchanged; one that is being made anew is left
-    out until it has finished. Only files younger than the list are hashed.
+    out, and said to be, until it has finished. Only files younger than the list are hashed.
     """
-    return [path for path in sorted(results.glob("*/run.parquet")) if path.parent.name != task and _complete(path)]
+    found = []
+    for path in sorted(results.glob("*/run.parquet")):
+        if path.parent.name == task:
+            continue
+        if _complete(path):
+            found.append(path)
+        else:
+            print(f"Task '{path.parent.name}' has changed since its run finished: the database leaves it out until it is run again.", file=sys.stderr)
+    return found
 
 
 def _complete(run: Path) -> bool:

@@ -337,21 +337,27 @@ def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 def validate(table: Table, data: pa.Table, where: str) -> None:
     """Raise a MoaError that names `where`, the column and the fault: names, types, nulls, non-finite, duplicate keys."""
     if data.schema.names != list(table.columns):
-        raise MoaError(f"{where}: columns {data.schema.names} where table {table.name} has {list(table.columns)}")
+        missing, unknown = sorted(set(table.columns) - set(data.schema.names)), sorted(set(data.schema.names) - set(table.columns))
+        raise MoaError(f"{where}: columns of table {table.name}: missing {missing}, unknown {unknown}, expected {list(table.columns)}")
     for name, column in table.columns.items():
-        values = data[name]
-        if values.type != column.type:
-            raise MoaError(f"{where}: column {name} of table {table.name} is {values.type}, expected {column.type}")
-        if values.null_count and not column.null:
-            raise MoaError(f"{where}: column {name} of table {table.name} holds {values.null_count} nulls")
-        flat = pc.list_flatten(values) if pa.types.is_list(column.type) else values
-        if pa.types.is_floating(flat.type) and not pc.all(pc.is_finite(flat), min_count=0).as_py():
-            row = pc.index(pc.is_finite(values), False).as_py() if flat is values else "?"
-            raise MoaError(f"{where}: column {name} of table {table.name} is NaN or infinite in row {row}")
+        _check_column(f"{where}: column {name} of table {table.name}", data[name], column)
     if data.num_rows and data.group_by(list(table.key)).aggregate([]).num_rows != data.num_rows:
         raise MoaError(f"{where}: table {table.name} has rows with the same {', '.join(table.key)}")
     if "preference" in table.columns:
         _check_preferences(data["preference"], where)
+
+
+def _check_column(what: str, values: pa.ChunkedArray, column: Column) -> None:
+    if values.type != column.type:
+        raise MoaError(f"{what} is {values.type}, expected {column.type}")
+    if values.null_count and not column.null:
+        raise MoaError(f"{what} holds {values.null_count} nulls")
+    if pa.types.is_list(column.type):
+        values = pc.list_flatten(values)
+        if values.null_count:
+            raise MoaError(f"{what} holds nulls inside {values.null_count} lists")
+    if pa.types.is_floating(values.type) and not pc.all(pc.is_finite(values), min_count=0).as_py():
+        raise MoaError(f"{what} is NaN or infinite, first in value {pc.index(pc.is_finite(values), False).as_py()}")
 
 
 def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
@@ -367,10 +373,9 @@ def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
 def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write `data` to `path` so that the file is either complete or absent; `notes` join its key-value metadata."""
     arrow = data if isinstance(data, pa.Table) else from_rows(table, data)
-    arrow = arrow.cast(table.schema) if arrow.schema.names == table.schema.names else arrow
     validate(table, arrow, str(path))
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **(notes or {})})
-    atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd"))
+    arrow = arrow.cast(table.schema).replace_schema_metadata({**(table.schema.metadata or {}), **(notes or {})})
+    atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True))
 
 
 def atomically(path: Path, writer: Callable[[Path], object]) -> None:
@@ -383,6 +388,9 @@ def atomically(path: Path, writer: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # Arrow's errors do not say which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -412,16 +420,18 @@ def read(table: Table, path: Path) -> pa.Table:
     """Read and check a table; a truncated, foreign or outdated file is a MoaError that says how to make it anew."""
     remedy = "delete it and run snakemake again: the stage that makes it will rerun"
     try:
-        data = pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            data = file.read()
+        data.validate(full=True)
+        metadata = {key.decode(): value.decode() for key, value in (data.schema.metadata or {}).items()}
     except FileNotFoundError as error:
         raise MoaError(f"{path}: no such file; run the stage that makes table {table.name}") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise MoaError(f"{path}: not a readable Parquet file ({error}); {remedy}") from error
-    metadata = data.schema.metadata or {}
-    found = metadata.get(b"moa.table", b"none").decode()
+    found, version = metadata.get("moa.table", "none"), metadata.get("moa.version", "none")
     if found != table.name:
         raise MoaError(f"{path}: holds table '{found}', expected '{table.name}'; {remedy}")
-    if metadata.get(b"moa.version", b"").decode() != VERSION:
-        raise MoaError(f"{path}: written by schema version {metadata.get(b'moa.version')!r}, this is {VERSION}; {remedy}")
+    if version != VERSION:
+        raise MoaError(f"{path}: written by schema version {version}, this is {VERSION}; {remedy}")
     validate(table, data, str(path))
     return data

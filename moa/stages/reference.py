@@ -82,11 +82,13 @@ def scale(section: ReferenceSection, objective: str, scores: NDArray[np.float32]
     low = float(np.quantile(values, LOW)) if least is None else least
     high = float(np.quantile(values, HIGH)) if most is None else most
     spread = float(values.std())
-    if high <= low or spread == 0:
+    if high <= low:
         raise MoaError(
-            f"reward {name} of objective '{objective}' is constant: on {len(values)} responses of the reference policy the scale is "
-            f"[{low:g}, {high:g}] and the standard deviation {spread:g}; give another reward, or correct it"
+            f"reward {name} of objective '{objective}' is constant: its scale is [{low:g}, {high:g}] on {len(values)} responses of the "
+            "reference policy; give another reward, or correct this one"
         )
+    if spread == 0:
+        log.warning("reward %s of objective '%s' gave all %d responses of the reference policy the same score, %g", name, objective, len(values), values[0])
     given = (section.evaluation.reference_point or {}).get(objective)
     default = float(np.quantile(values, LOW)) if least is None else least
     return {

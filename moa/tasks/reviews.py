@@ -23,9 +23,10 @@ from moa.tasks import review_grammar as grammar
 
 SLOT = re.compile(r"\{(\w+)\}")
 SENTENCES = (1, 2, 3, 4, 5, 6)
-# attitude of a text -> chances that a sentence is positive, neutral, negative; symmetric
+# attitude of a text -> chances that a sentence is positive, neutral, negative
 ATTITUDES = ((0.85, 0.15, 0.0), (0.5, 0.35, 0.15), (0.25, 0.5, 0.25), (0.15, 0.35, 0.5), (0.0, 0.15, 0.85))
-ATTITUDE_CHANCES = (0.25, 0.15, 0.2, 0.15, 0.25)
+# More complaints than praise: an untrained policy has sentiment to gain, and one that only shortens gains none.
+ATTITUDE_CHANCES = (0.12, 0.13, 0.2, 0.2, 0.35)
 SHORT_FIRST = 0.6  # share of first sentences that are one short clause
 SHORT_NEUTRAL = 0.6  # share of those that stay neutral whatever the attitude
 LEAD = 0.4  # share of the sentences that can start with an adverbial and do

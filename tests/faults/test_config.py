@@ -92,6 +92,7 @@ def test_the_good_experiment_is_good() -> None:
         ("evaluation.reference_point", {"sentimnt": 0}, "evaluation.reference_point: no objective 'sentimnt'. Did you mean 'sentiment'?"),
         # names and lists
         ("task", "a/b", "task: a name is made of letters, digits and underscores, and begins with a letter (got 'a/b')"),
+        ("task", "index", "task: 'index' is the name of the report's first page; choose another"),
         ("objectives.very-good", {"reward": "vader"}, "objectives.very-good: a name is made of letters"),
         ("run.seeds", [0, 0], "run.seeds: '0' is listed twice"),
         ("run.methods", [], "run.methods: List should have at least 1 item"),

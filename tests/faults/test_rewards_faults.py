@@ -42,13 +42,14 @@ def test_what_a_reward_returns_is_checked(function: Callable[..., object], messa
         scoring.score("own", PythonScorer("own", function), PROMPTS, RESPONSES, 0.0)
 
 
-def test_a_reward_cannot_change_the_texts_of_others() -> None:
+def test_a_reward_that_changes_its_arguments_does_no_harm() -> None:
     def greedy(prompts: list[str], responses: list[str]) -> list[float]:
-        responses[0] = "changed"
-        return [0.0] * len(prompts)
+        found = [float(len(r)) for r in responses]
+        responses.clear()
+        return found
 
     responses = list(RESPONSES)
-    scoring.score("own", PythonScorer("own", greedy), PROMPTS, responses, 0.0)
+    assert scoring.score("own", PythonScorer("own", greedy), PROMPTS, responses, 0.0).values.tolist() == [3.0, 0.0, 5.0]
     assert responses == RESPONSES
 
 

@@ -1,10 +1,8 @@
 """The one reader and the one writer: whatever is wrong is refused with file, table and column; nothing torn is ever seen."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +13,6 @@ from moa import tables
 from moa.errors import MoaError
 
 ROOT = Path(__file__).parent.parent.parent
-VALUES = {"VARCHAR": "x", "BIGINT": 1, "DOUBLE": 0.5, "FLOAT": 0.5, "BOOLEAN": True}
 
 
 def value(column, i):
@@ -27,10 +24,6 @@ def value(column, i):
 
 def rows(table, count=3):
     return [{name: value(column, i) for name, column in table.columns.items()} for i in range(count)]
-
-
-def columns(*, where):
-    return [pytest.param(table, name, id=f"{table.name}-{name}") for table in tables.ALL for name, column in table.columns.items() if where(column)]
 
 
 @pytest.fixture
@@ -54,7 +47,9 @@ def test_what_is_written_is_what_is_read(table, path):
     tables.write(table, [], path)
     assert tables.read(table, path).num_rows == 0
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert path.stat().st_mode & 0o777 == 0o666 & ~os.umask(os.umask(0o022) or 0o022) or path.stat().st_mode & 0o444
+    plain = path.with_name("plain")
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode, "readable by whom the user's umask allows"
 
 
 @pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
@@ -65,58 +60,56 @@ def test_nulls_where_they_mean_something(table, path):
     assert tables.read(table, path).to_pylist() == given
 
 
-@pytest.mark.parametrize(("table", "name"), columns(where=lambda c: True))
-def test_a_column_that_is_missing_or_renamed_or_retyped(table, name, path):
-    data = tables.from_rows(table, rows(table))
-    position = data.schema.get_field_index(name)
-    other = pa.array([b"x"] * 3)
-    for broken in (
-        data.drop_columns([name]),
-        data.rename_columns([f"{n}_" if n == name else n for n in data.schema.names]),
-        data.set_column(position, name, other),
-    ):
-        with pytest.raises(MoaError, match=f"table {table.name}.*{name}|{name}.*table {table.name}"):
-            tables.write(table, broken, path)
-        assert not path.exists()
-        raw(table, broken.replace_schema_metadata(table.schema.metadata), path)
-        with pytest.raises(MoaError, match=f"(?s){path.name}.*{name}"):
-            tables.read(table, path)
-        path.unlink()
-    for row in ({k: v for k, v in rows(table)[0].items() if k != name}, {**rows(table)[0], "surplus": 1}):
-        with pytest.raises(MoaError, match=f"table {table.name}, row 0: missing .*{name if 'surplus' not in row else 'surplus'}"):
-            tables.write(table, [row], path)
-
-
-@pytest.mark.parametrize(("table", "name"), columns(where=lambda c: not c.null))
-def test_a_null_that_means_nothing(table, name, path):
-    given = rows(table)
-    given[1][name] = None
-    with pytest.raises(MoaError, match=f"column {name} of table {table.name} holds 1 nulls"):
-        tables.write(table, given, path)
-    loose = pa.schema([pa.field(f.name, f.type) for f in table.schema], metadata=table.schema.metadata)
-    raw(table, pa.Table.from_pylist(given, schema=loose), path)
-    with pytest.raises(MoaError, match=f"{path.name}: column {name} of table {table.name} holds 1 nulls"):
-        tables.read(table, path)
-
-
-def numeric(column):
-    return pa.types.is_floating(column.type)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize(("table", "name"), columns(where=numeric))
-def test_a_number_that_is_none(table, name, bad, path):
-    given = rows(table)
-    given[2][name] = bad
-    with pytest.raises(MoaError, match=f"column {name} of table {table.name} is NaN or infinite in row 2"):
-        tables.write(table, given, path)
+def refused_both_ways(table, broken, path, message):
+    """The writer refuses `broken` and leaves nothing; the reader refuses a file that another program wrote with it."""
+    with pytest.raises(MoaError, match=message):
+        tables.write(table, broken, path)
     assert not path.exists()
+    raw(table, broken.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(MoaError, match=f"{path.name}: .*{message}"):
+        tables.read(table, path)
+    path.unlink()
 
 
-def test_nan_inside_a_preference(path):
+@pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
+def test_every_column_missing_renamed_or_retyped(table, path):
+    data = tables.from_rows(table, rows(table))
+    for i, name in enumerate(table.columns):
+        refused_both_ways(table, data.drop_columns([name]), path, rf"columns of table {table.name}: missing \['{name}'\]")
+        renamed = data.rename_columns([f"{n}_" if n == name else n for n in data.schema.names])
+        refused_both_ways(table, renamed, path, rf"columns of table {table.name}: missing \['{name}'\], unknown \['{name}_'\]")
+        for other in (pa.array([b"1"] * 3), pa.array(["1"] * 3, pa.large_string()), pa.array([1] * 3, pa.int32())):
+            refused_both_ways(table, data.set_column(i, name, other), path, f"column {name} of table {table.name} is {other.type}")
+        with pytest.raises(MoaError, match=rf"table {table.name}, row 0: missing \['{name}'\], unknown \['surplus'\]"):
+            tables.write(table, [{**{k: v for k, v in rows(table)[0].items() if k != name}, "surplus": 1}], path)
+    refused_both_ways(table, data.select(data.schema.names[::-1]), path, f"columns of table {table.name}")
+
+
+@pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
+def test_every_null_that_means_nothing(table, path):
+    loose = pa.schema([pa.field(f.name, f.type) for f in table.schema])
+    for name, column in table.columns.items():
+        given = rows(table)
+        given[1][name] = None
+        if not column.null:
+            refused_both_ways(table, pa.Table.from_pylist(given, schema=loose), path, f"column {name} of table {table.name} holds 1 nulls")
+
+
+@pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
+def test_every_number_that_is_none(table, path):
+    for name, column in table.columns.items():
+        for bad in (float("nan"), float("inf"), float("-inf")):
+            given = rows(table)
+            given[2][name] = bad
+            if pa.types.is_floating(column.type):
+                refused_both_ways(table, tables.from_rows(table, given), path, f"column {name} of table {table.name} is NaN or infinite, first in value 2")
+
+
+@pytest.mark.parametrize(("bad", "message"), [(float("nan"), "is NaN or infinite"), (float("inf"), "is NaN or infinite"), (None, "holds nulls inside 1 lists")])
+def test_nothing_inside_a_preference(bad, message, path):
     given = rows(tables.POINTS)
-    given[1]["preference"] = [float("nan"), 1.0]
-    with pytest.raises(MoaError, match="column preference of table points is NaN or infinite"):
+    given[1]["preference"] = [bad, 1.0]
+    with pytest.raises(MoaError, match=f"column preference of table points {message}"):
         tables.write(tables.POINTS, given, path)
 
 
@@ -133,7 +126,7 @@ def test_two_rows_with_one_key(table, path):
 def test_a_preference_off_the_simplex(table, preference, path):
     given = rows(table)
     given[1]["preference"] = preference
-    with pytest.raises(MoaError, match=rf"table.parquet: preference \[.*\] is off the simplex"):
+    with pytest.raises(MoaError, match=r"table.parquet: preference \[.*\] is off the simplex"):
         tables.write(table, given, path)
     raw(table, tables.from_rows(table, given), path)
     with pytest.raises(MoaError, match="off the simplex"):
@@ -186,7 +179,7 @@ def test_missing_foreign_truncated_and_outdated_files(path):
         tables.read(tables.PROMPTS, path)
     old = tables.from_rows(tables.PROMPTS, rows(tables.PROMPTS)).replace_schema_metadata({"moa.table": "prompts", "moa.version": "0"})
     raw(tables.PROMPTS, old, path)
-    with pytest.raises(MoaError, match="schema version '?0'?, this is 1"):
+    with pytest.raises(MoaError, match="schema version 0, this is 1"):
         tables.read(tables.PROMPTS, path)
 
 
@@ -196,16 +189,20 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
         tables.read(tables.PROMPTS, tmp_path / "prompts.parquet")
 
 
-def test_flipped_bytes_never_pass_as_other_values(path):
-    """Parquet has no checksum here: a flipped byte is an error, or harmless, or changes a value. The manifest's sha256 catches the last."""
-    tables.write(tables.FLUENCY, [{"task": "t", "low": 0.5, "high": 4.0, "median": 2.0, "n": 6}], path)
+@pytest.mark.parametrize("table", [tables.FLUENCY, tables.GENERATIONS], ids=lambda t: t.name)
+def test_a_flipped_byte_is_an_error_or_changes_nothing(table, path):
+    given = rows(table, 20 if table is tables.GENERATIONS else 1)
+    tables.write(table, given, path)
     whole = path.read_bytes()
+    refused = 0
     for position in range(0, len(whole), 7):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         try:
-            tables.read(tables.FLUENCY, path)
-        except MoaError:
-            continue
+            assert tables.read(table, path).to_pylist() == given, position
+        except MoaError as error:
+            assert path.name in str(error)
+            refused += 1
+    assert refused > len(whole) / 7 / 4  # pages and most of the footer; statistics and descriptions are not used
 
 
 def child(code, *arguments, **options):
@@ -235,38 +232,42 @@ def test_disk_full_is_a_clear_message_and_leaves_nothing(path):
 
 
 def test_kill_9_of_a_writer_leaves_no_torn_file(path):
-    """Twenty writers, each killed at another moment while it writes versions of a file over and over."""
+    """Fourteen writers, each killed at another moment while it writes versions of a file over and over."""
     code = (
-        "import sys, pathlib\n"
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
         "from moa import tables\n"
-        "print('start', flush=True)\n"
-        "version = 0\n"
-        "while True:\n"
-        "    version += 1\n"
-        "    rows = [{'task': 't', 'prompt_id': f'{version}-{i}', 'split': 'train', 'prompt': 'x' * 200} for i in range(300)]\n"
-        "    tables.write(tables.PROMPTS, rows, pathlib.Path(sys.argv[1]))\n"
+        "def write(path):\n"
+        "    version = 0\n"
+        "    while True:\n"
+        "        version += 1\n"
+        "        rows = [{'task': 't', 'prompt_id': f'{version}-{i}', 'split': 'train', 'prompt': 'x' * 200} for i in range(300)]\n"
+        "        tables.write(tables.PROMPTS, rows, path)\n"
+        "for i in range(14):\n"
+        "    path = Path(sys.argv[1]) / f'{i}.parquet'\n"
+        "    pid = os.fork()\n"  # this process itself uses no Arrow, so that its copies may
+        "    if not pid:\n"
+        "        write(path)\n"
+        "    while not path.exists():\n"
+        "        time.sleep(0.001)\n"
+        "    time.sleep(0.002 * i)\n"
+        "    os.kill(pid, signal.SIGKILL)\n"
+        "    os.waitpid(pid, 0)\n"
     )
     path.parent.mkdir()
-    processes = [child(code, path.parent / f"{i}.parquet") for i in range(20)]
-    try:
-        for process in processes:
-            process.stdout.readline()
-        for i, process in enumerate(processes):
-            time.sleep(0.003 * i)
-            process.send_signal(signal.SIGKILL)
-    finally:
-        for process in processes:
-            process.kill()
-            print(process.communicate())
-    print([p.name for p in path.parent.iterdir()], [p.stderr for p in processes][:2])
-    written = sorted(path.parent.glob("[0-9]*.parquet"))
-    assert len(written) > 10
-    for file in written:
-        found = tables.read(tables.PROMPTS, file)
-        assert found.num_rows == 300 and len({i.partition("-")[0] for i in found["prompt_id"].to_pylist()}) == 1, file
-    for i in range(20):
+    with child(code, path.parent) as process:
+        _, error = process.communicate(timeout=100)
+    assert process.returncode == 0, error
+    left = [p for p in path.parent.iterdir() if p.suffix == ".tmp"]
+    versions = set()
+    for i in range(14):
+        found = tables.read(tables.PROMPTS, path.parent / f"{i}.parquet")
+        version = {name.partition("-")[0] for name in found["prompt_id"].to_pylist()}
+        assert found.num_rows == 300 and len(version) == 1, i
+        versions |= version
         tables.write(tables.PROMPTS, [], path.parent / f"{i}.parquet")
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted(f"{i}.parquet" for i in range(20)), "temporary files of the killed are gone"
+    assert left and len(versions) > 1, "some were killed in the middle, and not all in their first version"
+    assert not [p for p in path.parent.iterdir() if p.suffix == ".tmp"], "the next writer removes what the killed left"
 
 
 def test_the_temporary_file_of_a_living_writer_is_left_alone(path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moa.errors import Diverged, MoaError
-from moa.rewards import scoring
+from moa.rewards import labelled, scoring
 from moa.rewards.specs import Transformer
 from tests import tiny_rewards
 
@@ -28,7 +28,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec(pairs: Path, source: Path, **settings: object) -> Transformer:
     data = {"source": str(pairs), "prompt": "q", "chosen": "yes", "rejected": "no"}
-    defaults = {"template": "{prompt} {response}", "max_length": 32, "batch_size": 8, "epochs": 4, "learning_rate": 1e-2, "heldout": 0.2}
+    defaults = {"template": "it ends {prompt} {response}", "max_length": 32, "batch_size": 8, "epochs": 4, "learning_rate": 1e-2, "heldout": 0.2}
     return Transformer.model_validate({"kind": "transformer", "source": str(source), "data": data, **defaults, **settings})
 
 
@@ -49,7 +49,10 @@ def test_it_learns_the_pairs_and_says_so(trained: tuple[Transformer, Path, scori
     assert result.heldout == {"n": 8.0, "accuracy": 1.0} and result.rows == 32  # round(0.2 * 40) prompts held out
     card = json.loads((folder / "reward.json").read_text())
     assert card["heldout"] == result.heldout and card["settings"]["epochs"] == 4 and set(card["versions"]) == {"torch", "transformers", "trl"}
-    assert result.tokens > 4 * 32 * 2 * 4  # 4 epochs of 32 pairs of two texts of at least 4 words
+    # 4 epochs of the training pairs; a token is a word: 'it ends', 'the plot 7', and a text with its last word
+    training, _ = labelled.examples("liking", declared.data, declared.template, 0.2)
+    assert result.tokens == 4 * sum(len(text.split()) for pair in training for text in (pair.text, pair.rejected))
+    assert training[0].text.startswith("it ends the plot ")
 
 
 def test_it_is_stored_as_safetensors_only(trained: tuple[Transformer, Path, scoring.Trained]) -> None:

@@ -1,6 +1,7 @@
 """The database: complete, checked, described, readable by old clients; and the provenance row that it is built from."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,25 @@ def test_the_provenance_row(tree):
     assert "duckdb" in json.loads(row["versions"]) and "GiB memory" in row["hardware"]
     with pytest.raises(MoaError, match="nothing.parquet: no such file or folder"):
         manifest.describe(synthetic.experiment(world), {}, [folder / "nothing.parquet"], folder)
+
+
+def test_the_commands_of_manifest_and_warehouse(tree, monkeypatch):
+    world, folder = tree
+    files = [p for p in sorted(folder.rglob("*.parquet")) if p.name != "run.parquet"]
+    (folder / "run.parquet").unlink()
+    section = synthetic.experiment(world).model_dump_json()
+    command(monkeypatch, "manifest", "--section", section, "--files", *files, "--out", folder / "run.parquet")
+    command(monkeypatch, "warehouse", "--section", '{"task": "synthetic"}', "--runs", folder / "run.parquet", "--out", world.root / "results.duckdb")
+    # The methods themselves say which policies they use; the synthetic tree has the same idea of it.
+    expected = sorted(("synthetic", row, owner, name) for row in synthetic.SKILL for owner, name, _ in world.policies(row))
+    assert ask(world.root / "results.duckdb", "FROM policies ORDER BY ALL") == expected
+    assert ask(world.root / "results.duckdb", "SELECT count(*) FROM leaderboard") == [(7,)]
+
+
+def command(monkeypatch, stage, *arguments):
+    monkeypatch.setattr(sys, "argv", [stage, *map(str, arguments)])
+    monkeypatch.delitem(sys.modules, f"moa.stages.{stage}")
+    runpy.run_module(f"moa.stages.{stage}", run_name="__main__")
 
 
 def test_the_code_hash_covers_every_module():

@@ -41,11 +41,11 @@ rule train_base:
         code=PLAN.code("base"),
         files=PLAN.files(sources=[PLAN.experiment.model.source]),
         scores="--scores" if WARM_START else "",
-    shell:
+    shell:  # lines of progress go to the console as well
         "python -m moa.stages.base --section {params.section:q}"
         " --texts {input.texts:q} {params.scores} {input.scores:q}"
         " --model {output.model:q} --costs {output.costs:q}"
-        " > {log:q} 2>&1"
+        " 2>&1 | tee {log:q} | {{ grep --line-buffered ETA >&2 || true; }}"
 
 
 rule base:

@@ -1,6 +1,7 @@
 # Every objective's reward, and its judge where it has one, on the responses of one row and seed.
 rule score_responses:
     input:
+        prompts="results/{task}/prompts.parquet",
         generations="results/{task}/generations/{row}/s{seed}.parquet",
         normaliser="results/{task}/normaliser.parquet",
         models=models(judges=True),
@@ -18,7 +19,7 @@ rule score_responses:
         files=PLAN.files(rewards=SCORERS),
     shell:
         "python -m moa.stages.score --section {params.section:q}"
-        " --generations {input.generations:q} --normaliser {input.normaliser:q} --models {input.models:q}"
+        " --prompts {input.prompts:q} --generations {input.generations:q} --normaliser {input.normaliser:q} --models {input.models:q}"
         " --scores {output.scores:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"
 

@@ -1,0 +1,152 @@
+"""Talk to a trained policy, or to a whole row that picks or mixes its policies by the preference.
+
+A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where it
+borrows its policies, as Rewarded Soups does. The base is results/<task>/base. Nothing heavy is loaded before the
+request is known to be right.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moa import config, tables
+from moa.config import Conditioning, Experiment, Generation, Model
+from moa.errors import MoaError, nearest
+from moa.preferences import Preference, check
+from moa.sections import Plan
+
+
+@dataclass(frozen=True)
+class Source:
+    """What answers, and all that answering needs to know of the experiment."""
+
+    base: Path
+    folders: list[Path]
+    way: Literal["policy", "nearest", "soup"]
+    conditioned: bool
+    steerable: bool
+    objectives: list[str]
+    conditioning: Conditioning
+    generation: Generation
+    model: Model
+
+
+def respond(policy: Path, prompt: str, preference: Mapping[str, float] | None = None, experiment: Path | None = None) -> str:
+    """Return one response, decoded as in the evaluation; the same call gives the same response.
+
+    Args:
+        policy: folder of a policy or of a row.
+        prompt: what the policy continues or answers.
+        preference: objective -> weight, for every objective; None for a policy that takes none.
+        experiment: file whose settings replace those that were recorded with the policy.
+
+    Raises:
+        MoaError: no such policy, unknown objective, weights off the simplex, or a preference too many or missing.
+    """
+    source = find(policy, experiment)
+    weights = _weights(source, preference, policy)
+    return _answer(source, prompt, weights)
+
+
+def find(policy: Path, experiment: Path | None) -> Source:
+    """Return what answers: the one policy of a folder, or the policies of a row."""
+    policy = policy.resolve()
+    given = config.load(experiment) if experiment is not None else None
+    if (policy / "policy.json").exists():
+        return _of_policy(policy, given)
+    seeds = _seeds(policy)
+    return _of_policy(policy / f"s{seeds[0]}", given) if seeds else _of_row(policy, given)
+
+
+def _seeds(folder: Path) -> list[int]:
+    return sorted(int(p.name[1:]) for p in folder.glob("s*") if p.name[1:].isdigit() and (p / "policy.json").exists())
+
+
+def _of_policy(folder: Path, given: Experiment | None) -> Source:
+    card = _card(folder / "policy.json")
+    if given is not None:
+        card |= {"objectives": list(given.objectives), "conditioning": given.conditioning, "generation": given.generation, "model": given.model}
+    try:
+        return Source(
+            base=_base(folder.parents[3]), folders=[folder], way="policy", conditioned=bool(card["conditioned"]), steerable=bool(card["conditioned"]),
+            objectives=list(card["objectives"]), conditioning=Conditioning.model_validate(card["conditioning"]),
+            generation=Generation.model_validate(card["generation"]), model=Model.model_validate(card["model"]),
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise MoaError(f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy again, or give --experiment") from error
+
+
+def _of_row(folder: Path, given: Experiment | None) -> Source:
+    """Return a row's policies of its first finished seed, as the experiment that made them says."""
+    task, row = folder.parents[1], folder.name
+    experiment = given if given is not None else _recorded(task, folder)
+    plan = Plan(experiment, str(task))
+    if row not in plan.rows:
+        raise MoaError(f"{folder}: neither a policy's folder nor a row of this experiment.{nearest(row, plan.rows)}")
+    method = plan.rows[row]
+    if method.answers == "external":
+        raise MoaError(f"{folder}: row '{row}' is external; give the folder of a policy that was trained here")
+    needed = [folder.parent / p.row / p.name for p in plan.policies_of(row)]
+    finished = [set(_seeds(path)) for path in needed]
+    common = sorted(set.intersection(*finished)) if finished else []
+    if needed and not common:
+        missing = next((path for path, seeds in zip(needed, finished, strict=True) if not seeds), needed[0])
+        raise MoaError(f"{missing}: row '{row}' answers with this policy, which is not trained yet; run snakemake --cores all train")
+    return Source(
+        base=_base(task), folders=[path / f"s{common[0]}" for path in needed], way=method.answers, conditioned=method.conditioned, steerable=method.steerable,
+        objectives=list(experiment.objectives), conditioning=experiment.conditioning, generation=experiment.generation, model=experiment.model,
+    )  # fmt: skip
+
+
+def _recorded(task: Path, folder: Path) -> Experiment:
+    path = task / "run.parquet"
+    if not path.exists():
+        raise MoaError(f"{folder}: no policy.json here; give a policy's folder, results/<task>/policies/<row>/<policy>/s<seed>, or let the run finish, or give --experiment")
+    return config.parse(json.loads(tables.read(tables.RUNS, path)["config"][0].as_py()), str(path))
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MoaError(f"{path}: not readable as a policy's card ({error}); train the policy again") from error
+    return found
+
+
+def _base(task: Path) -> Path:
+    if not (task / "base" / "config.json").exists():
+        raise MoaError(f"{task / 'base'}: the base model is not there; a policy stays beside its base, results/<task>/base; run snakemake --cores all base")
+    return task / "base"
+
+
+def _weights(source: Source, preference: Mapping[str, float] | None, policy: Path) -> Preference | None:
+    """Return the preference in the objectives' order, checked; None where none is given and none is taken."""
+    listed = ",".join(f"{name}={1 / len(source.objectives):.2g}" for name in source.objectives)
+    if not source.steerable:
+        if preference is not None:
+            raise MoaError(f"{policy}: this policy takes no preference; leave --preference out, or give the folder of its row")
+        return None
+    if preference is None:
+        raise MoaError(f"{policy}: give a preference, e.g. --preference {listed}")
+    for name in preference:
+        if name not in source.objectives:
+            raise MoaError(f"--preference: no objective '{name}'.{nearest(name, source.objectives)}")
+    missing: Sequence[str] = [name for name in source.objectives if name not in preference]
+    if missing:
+        raise MoaError(f"--preference: no weight for {', '.join(missing)}; give one for every objective, 0 included")
+    return check([preference[name] for name in source.objectives], len(source.objectives), "--preference")
+
+
+def _answer(source: Source, prompt: str, weights: Preference | None) -> str:
+    from moa import answers
+    from moa.generation import Decoding
+
+    answerer = answers.load(
+        source.base, source.model, source.folders, way=source.way, objectives=source.objectives, shown=source.conditioning, conditioned=source.conditioned
+    )
+    answerer.switch(weights)
+    generation = source.generation
+    decoding = Decoding(generation.max_new_tokens, generation.evaluation_temperature, generation.evaluation_top_p)
+    return answers.respond(answerer, answerer.texts([prompt], weights), decoding, 1, "respond")[0].text.strip()
