@@ -43,14 +43,16 @@ def leaderboard(
 @app.command()
 def respond(
     prompt: Annotated[str, typer.Argument(help="what the policy continues or answers")],
-    policy: Annotated[Path, typer.Option(help="folder of a trained policy: results/<task>/policies/<row>/<policy>/s<seed>")],
+    policy: Annotated[Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")],
     preference: Annotated[str | None, typer.Option(help="e.g. sentiment=0.8,conciseness=0.2")] = None,
-    experiment: Annotated[Path | None, typer.Option(help="experiment file, where the policy's own record is not wanted")] = None,
+    experiment: Annotated[Path | None, typer.Option(help="experiment file whose settings replace those of the policy's run")] = None,
 ) -> None:
     """Talk to a trained policy."""
     from moa.respond import respond
+    from moa.sql import visible
 
-    print(respond(policy, prompt, parse_preference(preference), experiment))
+    answer = respond(policy, prompt, parse_preference(preference), experiment)
+    print("\n".join(visible(line) for line in answer.splitlines()))  # a policy may write what a terminal obeys
 
 
 @app.command()

@@ -159,11 +159,12 @@ class Model(Strict):
 
 
 class WarmStart(Strict):
-    """Conditional warm start: this share of the SFT texts carries the preference that their own rewards imply."""
+    """Conditional warm start: this share of the SFT texts carries a preference that their own rewards imply (moa/warm_start.py)."""
 
     share: float = Field(0.5, gt=0, lt=1)
+    labels: Literal["implied", "best"] = "implied"
     keep: float = Field(0.5, gt=0, le=1)
-    sharpness: float = Field(1.0, gt=0)
+    sharpness: float = Field(1.0, gt=0)  # of 'implied'
 
 
 class Conditioning(Strict):

@@ -66,6 +66,8 @@ def _seeds(folder: Path) -> list[int]:
 
 def _of_policy(folder: Path, given: Experiment | None) -> Source:
     card = _card(folder / "policy.json")
+    if given is None and (folder.parents[3] / "run.parquet").exists():
+        card["generation"] = _recorded(folder.parents[3], folder).generation  # training knows nothing of the evaluation's decoding
     if given is not None:
         card |= {"objectives": list(given.objectives), "conditioning": given.conditioning, "generation": given.generation, "model": given.model}
     try:

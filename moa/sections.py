@@ -86,7 +86,7 @@ class Plan:
             **dict(self.scoring(judges=False)),
             model=reset(experiment.model, "lora", "gradient_checkpointing"),
             conditioning=reset(experiment.conditioning, "template", "format", "warm_start"),
-            generation=experiment.generation,
+            generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples"),
             evaluation=reset(experiment.evaluation, "bootstrap"),
         )
 
@@ -96,7 +96,7 @@ class Plan:
             **dict(self.scoring(judges=False)),
             model=experiment.model,
             conditioning=self._conditioning(row),
-            generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples"),
+            generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples", "batch_size"),
             ppo=experiment.ppo,
             training=experiment.training_preferences() if conditioned else [],
             dirichlet=experiment.preferences.dirichlet if conditioned else None,

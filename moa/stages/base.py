@@ -59,10 +59,9 @@ def choose(section: BaseSection, rows: Sequence[dict[str, Any]], scores: Path | 
         return plain
     if scores is None:
         raise MoaError("conditioning.warm_start needs the texts' rewards: give --scores (rule score_texts makes them)")
-    seed, count = section.model.sft.seed, round(warm.share * len(rows))
-    labelled = warm_start.label(read_scores(scores, [r["text_id"] for r in rows], section.objectives), warm)
-    drawn = warm_start.draw(labelled, count, seed)
-    log.info("warm start: %d of %d texts are labelled; first objective's weight %s", len(labelled.texts), len(rows), histogram(labelled.preferences))
+    seed, count = section.model.sft.seed, max(1, round(warm.share * len(rows)))
+    drawn = warm_start.draw(read_scores(scores, [r["text_id"] for r in rows], section.objectives), warm, count, seed)
+    log.info("warm start: %d conditioned examples; first objective's weight %s", count, histogram(drawn.preferences))
     others = np.random.default_rng(seed + 1).permutation(len(rows))[: len(rows) - count]
     conditioned = [Text(plain[i].prompt, plain[i].response, tuple(p)) for i, p in zip(drawn.texts.tolist(), drawn.preferences.tolist(), strict=True)]
     return conditioned + [plain[i] for i in others.tolist()]

@@ -207,6 +207,8 @@ def test_the_order_of_files_and_rows_does_not_matter(tmp_path):
     points = [(p, np.random.default_rng(1).uniform(0, 1, size=(4, 1, 2))) for p in GRID]
     first.row("m", points).row("n", points)
     second.row("n", points).row("m", points, change=lambda g, s: (g[::-1], s[::-1]))
+    path = second.root / "prompts.parquet"
+    tables.write(tables.PROMPTS, tables.read(tables.PROMPTS, path).to_pylist()[::-1], path)
     assert first.run(methods=["m", "n"]) == second.run(methods=["m", "n"])
 
 

@@ -47,7 +47,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "ppo": (replace(snake.TINY, "epochs: 2", "epochs: 1"), RETRAINED),
     "evaluation decoding": (
         replace(snake.TINY, "max_new_tokens: 16,", "max_new_tokens: 16, evaluation_top_p: 0.5,"),
-        {"score_reference"} | RETRAINED | snake.after("reference"),
+        snake.after(*snake.ROWS),
     ),
     "a judge": (replace(snake.TINY, "{reward: vader}", "{reward: vader, judge: short}"), SCORED | snake.END),
     "one row less": (replace(snake.TINY, ", moc]", "]"), snake.END),

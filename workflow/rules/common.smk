@@ -168,4 +168,6 @@ def generate_files(wildcards):
 
 export_parent()
 warn_of_stale_lock(Path())
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(
+    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)

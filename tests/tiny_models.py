@@ -1,0 +1,70 @@
+"""Tiny language models and tokenizers on disk for tests of the stages: random weights, a few hundred tokens."""
+
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from moa import scratch
+from moa.config import Lora, Scratch
+from moa.models import ValueHeads, add_adapter, save_policy
+from moa.tasks import reviews
+
+SCRATCH = Scratch(vocabulary=320, hidden=32, layers=2, heads=2, feed_forward=64, context=128)
+LORA = Lora(rank=4, alpha=8, dropout=0.0)
+CHAT = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}[assistant]"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+
+
+@cache
+def texts() -> tuple[reviews.Review, ...]:
+    """60 reviews of the embedded corpus."""
+    return tuple(reviews.generate(60, 0, 0, 0, 0).texts)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, as experiments from scratch have it."""
+    return scratch.train_tokenizer([t.prompt + t.response for t in texts()], SCRATCH)
+
+
+@cache
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """Like Llama's: a space is put before every text and the first one is taken off in decoding; BOS in front."""
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    made.train_from_iterator([t.prompt + t.response for t in texts()], trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>", padding_side="left")
+
+
+def model(seed: int = 0) -> LlamaForCausalLM:
+    """Random weights, large enough to make different prompts give different tokens."""
+    made = scratch.new_model(SCRATCH, tokenizer(), seed).eval()
+    for parameter in made.parameters():
+        if parameter.ndim == 2:
+            parameter.data.mul_(5)
+    return made
+
+
+def save_base(folder: Path, seed: int = 0) -> Path:
+    """Save model and tokenizer as stage base does."""
+    model(seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, *, seed: int, name: str = "policy", weights: tuple[float, ...] | None = None, conditioned: bool = False) -> Path:
+    """Save a policy whose adapter is random and large, so that it matters."""
+    policy = add_adapter(model(), LORA, seed)
+    for key, parameter in policy.named_parameters():
+        if "lora_B" in key:
+            parameter.data.normal_(0, 0.3)
+    folder.mkdir(parents=True)
+    card = {"policy": name, "weights": weights, "objectives": ["a", "b"], "conditioned": conditioned}
+    save_policy(folder, policy, ValueHeads(32, 2), ["a", "b"], card)
+    return folder

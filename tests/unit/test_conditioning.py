@@ -1,0 +1,129 @@
+"""Prompt building: formats, places, chat templates, and never a doubled BOS."""
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from moa.conditioning import build, continuation_rows, encode, preference_text, token_rows
+from moa.config import Conditioning
+from moa.errors import MoaError
+from tests import tiny_models
+
+OBJECTIVES = ["sentiment", "conciseness"]
+BYTES, PIECES = tiny_models.tokenizer(), tiny_models.sentencepiece()
+
+
+def with_template(template: str, tokenizer: PreTrainedTokenizerFast = PIECES) -> PreTrainedTokenizerFast:
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    return made
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("digits", "sentiment 0.75 conciseness 0.25"),
+        ("words", "much sentiment little conciseness"),
+        ("tags", "<sentiment=75> <conciseness=25>"),
+    ],
+)
+def test_preference_text(form: str, expected: str) -> None:
+    assert preference_text((0.75, 0.25), OBJECTIVES, form) == expected
+
+
+def test_plain_and_conditioned() -> None:
+    shown = Conditioning(template="[{preference}] {prompt}", plain="<{prompt}>")
+    assert build("The lamp", None, OBJECTIVES, shown, BYTES) == "<The lamp>"
+    assert build("The lamp", (1.0, 0.0), OBJECTIVES, shown, BYTES) == "[sentiment 1.00 conciseness 0.00] The lamp"
+
+
+def test_braces_in_a_prompt_are_text() -> None:
+    assert build("{preference} {prompt} {x}", (1.0, 0.0), OBJECTIVES, Conditioning(), BYTES).endswith(" {preference} {prompt} {x}")
+
+
+@pytest.mark.parametrize(("role", "expected"), [("user", "<s>[user] sentiment 1.00 conciseness 0.00 Hello [assistant]"), ("system", "<s>[system] sentiment 1.00 conciseness 0.00 [user] Hello [assistant]")])
+def test_chat(role: str, expected: str) -> None:
+    shown = Conditioning.model_validate({"chat": True, "role": role})
+    assert build("Hello", (1.0, 0.0), OBJECTIVES, shown, with_template(tiny_models.CHAT)) == expected
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES])
+def test_one_bos_whoever_adds_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    bos = tokenizer.bos_token_id
+    assert tokenizer("Hello")["input_ids"][0] == bos, "this tokenizer adds BOS by itself"
+    chat = build("Hello", None, OBJECTIVES, Conditioning(chat=True), with_template(tiny_models.CHAT, tokenizer))
+    assert chat.startswith("<s>"), "this template writes BOS by itself"
+    for row in token_rows(["Hello", chat], tokenizer):
+        assert row[0] == bos
+        assert row.count(bos) == 1
+
+
+def test_no_bos_where_the_tokenizer_adds_none() -> None:
+    from tokenizers import processors
+
+    silent = copy.deepcopy(BYTES)
+    silent.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    assert token_rows(["Hello"], silent) == [silent("Hello", add_special_tokens=False)["input_ids"]]
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES])
+def test_prompt_and_response_are_the_text_that_they_came_from(tokenizer: PreTrainedTokenizerFast) -> None:
+    reviews = tiny_models.texts()
+    prompts, responses = [r.prompt for r in reviews], [r.response for r in reviews]
+    pairs = continuation_rows(prompts, responses, tokenizer)
+    assert [head for head, _ in pairs] == token_rows(prompts, tokenizer), "the prompt's tokens are those that generation feeds"
+    wholes = token_rows([p + r for p, r in zip(prompts, responses, strict=True)], tokenizer)
+    assert [head + tail for head, tail in pairs] == wholes, "no extra space token at the seam"
+
+
+def test_a_token_over_the_seam_is_split() -> None:
+    """'the' is one token, so prompt 't' + response 'he' cannot be the tokens of 'the'."""
+    assert len(token_rows([" the"], BYTES)[0]) == 2
+    ((head, tail),) = continuation_rows([" t"], ["he"], BYTES)
+    assert head == token_rows([" t"], BYTES)[0]
+    assert BYTES.decode(tail) == "he"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_text_survives_the_byte_level_tokenizer(prompt: str, response: str) -> None:
+    if any(token in prompt + response for token in ("<s>", "</s>", "<pad>")):
+        return
+    ((head, tail),) = continuation_rows([prompt], [response], BYTES)
+    assert BYTES.decode(head[1:] + tail) == prompt + response
+
+
+def test_encode_pads_on_the_left() -> None:
+    """Rows of 3 and 2 tokens: the second begins with one pad and mask 0."""
+    ids, mask = encode(["ab", "a"], BYTES, 10)
+    a, b = (BYTES.convert_tokens_to_ids(c) for c in "ab")
+    assert ids.tolist() == [[0, a, b], [2, 0, a]]
+    assert mask.tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
+def test_a_prompt_beyond_the_context_is_named() -> None:
+    with pytest.raises(MoaError, match=r"'x x x.*has \d+ tokens, the model's context leaves room for 4"):
+        encode(["a", "x " * 20], BYTES, 4)
+
+
+def test_an_all_padding_row_is_refused() -> None:
+    from tokenizers import processors
+
+    silent = copy.deepcopy(BYTES)
+    silent.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(MoaError, match="prompt '' has no token"):
+        encode(["a", ""], silent, 10)
+
+
+def test_chat_without_a_template() -> None:
+    with pytest.raises(MoaError, match="no chat template; set chat: false"):
+        build("Hello", None, OBJECTIVES, Conditioning(chat=True), BYTES)
+
+
+def test_a_template_that_refuses_the_system_role() -> None:
+    shown = Conditioning(chat=True, role="system")
+    with pytest.raises(MoaError, match="System role not supported.*try role: user"):
+        build("Hello", (1.0, 0.0), OBJECTIVES, shown, with_template(tiny_models.NO_SYSTEM))
