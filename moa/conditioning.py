@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-WORDS = ("no", "little", "some", "much", "only")  # weights 0, 1/4, 1/2, 3/4, 1; a finer weight takes the nearest word
+WORDS = ("no", "faint", "slight", "little", "some", "half", "fair", "much", "strong", "most", "only")  # tenths of weight
 
 
 def preference_text(preference: Sequence[float], objectives: Sequence[str], form: str) -> str:
     """Return the preference as text, e.g. 'sentiment 0.75 conciseness 0.25' (digits).
 
-    'words' gives 'much sentiment little conciseness', 'tags' gives '<sentiment=75> <conciseness=25>'.
+    'words' gives 'strong sentiment slight conciseness' (a word per tenth of weight; finer weights take the nearest),
+    'tags' gives '<sentiment=75> <conciseness=25>'.
     """
     pairs = list(zip(objectives, preference, strict=True))
     if form == "digits":
         return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
     if form == "words":
-        return " ".join(f"{WORDS[round(4 * weight)]} {name}" for name, weight in pairs)
+        return " ".join(f"{WORDS[round(10 * weight)]} {name}" for name, weight in pairs)
     return " ".join(f"<{name}={round(100 * weight)}>" for name, weight in pairs)
 
 

@@ -24,7 +24,7 @@ from moa.errors import MoaError
 
 log = logging.getLogger("moa")
 disable_progress_bar()  # logs are files; stages report their own progress
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # PEFT 0.21 asks for it
+warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)  # PEFT 0.21 asks for it
 
 
 def device() -> torch.device:
@@ -73,12 +73,26 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
             device_map={"": device()} if config is not None else None,
             use_safetensors=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise MoaError(f"model {source}: cannot be loaded ({_first_line(error)}); check model.source, model.revision and that it holds safetensors") from error
-    loaded = loaded if config is not None else loaded.to(device())
+    loaded = _differentiable(loaded) if config is not None else loaded.to(device())
     loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
     loaded.config.use_cache = True
     return loaded.eval()
+
+
+def _differentiable(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep a 4-bit base's layers differentiable on the CPU.
+
+    With AVX512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass without gradients, for a kernel that is
+    coarser, wants sizes that are multiples of 64, and silently cuts the gradient of every later pass in eval mode.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -1,9 +1,10 @@
 """Tiny language models and tokenizers on disk for tests of the stages: random weights, a few hundred tokens."""
 
+import json
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from moa import scratch
@@ -34,11 +35,15 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     """Like Llama's: a space is put before every text and the first one is taken off in decoding; BOS in front."""
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")  # no token holds two words
     made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
     made.train_from_iterator([t.prompt + t.response for t in texts()], trainer)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
+    state = json.loads(made.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in bytes_]  # bytes are ordinary tokens
+    made = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>", padding_side="left")
 
 

@@ -294,6 +294,15 @@ def test_a_failing_writer_leaves_what_was_there(path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_reader_keeps_the_old_file_while_the_new_one_takes_its_place(path):
+    tables.write(tables.PROMPTS, rows(tables.PROMPTS, 2), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        tables.write(tables.PROMPTS, rows(tables.PROMPTS, 5), path)
+        assert reader.read() == before
+    assert tables.read(tables.PROMPTS, path).num_rows == 5
+
+
 def test_equal_tables_are_equal_bytes(tmp_path):
     for name in ("1", "2"):
         tables.write(tables.QUALITY, rows(tables.QUALITY, 50), tmp_path / name)

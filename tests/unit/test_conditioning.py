@@ -26,7 +26,7 @@ def with_template(template: str, tokenizer: PreTrainedTokenizerFast = PIECES) ->
     ("form", "expected"),
     [
         ("digits", "sentiment 0.75 conciseness 0.25"),
-        ("words", "much sentiment little conciseness"),
+        ("words", "strong sentiment slight conciseness"),
         ("tags", "<sentiment=75> <conciseness=25>"),
     ],
 )

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -64,11 +63,11 @@ def test_it_is_stored_as_safetensors_only(trained: tuple[Transformer, Path, scor
 def test_it_scores_like_any_classifier(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
     declared, folder, _ = trained
     scorer = scoring.load("liking", declared, [folder], "cpu")
-    texts = tiny_rewards.texts(30, longest=6, seed=1)
-    good, bad = (scorer.score(["the plot"] * 30, [f"{t} {word}" for t in texts]).values for word in ("good", "bad"))
+    texts = tiny_rewards.texts(30, longest=6, seed=1)  # new texts, with a prompt like those that it was trained on
+    good, bad = (scorer.score(["the plot 99"] * 30, [f"{t} {word}" for t in texts]).values for word in ("good", "bad"))
     assert (good > bad).mean() > 0.9
-    one_by_one = [scorer.score(["the plot"], [f"{t} good"]).values[0] for t in texts]
-    assert np.abs(good - one_by_one).max() < 1e-5
+    one_by_one = [scorer.score(["the plot 99"], [f"{t} good"]).values[0] for t in texts]
+    assert good.tolist() == pytest.approx(one_by_one, rel=1e-5, abs=1e-5)
 
 
 def test_training_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> None:

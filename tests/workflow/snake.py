@@ -2,15 +2,16 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests/tiny.yaml"
+PATIENCE = 1800.0  # seconds; the machine may have other work
 ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
 POLICIES = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5", "linear/policy", "pama/policy", "moc/policy")
 
@@ -27,20 +28,26 @@ def copy_project(to: Path) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: where, what it printed, and how long it took."""
+    """A run that has ended: where, what it printed, and the processor time of all its jobs."""
 
     directory: Path
     output: str
-    seconds: float
+    cpu_seconds: float
 
 
 def run_to_end(directory: Path) -> Run:
     """Run everything; a failed job's log is in the assertion."""
-    began = time.perf_counter()
+    began = cpu_seconds()
     done = snakemake(directory, "--cores", "2")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-8000:]
-    return Run(directory, output, time.perf_counter() - began)
+    return Run(directory, output, cpu_seconds() - began)
+
+
+def cpu_seconds() -> float:
+    """Return what this process's ended children, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def environment() -> dict[str, str]:
@@ -55,11 +62,11 @@ def command(*arguments: str) -> list[str]:
 def snakemake(directory: Path, *arguments: str, configfile: str | None = TINY) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `directory` and return what it said; the caller judges the status."""
     chosen = ["--configfile", configfile] if configfile else []
-    return subprocess.run(command(*arguments, *chosen), cwd=directory, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command(*arguments, *chosen), cwd=directory, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def moa(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "moa.cli", *arguments], cwd=directory, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, "-m", "moa.cli", *arguments], cwd=directory, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def plan(directory: Path, *arguments: str, configfile: str | None = TINY) -> set[str]:

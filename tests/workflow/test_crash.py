@@ -48,6 +48,7 @@ def wait(until: Callable[[], object], seconds: float, what: str) -> float:
     return time.perf_counter() - began
 
 
+GRACE = 20.0  # seconds; a second where the machine is idle
 LONGER = ("--config", "ppo={steps: 60}", "run={methods: [moc]}")
 
 
@@ -55,11 +56,11 @@ def test_kill_minus_nine_of_snakemake(finished: Path) -> None:
     """Snakemake dies while a policy trains: the job follows within seconds, and the next run resumes."""
     checkpoints = finished / ".moa" / "checkpoints"
     with running(finished, "train", "--cores", "1", *LONGER) as process:
-        wait(lambda: checkpoints.exists() and any(checkpoints.rglob("*.safetensors")), 120, "checkpoint")
+        wait(lambda: checkpoints.exists() and any(checkpoints.rglob("*.safetensors")), snake.PATIENCE, "checkpoint")
         assert len(jobs_in(finished)) == 1
         process.kill()
         process.wait()
-        wait(lambda: not jobs_in(finished), 5, "end of the orphan")
+        wait(lambda: not jobs_in(finished), GRACE, "end of the orphan")
     assert not (finished / "results/tiny/curves/moc/policy/s0.parquet").exists()
     assert snake.snakemake(finished, "train", "--cores", "1", *LONGER).returncode == 1
     assert "removed the lock" in snake.moa(finished, "unlock").stdout
@@ -72,10 +73,10 @@ def test_kill_minus_nine_of_snakemake(finished: Path) -> None:
 def test_kill_minus_nine_of_a_job(finished: Path) -> None:
     """The job dies: snakemake says so, removes its output, and the next run makes it, without an unlock."""
     with running(finished, "train", "--cores", "1", *LONGER) as process:
-        wait(lambda: jobs_in(finished), 60, "job")
+        wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
         time.sleep(1.0)
         os.kill(jobs_in(finished)[0], signal.SIGKILL)
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=snake.PATIENCE) == 1
     assert not (finished / "results/tiny/policies/moc/policy/s0").exists()
     assert snake.plan(finished, "train", *LONGER) == {"train_policy moc/policy"}
 
@@ -83,12 +84,12 @@ def test_kill_minus_nine_of_a_job(finished: Path) -> None:
 def test_interrupt_by_the_user(finished: Path) -> None:
     """Ctrl-C reaches snakemake and its jobs: both end, no lock stays behind."""
     with running(finished, "train", "--cores", "1", *LONGER) as process:
-        wait(lambda: jobs_in(finished), 60, "job")
+        wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         for job in jobs_in(finished):
             os.kill(job, signal.SIGINT)
-        assert process.wait(timeout=60) == 1
-        wait(lambda: not jobs_in(finished), 5, "end of the job")
+        assert process.wait(timeout=snake.PATIENCE) == 1
+        wait(lambda: not jobs_in(finished), GRACE, "end of the job")
     assert not list((finished / ".snakemake" / "locks").glob("*"))
     assert snake.plan(finished, "train", *LONGER) == {"train_policy moc/policy"}

@@ -1,0 +1,93 @@
+"""Sampling and decoding: where a response ends, and that its text is exactly what was sampled."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from moa.conditioning import continuation_rows
+from moa.generation import Decoding, Rollout, decode, finish, sample
+from tests import tiny_models
+
+BYTES, PIECES = tiny_models.tokenizer(), tiny_models.sentencepiece()
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<0x")
+
+
+def rollout(model: torch.nn.Module, prompts: list[str], seed: int, decoding: Decoding = Decoding(12, 1.0, 1.0)) -> Rollout:
+    torch.manual_seed(seed)
+    return sample(model, BYTES, prompts, decoding, 128)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([BYTES, PIECES]), st.text(min_size=1, max_size=30))
+def test_decoding_changes_nothing(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    """A response decodes to itself, its first space and all white space included."""
+    if any(token in text for token in SPECIAL) or "\u2581" in text:
+        return
+    text = text if tokenizer is BYTES else " " + text  # within a word, SentencePiece has no token that starts a response
+    ((_, tail),) = continuation_rows(["I like"], [text], tokenizer)
+    assert decode([tail], tokenizer) == [text]
+
+
+def test_decoding_skips_special_tokens_only() -> None:
+    ids = [BYTES.bos_token_id, *BYTES(" a</ s>", add_special_tokens=False)["input_ids"], BYTES.pad_token_id, BYTES.eos_token_id]
+    assert decode([ids], BYTES) == [" a</ s>"], "no stripping of character sets: '</ s>' is text"
+
+
+def test_what_follows_the_end_token_is_padding() -> None:
+    """Prompt of 1 token; responses 5 6 EOS 7, EOS EOS 8 9 and 5 6 7 8, with EOS = 1 and pad = 2."""
+    full = torch.tensor([[0, 5, 6, 1, 7], [0, 1, 1, 8, 9], [0, 5, 6, 7, 8]])
+    made = finish(full, torch.ones(3, 1, dtype=torch.long), 1, 2, BYTES)
+    assert made.ids.tolist() == [[0, 5, 6, 1, 2], [0, 1, 2, 2, 2], [0, 5, 6, 7, 8]]
+    assert made.response_mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
+    assert made.finished.tolist() == [True, True, False]
+    assert made.texts[1] == ""
+
+
+def test_width_is_that_of_the_longest_response() -> None:
+    full = torch.tensor([[0, 5, 1, 2, 2], [0, 1, 2, 2, 2]])
+    made = finish(full, torch.ones(2, 1, dtype=torch.long), 1, 2, BYTES)
+    assert made.response == 2
+    assert made.ids.shape == (2, 3)
+
+
+def test_pad_may_be_the_end_token() -> None:
+    """Only the first end token belongs to the response, the rest pads."""
+    full = torch.tensor([[0, 5, 1, 1, 1]])
+    made = finish(full, torch.ones(1, 1, dtype=torch.long), 1, 1, BYTES)
+    assert made.response_mask.tolist() == [[1, 1]]
+
+
+def test_the_seed_decides() -> None:
+    model = tiny_models.model()
+    first, again, other = (rollout(model, ["The lamp", "My"], seed).texts for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_end_token_never_comes_first() -> None:
+    """A model that wants to end at once must say one token before it may."""
+    model = tiny_models.model()
+    model.get_output_embeddings().weight.data.zero_()  # all tokens equally likely ...
+    bias = torch.zeros(len(BYTES))
+    bias[BYTES.eos_token_id] = 50.0  # ... but the end token
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    made = rollout(model, ["The lamp"] * 8, seed=0)
+    assert (made.response_mask.sum(1) == 2).all(), "one token, then the end"
+    assert made.finished.all()
+
+
+def test_padding_does_not_change_what_is_likely() -> None:
+    """Sampling almost greedily, a prompt gets the same answer alone and beside a longer one."""
+    model, greedy = tiny_models.model(), Decoding(8, 1e-4, 1.0)
+    alone = rollout(model, ["My"], 0, greedy).texts[0]
+    beside = rollout(model, ["My", "The battery of the old radio that we bought"], 0, greedy).texts[0]
+    assert alone == beside
+
+
+@pytest.mark.parametrize("top_p", [1.0, 1e-6])
+def test_top_p(top_p: float) -> None:
+    """With a tiny nucleus every draw is the most likely token, so all rows agree."""
+    made = rollout(tiny_models.model(), ["The lamp"] * 6, 0, Decoding(6, 1.0, top_p))
+    assert (len(set(made.texts)) == 1) == (top_p < 1)
