@@ -43,7 +43,7 @@ class ClassifierScorer(Scorer):
         self.tokens = 0
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
-        """Score n texts in length-sorted batches; a text of more than max_length tokens is cut and flagged."""
+        """Score n texts in length-sorted batches; a text of more than max_length tokens is cut (where its tokenizer says, mostly at the end) and flagged."""
         rows, truncated = encode(self.tokenizer, self.spec, prompts, responses)
         values = self._batched(rows)
         if self.spec.dtype == "bfloat16" and self.deviation is None and len(rows) > 1:

@@ -62,8 +62,8 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
         )
     filled = _classifier(spec, folder, "{response}")  # the examples' texts are filled into the reward's template already
     columns = {
-        "chosen_ids": _ids(tokenizer, filled, [e.text for e in training]),
-        "rejected_ids": _ids(tokenizer, filled, [e.rejected for e in training]),
+        "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
+        "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
     }
     with tempfile.TemporaryDirectory() as scratch:
         pairs = Dataset.from_dict(columns)
@@ -78,8 +78,10 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
     return trained
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
-    rows, _ = classifier.encode(tokenizer, spec, [""] * len(texts), texts)
+def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
+    rows, truncated = classifier.encode(tokenizer, spec, [""] * len(texts), texts)
+    if truncated.any():
+        log.warning("reward %s: %d of %d training texts are longer than max_length %d and were cut", name, truncated.sum(), len(texts), spec.max_length)
     return [row["input_ids"] for row in rows]
 
 

@@ -1,0 +1,192 @@
+"""How a row answers: its adapters, the exact soup, the nearest policy, and the same draws whatever else is generated."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from moa import answers, models
+from moa.conditioning import encode
+from moa.config import Conditioning, Model
+from moa.errors import MoaError
+from moa.generation import Decoding
+from tests import tiny_models
+
+PLAIN = Model(source="x")
+NF4 = Model(source="x", quantisation="nf4")
+BYTES = tiny_models.tokenizer()
+DECODING = Decoding(6, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("policies")
+    named = [("b", (0.0, 1.0)), ("a", (1.0, 0.0))]  # not in the objectives' order
+    return [tiny_models.save_adapter(folder / n / "s0", seed=i, name=n, weights=w) for i, (n, w) in enumerate(named)]
+
+
+def load(base: Path, folders: list[Path], way: answers.Way, spec: Model = PLAIN, conditioned: bool = False) -> answers.Answerer:
+    return answers.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    ids, mask = encode(["The lamp is good", "My"], BYTES, 128)
+    with torch.no_grad():
+        return models.forward(model, ids, mask, 2)[0]
+
+
+def products(base: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Return s B A of every adapted layer by its name in the base, from PEFT's own arithmetic."""
+    model = models.load_adapters(models.load_base(base, PLAIN), {"x": folder})
+    return {n.removeprefix("base_model.model."): m.get_delta_weight("x") for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+
+
+def test_a_soup_is_the_average_of_the_products(base: Path, corners: list[Path]) -> None:
+    """Its logits are those of a base with weights W + .3 s_a B_a A_a + .7 s_b B_b A_b."""
+    soup = load(base, corners, "soup")
+    assert soup.switch((0.3, 0.7)) == "0.7 b + 0.3 a"
+    by_hand = models.load_base(base, PLAIN)
+    with torch.no_grad():
+        for share, folder in ((0.7, corners[0]), (0.3, corners[1])):
+            for name, delta in products(base, folder).items():
+                by_hand.get_submodule(name).weight += share * delta
+    expected = logits(by_hand)
+    assert (logits(soup.model) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (logits(models.load_base(base, PLAIN)) - expected).abs().max() > 0.1, "the adapters matter"
+
+
+def test_not_the_average_of_the_factors(base: Path, corners: list[Path]) -> None:
+    """(.5 B_a + .5 B_b)(.5 A_a + .5 A_b) is another matrix, and the soup is not it."""
+    soup = load(base, corners, "soup")
+    soup.switch((0.5, 0.5))
+    layer = soup.model.get_base_model().model.layers[0].self_attn.q_proj
+    a, b, scale = layer.lora_A, layer.lora_B, layer.scaling["policy0"]
+    factors = (b["policy0"].weight + b["policy1"].weight) / 2 @ ((a["policy0"].weight + a["policy1"].weight) / 2) * scale
+    exact = (b["policy0"].weight @ a["policy0"].weight + b["policy1"].weight @ a["policy1"].weight) / 2 * scale
+    mixed = layer.get_delta_weight(answers.MIXTURE)
+    assert torch.allclose(mixed, exact, atol=1e-5)
+    assert not torch.allclose(mixed, factors, atol=1e-2)
+
+
+@pytest.mark.parametrize("spec", [PLAIN, NF4])
+def test_a_corner_of_the_soup_is_its_policy(base: Path, corners: list[Path], spec: Model) -> None:
+    soup = load(base, corners, "soup", spec)
+    assert soup.switch((0.5, 0.5)) == "0.5 b + 0.5 a"
+    assert soup.switch((1.0, 0.0)) == "1 a", "the earlier mixture is gone"
+    alone = logits(models.load_adapters(models.load_base(base, spec), {"x": corners[1]}))
+    assert torch.allclose(logits(soup.model), alone, atol=1e-4)
+
+
+def test_a_soup_on_four_bits(base: Path, corners: list[Path]) -> None:
+    """Linear in the products: on the first layer the mixture's change is the mean of the two policies' changes."""
+    soup = load(base, corners, "soup", NF4)
+    layer = soup.model.get_base_model().model.layers[0].self_attn.q_proj
+    x = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+    outputs = {}
+    for preference in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5)):
+        soup.switch(preference)
+        with torch.no_grad():
+            outputs[preference] = layer(x)
+    mean = (outputs[1.0, 0.0] + outputs[0.0, 1.0]) / 2
+    assert torch.allclose(outputs[0.5, 0.5], mean, atol=1e-5)
+    assert not torch.allclose(outputs[1.0, 0.0], mean, atol=1e-2)
+
+
+def test_a_soup_lacks_an_ingredient(base: Path, corners: list[Path]) -> None:
+    with pytest.raises(MoaError, match="no policy was trained on objective 'b' alone"):
+        load(base, corners[1:], "soup").switch((0.5, 0.5))
+
+
+def test_nearest() -> None:
+    """(.6, .4) is .1 sqrt 2 from (.5, .5) and .4 sqrt 2 from (1, 0); (.75, .25) is as far from both: the first one."""
+    cards = [answers.Card("half", (0.5, 0.5)), answers.Card("a", (1.0, 0.0)), answers.Card("b", (0.0, 1.0))]
+    assert answers.nearest((0.6, 0.4), cards) == 0
+    assert answers.nearest((0.9, 0.1), cards) == 1
+    assert answers.nearest((0.75, 0.25), cards) == 0
+    assert answers.nearest((0.0, 1.0), cards) == 2
+
+
+def test_nearest_needs_weights() -> None:
+    with pytest.raises(MoaError, match="policy free: its card names no weights"):
+        answers.nearest((0.5, 0.5), [answers.Card("free")])
+
+
+def test_the_nearest_policy_answers(base: Path, corners: list[Path]) -> None:
+    row = load(base, corners, "nearest")
+    assert row.switch((0.9, 0.1)) == "a"
+    assert torch.equal(logits(row.model), logits(models.load_adapters(models.load_base(base, PLAIN), {"x": corners[1]})))
+    assert row.switch((0.1, 0.9)) == "b"
+    with pytest.raises(MoaError, match="needs a preference"):
+        row.switch(None)
+
+
+def test_without_policies_the_base_answers(base: Path) -> None:
+    row = load(base, [], "policy")
+    assert row.switch(None) == "reference"
+    assert torch.equal(logits(row.model), logits(models.load_base(base, PLAIN)))
+
+
+def test_only_a_conditioned_row_shows_the_preference(base: Path) -> None:
+    assert load(base, [], "policy", conditioned=True).texts(["My"], (0.5, 0.5)) == ["a 0.50 b 0.50 My"]
+    assert load(base, [], "policy").texts(["My"], (0.5, 0.5)) == ["My"]
+
+
+def test_cards(corners: list[Path], tmp_path: Path) -> None:
+    assert answers.read_card(corners[1]) == answers.Card("a", (1.0, 0.0))
+    assert answers.read_card(corners[1] / "adapter") == answers.Card("adapter"), "a plain PEFT folder has none"
+    (tmp_path / "policy.json").write_text("{")
+    with pytest.raises(MoaError, match="policy.json: not a policy's card"):
+        answers.read_card(tmp_path)
+
+
+def test_responses_keep_the_prompts_order(base: Path) -> None:
+    """Batches are sorted by length; with an almost greedy draw a prompt's answer does not depend on its batch."""
+    row, greedy = load(base, [], "policy"), Decoding(6, 1e-4, 1.0)
+    prompts = ["The battery of my phone", "My", "This old lamp", "It"]
+    alone = [answers.respond(row, [p], greedy, 1, "s")[0] for p in prompts]
+    assert answers.respond(row, prompts, greedy, 2, "s") == alone
+
+
+def test_the_seed_decides_the_draws(base: Path) -> None:
+    row = load(base, [], "policy")
+    torch.manual_seed(1)
+    first = answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0")
+    torch.manual_seed(2)
+    assert answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0") == first, "whatever was drawn before"
+    assert answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 1") != first
+    assert first[:2] != first[2:], "batches differ"
+
+
+def test_tokens_leave_out_the_end_token(base: Path) -> None:
+    row = load(base, [], "policy")
+    for response in answers.respond(row, ["My"] * 24, Decoding(30, 1.0, 1.0), 24, "s"):
+        assert response.tokens == 30 if not response.finished else 1 <= response.tokens < 30
+
+
+def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that holds two responses: four are tried, then two and two."""
+    row, sizes, sample = load(base, [], "policy"), [], answers.sample
+
+    def small_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError
+        return sample(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(answers, "sample", small_gpu)
+    assert len(answers.respond(row, ["My"] * 4, DECODING, 4, "s")) == 4
+    assert sizes == [4, 2, 2]
+
+
+def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_gpu(*_: object) -> object:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(answers, "sample", no_gpu)
+    with pytest.raises(MoaError, match="one response at a time does not fit"):
+        answers.respond(load(base, [], "policy"), ["My"], DECODING, 4, "s")
