@@ -86,6 +86,7 @@ class Answerer:
         assert isinstance(self.model, PeftModel), "a soup has adapters"
         parts = [(adapter(i), w) for i, w in enumerate(self.shares(preference)) if w > 0]
         if MIXTURE in self.model.peft_config:
+            self.model.set_adapter(adapter(0))
             self.model.delete_adapter(MIXTURE)
         self.model.add_weighted_adapter([a for a, _ in parts], [w for _, w in parts], MIXTURE, combination_type="cat")
         self.model.set_adapter(MIXTURE)

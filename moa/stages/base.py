@@ -136,6 +136,7 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
     chosen = choose(section, read_texts(texts), scores)
     trained, tokenizer = train(section, chosen, spec)
     done = merged(section, trained.model) if isinstance(trained.model, PeftModel) else trained.model.to(getattr(torch, model.dtype))
+    done.config.use_cache = True  # training switched it off
     done.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     facts = {
