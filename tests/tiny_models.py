@@ -73,3 +73,8 @@ def save_adapter(folder: Path, *, seed: int, name: str = "policy", weights: tupl
     card = {"policy": name, "weights": weights, "objectives": ["a", "b"], "conditioned": conditioned}
     save_policy(folder, policy, ValueHeads(32, 2), ["a", "b"], card)
     return folder
+
+
+def length(prompts: list[str], responses: list[str]) -> list[float]:
+    """A reward without bounds: characters."""
+    return [float(len(r)) for r in responses]
