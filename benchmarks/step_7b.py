@@ -117,7 +117,8 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
             seconds.clear()
     name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
     seconds["whole step"] = run.value("seconds")
-    shared = {"shape": shape, "device": name, "batch": batch, "prompt_tokens": prompt, "response_tokens": run.value("response_tokens"), "micro_batch": run.value("micro_batch"), "peak_mib": run.value("memory")}
+    logged = {"response_tokens": run.value("response_tokens"), "micro_batch": run.value("micro_batch"), "peak_mib": run.value("memory")}
+    shared = {"shape": shape, "device": name, "batch": batch, "prompt_tokens": prompt, **logged}
     return [{**shared, "phase": phase, "seconds": s} for phase, s in seconds.items()]
 
 

@@ -110,14 +110,30 @@ def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor,
 
 
 def collect(
-    actor: Actor, method: Method, ppo: Ppo, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor, score: ScoreBatch, scale: Scale, kl_coefficient: float, micro: int
+    actor: Actor,
+    method: Method,
+    ppo: Ppo,
+    step: int,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    preferences: Tensor,
+    score: ScoreBatch,
+    scale: Scale,
+    kl_coefficient: float,
+    micro: int,
 ) -> Experience:
     """Roll out, score and estimate advantages for one batch.
 
     Args:
+        actor: the policy that acts.
+        method: what it is trained by.
+        ppo: the loop's settings.
+        step: number of the step, for error messages.
         prompts: B prompts as rewards see them, without preference.
         texts: B prompts as the policy reads them.
         preferences: (B, K).
+        score: gives (B, K) raw scores.
+        scale: the normaliser.
         kl_coefficient: of the reference KL; enters the rewards only where `ppo.kl.place` is 'heads'.
         micro: rows per forward pass.
     """

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from moa.errors import Diverged, MoaError
 from moa.models import save_policy
+from moa.preferences import lattice
 from moa.rl import update
 from moa.rl.loop import batch_preferences, prompt_indices
-from moa.preferences import lattice
 from tests.tiny_policy import count_words, loop
 
 METHODS = ["linear", "moc", "pama", "morlhf"]

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 from moa.rl.loop import AdaptiveKl
+from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
