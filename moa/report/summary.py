@@ -1,0 +1,90 @@
+"""A task's results as Markdown tables: leaderboard, payoff, time per stage. docs/results.md is made of them.
+
+python -m moa.report.summary --database results/results.duckdb --task reviews
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from moa import sql
+from moa.errors import MoaError
+
+LEADERBOARD = """
+SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau, points, prompts, seeds, models, seconds, tokens
+FROM leaderboard WHERE task = $task ORDER BY hypervolume_readable DESC, method
+"""
+TAUS = """
+SELECT objective, avg(value) AS tau, avg(low) AS low, avg(high) AS high FROM metrics
+WHERE task = $task AND method = $method AND metric = 'tau' AND objective <> 'all' AND value IS NOT NULL GROUP BY objective ORDER BY objective
+"""
+PAYOFF = "SELECT policy, objective, avg(normalised) AS normalised, avg(loss) AS loss FROM payoff WHERE task = $task GROUP BY ALL ORDER BY policy, objective"
+STAGES = """
+SELECT stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds) AS cpu, sum(tokens) AS tokens, max(peak_memory) AS memory
+FROM costs WHERE task = $task GROUP BY stage ORDER BY min(list_position(
+    ['prompts', 'rewards', 'text_scores', 'base', 'reference_scores', 'train', 'generate', 'score'], stage))
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; every column but the first is right-aligned."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, query: str, **values: str) -> list[dict[str, Any]]:
+    found = connection.execute(query, values)
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def interval(row: dict[str, Any], value: str, digits: int) -> str:
+    return f"{row[value]:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+
+
+def leaderboard(connection: duckdb.DuckDBPyConnection, task: str) -> str:
+    """Return the leaderboard with hypervolume, tau per objective, n and cost."""
+    lines = []
+    for row in rows_of(connection, LEADERBOARD, task=task):
+        taus = [f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])]
+        shown = ", ".join(taus) or ("not steerable" if row["points"] == 1 else "too few points")
+        figures = [f"{row[name]:.0f}" for name in ("points", "prompts", "seeds", "models")]
+        lines.append([row["method"], interval(row, "hypervolume", 3), f"{row['readable']:.3f}", shown, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
+    return table(["method", "hypervolume", "readable", "tau", "points", "prompts", "seeds", "models", "training s", "training tokens"], lines)
+
+
+def payoff(connection: duckdb.DuckDBPyConnection, task: str) -> str:
+    """Return the payoff table, normalised, with each policy's loss on the others' objectives."""
+    cells = {(r["policy"], r["objective"]): f"{r['normalised']:.3f} ({r['loss']:+.3f})" for r in rows_of(connection, PAYOFF, task=task)}
+    if not cells:
+        return "No single-objective policies in this run."
+    objectives = sorted({objective for _, objective in cells})
+    policies = [*objectives, "reference"]
+    return table(["policy", *objectives], [[p, *(cells.get((p, o), "-") for o in objectives)] for p in policies])
+
+
+def stages(connection: duckdb.DuckDBPyConnection, task: str) -> str:
+    """Return seconds, tokens and memory per stage."""
+    lines = [[r["stage"], str(r["jobs"]), f"{r['seconds']:.0f}", f"{r['cpu']:.0f}", f"{r['tokens']:,}", f"{r['memory']:.0f}"] for r in rows_of(connection, STAGES, task=task)]
+    return table(["stage", "jobs", "wall-clock s", "CPU s", "tokens", "peak MiB"], lines)
+
+
+def summary(database: Path, task: str) -> str:
+    """Return all tables of a task."""
+    with sql.connect(database) as connection:
+        known = [r["task"] for r in rows_of(connection, "SELECT task FROM runs ORDER BY task")]
+        if task not in known:
+            raise MoaError(f"{database}: no task '{task}'; it holds {', '.join(known)}")
+        parts = [leaderboard(connection, task), "Payoff, normalised (loss against the objective's own policy):", payoff(connection, task), stages(connection, task)]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    print(summary(arguments.database, arguments.task))
