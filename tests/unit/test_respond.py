@@ -96,7 +96,7 @@ def test_a_policy_without_its_base(task: Path, tmp_path: Path) -> None:
 def test_an_outdated_card(task: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(task, tmp_path / "t")) / "policies" / "linear" / "policy" / "s3"
     card: dict[str, Any] = json.loads((copy / "policy.json").read_text())
-    del card["generation"]
+    del card["conditioning"]
     (copy / "policy.json").write_text(json.dumps(card))
-    with pytest.raises(MoaError, match="policy.json: incomplete or outdated .*generation.*give --experiment"):
+    with pytest.raises(MoaError, match="policy.json: incomplete or outdated .*conditioning.*give --experiment"):
         respond(copy, "The lamp", HALF)
