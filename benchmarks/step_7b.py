@@ -98,7 +98,7 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     base = quantised(SHAPES[shape], where)
     method = catalogue.load("moc", {}, ["a", "b"])
     policy = moa.models.add_adapter(base, Lora(targets=["q_proj", "v_proj"]), 0)
-    policy.gradient_checkpointing_enable()
+    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.enable_input_require_grads()
     heads = moa.models.ValueHeads(SHAPES[shape]["hidden_size"], 3).to(where)
     size = SHAPES[shape]["vocab_size"]

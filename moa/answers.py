@@ -89,6 +89,10 @@ class Answerer:
             self.model.set_adapter(adapter(0))
             self.model.delete_adapter(MIXTURE)
         self.model.add_weighted_adapter([a for a, _ in parts], [w for _, w in parts], MIXTURE, combination_type="cat")
+        for name, parameter in self.model.named_parameters():
+            # On a bfloat16 base PEFT rounds the mixture; its ingredients are float32.
+            if MIXTURE in name:
+                parameter.data = parameter.data.float()
         self.model.set_adapter(MIXTURE)
         return " + ".join(f"{w:.4g} {self.cards[int(a.removeprefix('policy'))].name}" for a, w in parts)
 

@@ -386,6 +386,12 @@ class Experiment(TaskSection):
                 raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
         return self
 
+    @model_validator(mode="after")
+    def _groups(self) -> "Experiment":
+        if self.preferences.dirichlet is not None and self.ppo.whiten == "preference":
+            raise ValueError("ppo.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use whiten: batch")
+        return self
+
     def used_rewards(self) -> dict[str, Any]:
         """Return the rewards that some objective names, as reward or judge."""
         names = {o.reward for o in self.objectives.values()} | {o.judge for o in self.objectives.values() if o.judge}

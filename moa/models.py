@@ -7,7 +7,8 @@ exactly 0 before the first update (LoRA's B starts at 0).
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def quantisation(model: Model) -> BitsAndBytesConfig | None:
     if model.quantisation == "none":
         return None
     if model.quantisation == "int8":
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of every layer of every pass that inputs become float16
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, model.dtype)
@@ -114,9 +116,29 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         model = get_peft_model(base, config)
     except ValueError as error:
         raise MoaError(f"model.lora.targets {lora.targets}: {_first_line(error)}") from error
-    # Dropout would make the ratio differ from 1 before the first update; PPO runs without it.
+    without_dropout(model)
     model.eval()
     return model
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good: it would make the ratio differ from 1 before the first update."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+@contextmanager
+def recomputing(model: PeftModel) -> Iterator[None]:
+    """Let gradient checkpointing act while the block runs: Transformers checkpoints in training mode only.
+
+    Outside, the model is in evaluation mode, because checkpointing would switch off the cache that sampling needs.
+    """
+    model.train(bool(model.is_gradient_checkpointing))
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 class ValueHeads(nn.Module):

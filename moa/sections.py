@@ -157,6 +157,11 @@ class Plan:
         own = [spec.function.partition(":")[0] for spec in specs if isinstance(spec, Python)]
         return code_hash(*modules) + (code_hash(*own, root=Path.cwd()) if own else "")
 
+    def data_sources(self) -> list[str]:
+        """Return where prompts and texts come from."""
+        data = self.experiment.data
+        return [data.source, *([data.responses.source] if data.responses else [])]
+
     def files(self, *, rewards: Mapping[str, Reward] | None = None, sources: Iterable[str] = ()) -> str:
         """Return the state of the local files and folders among `sources` and the classifiers of `rewards`."""
         classifiers = [spec.source for spec in (rewards or {}).values() if isinstance(spec, Classifier)]
@@ -177,7 +182,7 @@ class Plan:
     def remote(self) -> bool:
         """Return whether some source of the experiment comes over the network."""
         experiment = self.experiment
-        sources = {experiment.data.source, experiment.model.source}
+        sources = {*self.data_sources(), experiment.model.source}
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()

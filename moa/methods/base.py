@@ -66,7 +66,6 @@ class Method:
     conditioned: ClassVar[bool] = False  # the preference stands in the prompt
     steerable: ClassVar[bool] = True  # answers differently for different preferences
     extra_heads: ClassVar[tuple[str, ...]] = ()  # names of value heads beyond the objectives'
-    recombine: ClassVar[bool] = False  # combine again in every mini-batch, with the current ratio
     answers: ClassVar[Literal["policy", "nearest", "soup", "external"]] = "policy"
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
@@ -93,15 +92,13 @@ class Method:
         """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
         return advantages
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Combination:
         """Make one advantage per token of H streams.
 
         Args:
             advantages: (H, B, T), zero where `mask` is.
             mask: (B, T), 1 on response tokens.
             preferences: (B, K); a fixed-weight policy's weights repeated.
-            ratio: (B, T), current probability over rollout probability; all 1 unless the method recombines.
-            clip: PPO's epsilon.
         """
         raise NotImplementedError(f"{type(self).__name__} does not train")
 

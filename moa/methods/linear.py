@@ -20,5 +20,5 @@ class Method(base.Method):
 
     conditioned = True
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
         return base.weighted(advantages, preferences)

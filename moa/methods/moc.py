@@ -105,7 +105,7 @@ class Method(base.Method):
             means[rows] = rewards.new_tensor(self.means[key])
         return means
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
         streams = advantages
         if self.settings.streams == "weighted":
             share = preferences.new_ones(preferences.shape[0], advantages.shape[0])

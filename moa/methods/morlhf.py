@@ -35,5 +35,5 @@ class Method(base.Method):
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
         return base.weighted(advantages, preferences)

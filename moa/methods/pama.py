@@ -12,8 +12,9 @@ Where the paper is silent or we had to choose (papers.md 2.2, 2.3):
    it writes the reference policy in u.
 2. Granularity: a_i is I(A^i_t) of the token, its mean over the sequence, or over the batch. In all three c* multiplies
    the per-token advantages, A_t = sum_i c*_i I(A^i_t): one scalar for all tokens would lose all credit assignment.
-3. Without Noon (`noon: false`) a negative advantage's clipped gradient vanishes at u < 1 - eps instead:
-   I(A) = A [u <= 1 + eps] for A >= 0, A [u >= 1 - eps] for A < 0.
+3. c* is computed once per batch of rollouts, where u = 1 and I(A) = A, as Algorithm 1 solves before it ascends. In later
+   epochs PPO's own clip does what I does: under Noon the combined advantage is never negative, and the clipped gradient of
+   a token with u > 1 + eps is 0.
 4. Whitening before Noon is the loop's `ppo.whiten`.
 """
 
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 class Settings(base.Settings):
     noon: bool = True
     granularity: Literal["token", "sequence", "batch"] = "batch"
-
-
-def alive(advantages: Tensor, ratio: Tensor, clip: float) -> Tensor:
-    """Return I(A), (H, B, T): the advantages whose clipped gradient does not vanish, 0 elsewhere."""
-    rising = (advantages >= 0) & (ratio <= 1 + clip)
-    falling = (advantages < 0) & (ratio >= 1 - clip)
-    return advantages * (rising | falling)
 
 
 def closed_form(a: Tensor) -> Tensor:
@@ -57,13 +51,12 @@ class Method(base.Method):
     schema = Settings
     settings: Settings
     steerable = False
-    recombine = True
 
     def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
         return advantages.clamp(min=0) if self.settings.noon else advantages
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
-        live = alive(advantages, ratio, clip) * mask
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
+        live = advantages * mask
         tokens = mask.sum()
         if self.settings.granularity == "token":
             weights = closed_form(live)

@@ -26,5 +26,5 @@ class Method(base.Method):
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         return list(corners(len(self.objectives)))
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor, ratio: Tensor, clip: float) -> base.Combination:
+    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
         return base.weighted(advantages, preferences)

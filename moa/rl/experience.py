@@ -151,7 +151,7 @@ def collect(
         rewards = rewards - kl_coefficient * (logprobs - reference) * mask
     advantages, returns = gae(values, rewards, mask, ppo.gamma, ppo.lam)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
-    combination = method.combine(advantages, mask, preferences, torch.ones_like(mask), ppo.clip)
+    combination = method.combine(advantages, mask, preferences)
     finite(combination.advantages, "the combined advantage", step)
     return Experience(rollout, preferences, scores, extra, logprobs, reference, entropy, values * mask, returns, advantages, combination)
 

@@ -44,7 +44,12 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()
 
 
-def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V)."""
+def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V).
+
+    The entropy carries a gradient only if `differentiable`: its graph is two more tensors of the logits' size.
+    """
     logs = torch.log_softmax(logits.float() / temperature, -1)
-    return logs.gather(-1, tokens[..., None])[..., 0], -(logs.exp() * logs).sum(-1)
+    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        entropy = -(logs.exp() * logs).sum(-1)
+    return logs.gather(-1, tokens[..., None])[..., 0], entropy

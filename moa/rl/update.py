@@ -11,7 +11,7 @@ from torch import Tensor
 from moa.config import Ppo
 from moa.errors import MoaError
 from moa.methods.base import Method
-from moa.models import forward
+from moa.models import forward, recomputing
 from moa.rl.experience import Actor, Experience, finite
 from moa.rl.losses import approximate_kl, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
@@ -43,8 +43,9 @@ class Updater:
         n, size = len(experience.preferences), self.ppo.mini_batch_size
         for epoch in range(self.ppo.epochs):
             order = torch.randperm(n)
-            for start in range(0, n, size):
-                moved = self._fitting(experience, order[start : start + size], step, kl_coefficient)
+            with recomputing(self.actor.model):
+                for start in range(0, n, size):
+                    moved = self._fitting(experience, order[start : start + size], step, kl_coefficient)
             self.seen["epochs"] = [epoch + 1.0]
             if self.ppo.early_stop is not None and moved > self.ppo.early_stop:
                 break
@@ -94,12 +95,9 @@ class Updater:
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
-        logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature)
+        logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0)
         old = experience.logprobs[rows]
         advantages = experience.combination.advantages[rows]
-        if self.method.recombine:
-            ratio = torch.exp((logprobs.detach() - old) * mask)
-            advantages = self.method.combine(experience.advantages[:, rows], mask, experience.preferences[rows], ratio, ppo.clip).advantages
         surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
         per_head = value_loss(actor.heads(hidden), experience.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
         loss = surrogate + ppo.value_coefficient * per_head.mean()

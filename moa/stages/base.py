@@ -1,6 +1,7 @@
 """Stage base: the language model that policies start from, trained from scratch, fine-tuned, or taken as it is."""
 
 import argparse
+import gc
 import json
 import logging
 import tempfile
@@ -114,6 +115,7 @@ def train(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[sft.T
             micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
             log.warning("out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
         del model
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from moa import tables
 from moa.errors import MoaError
 from moa.process import exit_with_parent, peak_memory
@@ -43,15 +45,25 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder; others keep their trace."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     exit_with_parent()
     try:
         main(arguments.parse_args())
     except MoaError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            sys.exit(f"error: no space left to write {error.filename or 'an output'} ({error.strerror}); free some space and run the same command again, finished outputs are kept")
-        raise
+    except (OSError, SafetensorError) as error:
+        if not _disk_full(error):
+            raise
+        where = getattr(error, "filename", None) or "an output"
+        sys.exit(f"error: no space left to write {where} ({error}); free some space and run the same command again, finished outputs are kept")
+
+
+def _disk_full(error: Exception) -> bool:
+    """Return whether the disk, a quota or a file limit is the cause; safetensors reports it in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
 
 
 @contextmanager

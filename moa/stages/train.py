@@ -60,7 +60,7 @@ def make_actor(section: TrainSection, base: Path, method: Method, seed: int) -> 
     context = models.context_length(model)
     policy = models.add_adapter(model, section.model.lora, seed)
     if section.model.gradient_checkpointing:
-        policy.gradient_checkpointing_enable()
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.enable_input_require_grads()
     heads = models.ValueHeads(models.hidden_size(policy), len(method.objectives) + len(method.extra_heads)).to(models.device())
     generation = section.generation
@@ -84,8 +84,9 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
         return conditioning.build(prompt, preference, objectives, section.conditioning, actor.tokenizer)
 
     shown = training_preferences(method, section, weights)
-    longest = [text_of(p, shown[0] if method.conditioned else None) for p in prompts]
-    conditioning.encode(longest, actor.tokenizer, actor.context - actor.decoding.max_new_tokens)  # refuse a prompt that cannot fit before training
+    # Refuse before training what would not fit in the middle of it: every prompt with the longest-worded preference.
+    widest = max(shown, key=lambda p: len(conditioning.token_ids(text_of(prompts[0], p), actor.tokenizer))) if method.conditioned else None
+    conditioning.encode([text_of(p, widest) for p in prompts], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
     dirichlet = section.dirichlet if method.conditioned and weights is None else None
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 

@@ -62,8 +62,9 @@ def test_single_objective_training_raises_its_reward(tmp_path: Path) -> None:
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 1.0
 
 
-def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = loop("linear", tmp_path / "a", steps=1, epochs=1, mini_batch_size=12)
+@pytest.mark.parametrize("kind", ["linear", "pama", "moc"])
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loop(kind, tmp_path / "a", steps=1, epochs=1, mini_batch_size=12)
     list(plain.run())
     real = update.forward
 
@@ -73,7 +74,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path:
         return real(model, ids, mask, response)
 
     monkeypatch.setattr(update, "forward", limited)
-    tight = loop("linear", tmp_path / "b", steps=1, epochs=1, mini_batch_size=12)
+    tight = loop(kind, tmp_path / "b", steps=1, epochs=1, mini_batch_size=12)
     list(tight.run())
     assert tight.value("micro_batch") == 3.0
     for p, q in zip(plain.actor.model.parameters(), tight.actor.model.parameters(), strict=True):
@@ -122,3 +123,20 @@ def test_training_preferences_are_balanced() -> None:
     drawn = batch_preferences(lattice(2, 4), 64, 0.5, seed=0, step=3)
     torch.testing.assert_close(drawn.sum(1), torch.ones(64))
     assert len(drawn.unique(dim=0)) == 64
+
+
+def test_gradient_checkpointing_acts_and_changes_nothing(tmp_path: Path) -> None:
+    plain = loop("moc", tmp_path / "a", steps=2)
+    list(plain.run())
+    saving = loop("moc", tmp_path / "b", steps=2)
+    saving.actor.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    saving.actor.model.enable_input_require_grads()
+    modes: list[bool] = []
+    layer = saving.actor.model.base_model.model.model.layers[0]
+    layer.mlp.register_forward_pre_hook(lambda module, _: modes.append(module.training and torch.is_grad_enabled()) and None)
+    list(saving.run())
+    # Per step 2 epochs x 2 mini-batches; a checkpointed layer's forward runs again in the backward pass: 2 x 4 x 2 = 16.
+    assert sum(modes) == 16
+    assert not saving.actor.model.training
+    for p, q in zip(plain.actor.model.parameters(), saving.actor.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=0)

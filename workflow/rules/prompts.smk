@@ -10,7 +10,7 @@ rule prepare_prompts:
     params:
         section=fixed(PLAN.prompts()),
         code=PLAN.code("prompts"),
-        files=PLAN.files(sources=[PLAN.experiment.data.source]),
+        files=PLAN.files(sources=PLAN.data_sources()),
     shell:
         "python -m moa.stages.prompts --section {params.section:q}"
         " --prompts {output.prompts:q} --texts {output.texts:q} --costs {output.costs:q}"
