@@ -141,7 +141,8 @@ def _warning(task: Task) -> str:
     if not marked:
         return ""
     methods = sorted({p.method for p in marked}, key=task.methods.index)
-    return f"{len(marked)} of {len(task.points)} points {'is' if len(marked) == 1 else 'are'} degenerate text ({listed(methods)}) and {'does' if len(marked) == 1 else 'do'} not count."
+    is_, does = ("is", "does") if len(marked) == 1 else ("are", "do")
+    return f"{len(marked)} of {len(task.points)} points {is_} degenerate text ({listed(methods)}) and {does} not count."
 
 
 def plural(word: str, count: float) -> str:
