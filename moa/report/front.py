@@ -149,9 +149,9 @@ def leader(label: Label) -> str:
     return _path([(x, edge), (ax, ay)]) if abs(ay - y) > 2 * HEIGHT else ""
 
 
-def embedded(task: Task, look: dict[str, Look], x: str, y: str, **size: float) -> Markup:
+def embedded(task: Task, look: dict[str, Look], x: str, y: str, width: float = 600, height: float = 420) -> Markup:
     """Return a panel for a page, whose style sheet holds the colours."""
-    return Markup(_render("panel.svg.j2", panel=panel(task, look, x, y, **size)))
+    return Markup(_render("panel.svg.j2", panel=panel(task, look, x, y, width, height)))
 
 
 def standalone(task: Task) -> str:

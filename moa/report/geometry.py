@@ -27,7 +27,7 @@ def pairs(task: Task) -> list[tuple[str, str]]:
 def reference(task: Task, objective: str, scale: str) -> float | None:
     """Return the hypervolume reference point's coordinate on the raw or the normalised scale."""
     row = task.scale.get(objective)
-    value = row and row["reference_point" if scale == "raw" else "normalised_reference_point"]
+    value = row["reference_point" if scale == "raw" else "normalised_reference_point"] if row else None
     return None if value is None else float(value)
 
 

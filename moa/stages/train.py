@@ -85,7 +85,7 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
 
     shown = training_preferences(method, section, weights)
     # Refuse before training what would not fit in the middle of it: every prompt with the longest-worded preference.
-    widest = max(shown, key=lambda p: len(conditioning.token_ids(text_of(prompts[0], p), actor.tokenizer))) if method.conditioned else None
+    widest = max(shown, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0])) if method.conditioned else None
     conditioning.encode([text_of(p, widest) for p in prompts], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
     dirichlet = section.dirichlet if method.conditioned and weights is None else None
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
