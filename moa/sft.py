@@ -1,7 +1,9 @@
 """Supervised fine-tuning by TRL's SFTTrainer: tokenized examples in, a trained model out.
 
-Padding is most of the cost of short texts (packing needs FlashAttention to keep examples apart cheaply), so the order of
-the examples is made here: batches of similar length, in random order. The trainer walks through them as they are.
+Padding is half the cost of short texts (and packing keeps examples apart cheaply with FlashAttention only). So every batch
+is sorted by length and cut into micro-batches of similar length. Batches themselves are random: the loss is a mean over a
+batch's tokens, so batches of similar length would give the tokens of short texts, and their end tokens, several times the
+weight of others, and the model would learn to end too early.
 """
 
 import logging
@@ -24,7 +26,7 @@ from moa.errors import Diverged, MoaError
 
 log = logging.getLogger("moa")
 IGNORED = -100  # label that the loss skips
-POOL = 50  # batches whose examples are sorted together
+MICRO_BATCHES = 4  # parts of a batch, each of similar length, where the batch size allows
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,23 @@ def make_examples(
     return made
 
 
-def length_batches(lengths: Sequence[int], batch: int, total: int, seed: int) -> list[int]:
-    """Return `total` indices, pass after pass over all examples, such that each run of `batch` has similar lengths.
+def random_batches(lengths: Sequence[int], batch: int, total: int, seed: int) -> list[int]:
+    """Return `total` indices, pass after pass over all examples in random order, each run of `batch` sorted by length.
 
     The batch with the longest example comes first, so that memory that does not suffice shows at once.
     """
     generator = torch.Generator().manual_seed(seed)
     passes = [torch.randperm(len(lengths), generator=generator) for _ in range(math.ceil(total / len(lengths)))]
     order = torch.cat(passes)[:total].tolist()
-    batches: list[list[int]] = []
-    for start in range(0, total, POOL * batch):
-        pool = sorted(order[start : start + POOL * batch], key=lambda i: lengths[i])
-        found = [pool[i : i + batch] for i in range(0, len(pool), batch)]
-        batches += [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
-    full = [b for b in batches if len(b) == batch]
-    full.sort(key=lambda b: max(lengths[i] for i in b) < max(lengths))  # stable: the longest first, the others as they are
-    return [i for b in full + [b for b in batches if len(b) < batch] for i in b]
+    batches = [sorted(order[i : i + batch], key=lambda i: lengths[i], reverse=True) for i in range(0, total, batch)]
+    longest = max(range(total // batch), key=lambda i: lengths[batches[i][0]], default=0)  # a short batch stays last
+    batches[0], batches[longest] = batches[longest], batches[0]
+    return [i for b in batches for i in b]
+
+
+def micro_batch(batch: int) -> int:
+    """Return the size of the first micro-batches to try: a quarter of the batch, or the whole where it cannot be cut so."""
+    return batch // MICRO_BATCHES if batch % MICRO_BATCHES == 0 and batch >= 4 * MICRO_BATCHES else batch
 
 
 class Progress(TrainerCallback):
@@ -105,7 +108,7 @@ class Progress(TrainerCallback):
 
 @dataclass(frozen=True)
 class Trained:
-    """What fine-tuning made and cost; `micro_batch_size` is below `batch_size` where memory did not suffice."""
+    """What fine-tuning made and cost; `micro_batch_size` is what fitted into memory."""
 
     model: PreTrainedModel | PeftModel
     steps: int
@@ -122,7 +125,7 @@ def fine_tune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, exampl
         torch.OutOfMemoryError: `micro` is too large for the GPU.
     """
     total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
-    order = length_batches([len(e.ids) for e in examples], min(sft.batch_size, len(examples)), total, sft.seed)
+    order = random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)
     rows = [examples[i] for i in order]
     data = Dataset.from_dict({"input_ids": [e.ids for e in rows], "labels": [e.labels for e in rows]})
     lora = spec.lora

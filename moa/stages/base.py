@@ -101,8 +101,8 @@ def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTr
 
 
 def train(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
-    """Fine-tune with the largest micro-batch that fits: batch_size, or after running out of memory half of it, and so on."""
-    micro = spec.batch_size
+    """Fine-tune; after running out of memory, start again with half the micro-batch and the same batch."""
+    micro = sft.micro_batch(spec.batch_size)
     while True:
         model, tokenizer = start(section, texts, spec)
         limit = min(spec.max_length, models.context_length(model))

@@ -91,25 +91,44 @@ def padding(lengths: Sequence[int], order: Sequence[int], batch: int) -> int:
     return sum(max(c) * len(c) - sum(c) for c in chunks)
 
 
-def test_batches_of_similar_length() -> None:
-    """Every pass uses every example once; the longest comes first; the order is random otherwise, and by seed."""
+def test_random_batches_of_sorted_examples() -> None:
+    """Every pass uses every example once; micro-batches pad little; the longest example comes first; the seed decides."""
     lengths = torch.randint(5, 80, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
-    order = sft.length_batches(lengths, 10, 2000, seed=1)
+    order = sft.random_batches(lengths, 40, 2000, seed=1)
     assert sorted(order) == sorted([*range(1000), *range(1000)])
-    assert max(lengths[i] for i in order[:10]) == max(lengths)
-    assert order == sft.length_batches(lengths, 10, 2000, seed=1) != sft.length_batches(lengths, 10, 2000, seed=2)
-    unsorted = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
-    assert padding(lengths, order, 10) / 2 < 0.1 * padding(lengths, unsorted, 10)
-    means = torch.tensor([sum(lengths[i] for i in order[s : s + 10]) / 10 for s in range(10, 2000, 10)])
-    assert abs(torch.corrcoef(torch.stack([means, torch.arange(len(means)).float()]))[0, 1]) < 0.3, "no drift of length over training"
+    assert lengths[order[0]] == max(lengths)
+    assert order == sft.random_batches(lengths, 40, 2000, seed=1) != sft.random_batches(lengths, 40, 2000, seed=2)
+    shuffled = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
+    assert padding(lengths, order, 10) / 2 < 0.35 * padding(lengths, shuffled, 10)
+
+
+def test_every_token_has_the_same_weight() -> None:
+    """The loss is a mean over a batch's tokens: were batches sorted, short texts' tokens would count several times as much.
+
+    Short texts of 10 tokens and long ones of 70: the mean weight (batch / tokens in it) of both kinds differs by a few per cent.
+    """
+    lengths = [10] * 500 + [70] * 500
+    order = sft.random_batches(lengths, 50, 1000, seed=0)
+    weights: dict[int, list[float]] = {10: [], 70: []}
+    for start in range(0, 1000, 50):
+        batch = [lengths[i] for i in order[start : start + 50]]
+        for length in batch:
+            weights[length].append(50 / sum(batch))
+    short, long = (sum(w) / len(w) for w in weights.values())
+    assert 1.0 <= short / long < 1.1
 
 
 @pytest.mark.parametrize(("count", "batch", "total"), [(7, 4, 7), (7, 4, 10), (3, 4, 3), (1, 1, 5), (9, 4, 4)])
-def test_a_short_batch_comes_last(count: int, batch: int, total: int) -> None:
-    order = sft.length_batches(list(range(1, count + 1)), batch, total, seed=0)
+def test_few_examples(count: int, batch: int, total: int) -> None:
+    order = sft.random_batches(list(range(1, count + 1)), batch, total, seed=0)
     assert len(order) == total
     counts = [order.count(i) for i in range(count)]
     assert max(counts) - min(counts) <= 1, "no example twice before all were seen"
+
+
+def test_micro_batches() -> None:
+    """A quarter of the batch, where that leaves at least four examples each."""
+    assert [sft.micro_batch(b) for b in (64, 16, 8, 18, 1)] == [16, 4, 8, 18, 1]
 
 
 # Tokenizer and model from scratch.
