@@ -81,10 +81,11 @@ def prompts_of(texts: Sequence[Text], section: BaseSection, tokenizer: PreTraine
 def vocabulary_texts(texts: Sequence[Text], section: BaseSection) -> list[str]:
     """Return what a new tokenizer should learn to read: the texts, and how preferences are written."""
     points = lattice(len(section.objectives), VOCABULARY_DIVISIONS)
-    shown = [conditioning.preference_text(p, section.objectives, section.conditioning.format) for p in points]
-    template = section.conditioning.template
+    conditioned = []
     # One in ten texts carries a preference, so that the objectives' names become tokens, warm start or not.
-    conditioned = [template.replace("{preference}", shown[i % len(shown)]).replace("{prompt}", t.prompt) for i, t in enumerate(texts[::10])]
+    for i, text in enumerate(texts[::10]):
+        shown = conditioning.preference_text(points[i % len(points)], section.objectives, section.conditioning.format)
+        conditioned.append(section.conditioning.template.replace("{preference}", shown).replace("{prompt}", text.prompt))
     return [section.conditioning.plain.replace("{prompt}", t.prompt) + t.response for t in texts] + conditioned
 
 

@@ -94,9 +94,11 @@ def main(args: argparse.Namespace) -> None:
         answerer = load(section, method, args.base, args.policies)
         clock = common.Progress(f"{args.row} s{args.seed}", len(grid) * len(prompts) * section.generation.samples)
         rows = walk(section, answerer, prompts, grid, args.seed, clock.add)
-        another_model = isinstance(settings, external.Settings) and settings.model is not None
-        reference = reference_of(section, args.base) if another_model else answerer
         cost.tokens = sum(r["tokens"] for r in rows)
+        reference = answerer
+        if isinstance(settings, external.Settings) and settings.model is not None:
+            del answerer, reference  # two models at once may not fit into a GPU
+            reference = reference_of(section, args.base)
     cost.tokens += add_fluency(section, reference, prompts, rows)
     key = {"task": section.task, "method": args.row, "seed": args.seed}
     tables.write(tables.GENERATIONS, [{**key, **r} for r in rows], args.out)
