@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from moa import models as moa_models
 from moa.config import Lora, Ppo
@@ -46,10 +46,10 @@ def count_words(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.
     return np.array([[r.count("good") - r.count("bad"), 1 - len(r) / 10] for r in rows], dtype=np.float32)
 
 
-def loop(kind: str, folder: Path, *, weights: Preference | None = None, seed: int = 0, score: object = count_words, settings: dict[str, object] | None = None, **ppo: object) -> Loop:
+def loop(kind: str, folder: Path, *, weights: Preference | None = None, seed: int = 0, lm: PreTrainedModel | None = None, score: object = count_words, settings: dict[str, object] | None = None, **ppo: object) -> Loop:
     """A loop of a few fast steps; `ppo` overrides its settings."""
     method = catalogue.load(kind, settings or {}, ["a", "b"])
-    model = moa_models.add_adapter(base(), Lora(rank=4, alpha=8, dropout=0.0), seed)
+    model = moa_models.add_adapter(lm or base(), Lora(rank=4, alpha=8, dropout=0.0), seed)
     heads = moa_models.ValueHeads(32, 2 + len(method.extra_heads))
     actor = Actor(model, heads, tokenizer(), Decoding(8, 1.0, 1.0), 32)
     scale = Scale(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0]), torch.zeros(2), torch.ones(2))

@@ -8,12 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moa.config import Model
 from moa.errors import Diverged, MoaError
-from moa.models import save_policy
+from moa.models import load_base, save_policy
 from moa.preferences import lattice
 from moa.rl import update
 from moa.rl.loop import batch_preferences, prompt_indices
-from tests.tiny_policy import count_words, loop
+from tests.tiny_policy import base, count_words, loop
 
 METHODS = ["linear", "moc", "pama", "morlhf"]
 
@@ -140,3 +141,15 @@ def test_gradient_checkpointing_acts_and_changes_nothing(tmp_path: Path) -> None
     assert not saving.actor.model.training
     for p, q in zip(plain.actor.model.parameters(), saving.actor.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=0)
+
+
+def test_moc_trains_on_a_four_bit_base(tmp_path: Path) -> None:
+    """The loop itself on NF4: the reference is the same quantised base, so the KL still starts at exactly 0."""
+    base().save_pretrained(tmp_path / "base")
+    lm = load_base(tmp_path / "base", Model(source="base", quantisation="nf4"))
+    run = loop("moc", tmp_path / "checkpoints", lm=lm, steps=3)
+    start = {n: p.detach().clone() for n, p in run.actor.model.named_parameters() if p.requires_grad}
+    list(run.run())
+    assert {p.dtype for n, p in lm.named_parameters() if "q_proj.base_layer.weight" in n} == {torch.uint8}
+    assert [v for _, q, _, v in run.curve if q == "kl"][0] == 0.0
+    assert all(not torch.equal(start[n], p) for n, p in run.actor.model.named_parameters() if n in start)
