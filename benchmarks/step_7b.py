@@ -108,7 +108,7 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     task = loop.Task([" ".join(f"t{i}" for i in row) for row in words], lambda p, w: p, random_scores, scale, lattice(2, 4), None)
     ppo = Ppo(steps=2, batch_size=batch, mini_batch_size=micro, epochs=1, early_stop=None)
     seconds: dict[str, float] = {}
-    experience.sample = timed(seconds, "rollout", experience.sample)
+    experience.sample_in_parts = timed(seconds, "rollout", experience.sample_in_parts)
     experience.read = timed(seconds, "log-probabilities, values, reference", experience.read)
     update.Updater.run = timed(seconds, "update", update.Updater.run)  # type: ignore[method-assign]
     run = loop.Loop(actor, method, ppo, task, 0, Path(tempfile.mkdtemp()))

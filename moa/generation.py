@@ -80,6 +80,30 @@ def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequen
     return finish(full, mask.to(where), eos, pad, tokenizer)
 
 
+def sample_in_parts(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int, rows: int) -> Rollout:
+    """Draw as `sample` does, at most `rows` prompts at a time, and return one rollout of them all."""
+    parts = [sample(model, tokenizer, prompts[i : i + rows], decoding, context) for i in range(0, len(prompts), rows)]
+    return parts[0] if len(parts) == 1 else join(parts, int(tokenizer.pad_token_id))
+
+
+def join(parts: Sequence[Rollout], pad: int) -> Rollout:
+    """Stack rollouts of different widths: prompts padded on the left, responses on the right."""
+    prompt = max(p.ids.shape[1] - p.response for p in parts)
+    response = max(p.response for p in parts)
+
+    def widen(tensor: Tensor, part: Rollout, value: int) -> Tensor:
+        left = prompt - (part.ids.shape[1] - part.response)
+        return nn.functional.pad(tensor, (left, response - part.response), value=value)
+
+    return Rollout(
+        torch.cat([widen(p.ids, p, pad) for p in parts]),
+        torch.cat([widen(p.mask, p, 0) for p in parts]),
+        torch.cat([nn.functional.pad(p.response_mask, (0, response - p.response)) for p in parts]),
+        torch.cat([p.finished for p in parts]),
+        [text for p in parts for text in p.texts],
+    )
+
+
 def finish(full: Tensor, prompt_mask: Tensor, eos: int, pad: int, tokenizer: PreTrainedTokenizerBase) -> Rollout:
     """Make a rollout of generated ids: everything after a response's first end token is padding, whatever it holds."""
     width = prompt_mask.shape[1]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moa.config import Ppo
 from moa.errors import Diverged
-from moa.generation import Decoding, Rollout, sample
+from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Combination, Method, Scores
 from moa.models import ValueHeads, forward
 from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
@@ -121,6 +121,7 @@ def collect(
     scale: Scale,
     kl_coefficient: float,
     micro: int,
+    rollout_rows: int,
 ) -> Experience:
     """Roll out, score and estimate advantages for one batch.
 
@@ -136,8 +137,9 @@ def collect(
         scale: the normaliser.
         kl_coefficient: of the reference KL; enters the rewards only where `ppo.kl.place` is 'heads'.
         micro: rows per forward pass.
+        rollout_rows: prompts that are sampled at a time.
     """
-    rollout = sample(actor.model, actor.tokenizer, texts, actor.decoding, actor.context)
+    rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
     mask = rollout.response_mask
     raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
     scores = scale.apply(finite(raw, "a reward", step))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from moa.config import Ppo
+from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.preferences import Preference
 from moa.process import peak_memory
 from moa.provenance import text_hash
 from moa.rl import checkpoint
-from moa.rl.experience import Actor, Scale, ScoreBatch, collect, summary
+from moa.rl.experience import Actor, Experience, Scale, ScoreBatch, collect, summary
 from moa.rl.update import Updater
 
 log = logging.getLogger("moa")
@@ -109,6 +110,7 @@ class Loop:
         self.optimizer = torch.optim.Adam(groups)
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
         self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
+        self.rollout_rows = self.ppo.batch_size
         self.streams = [*self.method.objectives, *self.method.extra_heads]
 
     def run(self) -> Iterator[int]:
@@ -130,7 +132,7 @@ class Loop:
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
         self.seconds, self.tokens, self.kl.coefficient = state["seconds"], state["tokens"], state["kl_coefficient"]
         self.earlier_seconds = self.seconds
-        self.updater.micro = state["micro"]
+        self.updater.micro, self.rollout_rows = state["micro"], state["rollout_rows"]
         self.method.restore(state["method"])
         self.resumed = int(state["step"])
         log.info("resumed at step %d/%d", self.resumed, self.ppo.steps)
@@ -143,6 +145,7 @@ class Loop:
             "tokens": self.tokens,
             "kl_coefficient": self.kl.coefficient,
             "micro": self.updater.micro,
+            "rollout_rows": self.rollout_rows,
             "method": self.method.state(),
         }
 
@@ -154,11 +157,9 @@ class Loop:
         preferences = batch_preferences(task.training, batch, task.dirichlet, self.seed, step)
         texts = [task.text_of(p, tuple(w.tolist()) if self.method.conditioned else None) for p, w in zip(prompts, preferences, strict=True)]
         where = next(self.actor.model.parameters()).device
-        experience = collect(
-            self.actor, self.method, self.ppo, step, prompts, texts, preferences.to(where), task.score, task.scale, self.kl.coefficient, self.updater.micro
-        )
+        experience = self._collect(step, prompts, texts, preferences.to(where))
         rows = summary(experience, self.method, self.streams)
-        rows.append(("kl_coefficient", "all", self.kl.coefficient))
+        rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         rows += self.updater.run(experience, step, self.kl.coefficient)
         self.kl.update(next(v for q, _, v in rows if q == "kl"), batch)
         new = int(experience.rollout.response_mask.sum())
@@ -166,6 +167,22 @@ class Loop:
         elapsed = time.perf_counter() - began
         rows += [("seconds", "all", elapsed), ("tokens_per_second", "all", new / elapsed), ("memory", "all", peak_memory()[0])]
         self.curve += [(step, *row) for row in rows]
+
+    def _collect(self, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor) -> Experience:
+        """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
+        while True:
+            seed_step(self.seed, step)
+            try:
+                return collect(
+                    self.actor, self.method, self.ppo, step, prompts, texts, preferences, self.task.score, self.task.scale,
+                    self.kl.coefficient, self.updater.micro, self.rollout_rows,
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                if self.rollout_rows == 1 and self.updater.micro == 1:
+                    raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens or the model's size, or set model.quantisation: nf4") from error
+            self.rollout_rows = max(1, self.rollout_rows // 2)
+            self.updater.halve()
+            log.warning("out of memory: sampling %d and reading %d responses at a time, the batch stays %d", self.rollout_rows, self.updater.micro, len(texts))
 
     def value(self, quantity: str, objective: str = "all") -> float:
         """Return the newest value of a quantity on the curve."""

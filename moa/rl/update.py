@@ -65,12 +65,16 @@ class Updater:
                 if self.micro == 1:
                     raise MoaError("out of memory with a micro-batch of one response; lower generation.max_new_tokens or model size, or set model.quantisation: nf4") from error
             # Outside the handler the exception no longer holds the tensors of the failed pass.
-            self.micro = max(1, self.micro // 2)
-            self.optimizer.zero_grad(set_to_none=True)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self.halve()
             log.warning("out of memory: micro-batch halved to %d, mini-batch stays %d", self.micro, len(rows))
+
+    def halve(self) -> None:
+        """Halve the micro-batch and give back what a failed pass left in memory."""
+        self.micro = max(1, self.micro // 2)
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _mini_batch(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moa import generation
 from moa.config import Model
 from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
@@ -153,3 +154,35 @@ def test_moc_trains_on_a_four_bit_base(tmp_path: Path) -> None:
     assert {p.dtype for n, p in lm.named_parameters() if "q_proj.base_layer.weight" in n} == {torch.uint8}
     assert [v for _, q, _, v in run.curve if q == "kl"][0] == 0.0
     assert all(not torch.equal(start[n], p) for n, p in run.actor.model.named_parameters() if n in start)
+
+
+def test_out_of_memory_in_the_rollout_samples_fewer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = generation.sample
+    sizes: list[int] = []
+
+    def limited(model: torch.nn.Module, tokenizer: object, prompts: Sequence[str], *rest: object) -> generation.Rollout:
+        if len(prompts) > 4:
+            raise torch.OutOfMemoryError("a limit of 4 prompts")
+        sizes.append(len(prompts))
+        return real(model, tokenizer, prompts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generation, "sample", limited)
+    run = loop("moc", tmp_path, steps=2)
+    list(run.run())
+    # 12 prompts: 12 and 6 do not fit, 3 do; the second step starts with what fitted
+    assert sizes == [3] * 8
+    assert run.value("rollout_rows") == 3.0
+    assert run.value("kl") > 0.0
+
+
+def test_joined_rollouts_keep_every_row() -> None:
+    parts = [
+        generation.Rollout(torch.tensor([[5, 6, 7, 2]]), torch.ones(1, 4, dtype=torch.long), torch.ones(1, 2), torch.tensor([True]), ["x"]),
+        generation.Rollout(torch.tensor([[8, 9, 9, 9]]), torch.ones(1, 4, dtype=torch.long), torch.ones(1, 3), torch.tensor([False]), ["y"]),
+    ]
+    got = generation.join(parts, pad=0)
+    # prompt widths 2 and 1, response widths 2 and 3: padded to 2 + 3
+    assert got.ids.tolist() == [[5, 6, 7, 2, 0], [0, 8, 9, 9, 9]]
+    assert got.mask.tolist() == [[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
+    assert got.response_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert (got.finished.tolist(), got.texts) == ([True, False], ["x", "y"])

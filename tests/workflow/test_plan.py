@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -44,13 +43,11 @@ def sections(text: str) -> list[dict[str, object]]:
 
 
 def test_the_default_plan_takes_under_five_seconds_and_loads_no_torch(project: Path) -> None:
+    """Processor time is judged, not the clock, because the machine may have other work."""
     (project / "torch.py").write_text("raise RuntimeError('the plan loaded torch')")
-    seconds = []
-    for _ in range(2):  # the better of two: other work on the machine is not the plan's
-        began = time.perf_counter()
-        assert snake.plan(project) == snake.EVERYTHING
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 5.0
+    began = snake.cpu_seconds()
+    assert snake.plan(project) == snake.EVERYTHING
+    assert snake.cpu_seconds() - began < 5.0
 
 
 @pytest.mark.parametrize("target", TARGETS)
