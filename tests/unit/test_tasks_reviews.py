@@ -112,9 +112,9 @@ def test_a_sentence_carries_at_most_one_polar_word(corpus: Corpus) -> None:
         assert max(sum(w in POLAR for w in words(part)) for part in review.response.split(".")) <= 1
 
 
-def test_sentiment_depends_neither_on_length_nor_on_the_opening(corpus: Corpus, compound: np.ndarray, characters: np.ndarray) -> None:
-    # Standard error of a correlation of 20 000 pairs: 0.007.
-    assert abs(np.corrcoef(compound, characters)[0, 1]) < 0.03
+def test_sentiment_depends_little_on_length_and_not_on_the_opening(corpus: Corpus, compound: np.ndarray, characters: np.ndarray) -> None:
+    # Complaints outweigh praise, and more sentences hold more of them: longer texts are a little more negative.
+    assert -0.15 < np.corrcoef(compound, characters)[0, 1] < -0.09
     first = np.array([r.prompt.split()[0] for r in corpus.texts])
     for word in ("The", "I", "My", "This", "Next", "We"):
         chosen = compound[first == word]
@@ -123,8 +123,9 @@ def test_sentiment_depends_neither_on_length_nor_on_the_opening(corpus: Corpus, 
 
 def test_short_texts_are_mild_and_a_high_compound_takes_several_sentences(corpus: Corpus, compound: np.ndarray, characters: np.ndarray) -> None:
     sentences = np.array([r.sentences for r in corpus.texts])
-    # One mild word of valence 1.4, boosted by 0.293: 1.693 / sqrt(1.693^2 + 15) = 0.40
-    assert np.abs(compound[characters < 20]).max() <= 0.41
+    # One mild word: praise of 1.8 gives 1.8 / sqrt(1.8^2 + 15) = 0.42, a complaint of 2.1 gives -0.48
+    assert compound[characters < 20].max() <= 0.43
+    assert compound[characters < 20].min() >= -0.48
     assert 0.4 <= np.mean(compound[sentences == 1] == 0) <= 0.7
     assert 0.3 <= np.quantile(compound[sentences == 1], 0.95) <= 0.5
     # Six words of valence 1.6: 9.6 / sqrt(9.6^2 + 15) = 0.93
