@@ -8,7 +8,8 @@ A text is an opening (the prompt) and a response of one to six sentences. Exampl
 The corpus exists for two objectives that conflict: the response's VADER sentiment and its conciseness. VADER's compound is
 s / sqrt(s^2 + 15), s the sum of the words' valences. So a sentence carries at most one polar word, mostly mild; the shortest
 responses are neutral or mild; a high compound takes several sentences, which conciseness punishes. Neither depends on
-the opening; complaints outweigh praise, so longer texts are a little more negative. Evaluation prompts are about items that no training text or prompt mentions.
+the opening; complaints outweigh praise, so longer texts are a little more negative. Evaluation prompts are about items that
+no training text or prompt mentions.
 """
 
 import argparse
