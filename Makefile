@@ -11,7 +11,7 @@ ARGS ?=
 # Goes on after a crash by itself: unlock removes a lock only when the snakemake that took it is gone.
 run: $(READY)
 	$(BIN)/moa unlock
-	$(BIN)/snakemake --cores all --nohooks $(ARGS)
+	$(BIN)/snakemake --cores all --no-hooks $(ARGS)
 	$(BIN)/moa leaderboard
 
 test: $(READY)

@@ -1,0 +1,53 @@
+"""`make run`: goes on after a crash by itself, and ends with the leaderboard."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow import snake
+
+
+@pytest.fixture
+def made(finished: Path) -> Path:
+    """Return the finished run with a Makefile whose set-up is done: it uses the environment of these tests."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "requirements.lock.txt", "pyproject.toml"):
+        shutil.copy(snake.ROOT / name, finished / name)
+    (finished / ".venv").mkdir()
+    (finished / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (finished / ".venv" / ".ready").touch()
+    return finished
+
+
+def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=directory, env=snake.environment(), capture_output=True, text=True, timeout=snake.PATIENCE, check=False)
+
+
+def test_make_run_after_a_crash(made: Path) -> None:
+    """A dead snakemake's lock and a half-written output are removed, what is missing is made, the leaderboard is printed."""
+    locks = made / ".snakemake" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.output.lock").write_text("results/results.duckdb\n")
+    (made / "results" / ".results.duckdb.1.tmp").write_text("half")
+    (made / "reports" / "index.html").unlink()
+    run = make(made, "run", f"ARGS=--configfile {snake.TINY}")
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert "removed the lock of a snakemake that is gone (1 files); removed 1 half-written outputs" in run.stdout
+    assert snake.jobs(output) == {"build_report"}
+    assert output.count("hypervolume on the normalised scale") == 1
+    assert f"Report: {made / 'reports' / 'index.html'}" in output
+    again = make(made, "run", f"ARGS=--configfile {snake.TINY}")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    assert again.stdout.count("hypervolume on the normalised scale") == 1
+
+
+def test_make_run_stops_at_a_mistake(made: Path) -> None:
+    run = make(made, "run", f"ARGS=--configfile {snake.TINY} --config task=a/b")
+    assert run.returncode != 0
+    assert "task: a name is made of letters" in run.stderr
+    assert "hypervolume" not in run.stdout
