@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -158,6 +158,11 @@ class ValueHeads(nn.Module):
 
 def hidden_size(model: PreTrainedModel | PeftModel) -> int:
     return int(model.config.get_text_config().hidden_size)
+
+
+def output_matrix(model: PeftModel) -> Tensor:
+    """Return W (V, D), which makes logits of the last hidden state; adapters never touch it."""
+    return cast(Tensor, model.get_output_embeddings().weight).detach()
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -47,6 +47,25 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """One batch of rollouts, as a method combines it.
+
+    Attributes:
+        advantages: (H, B, T), whitened and transformed by `scale`; zero where `mask` is.
+        mask: (B, T), 1 on response tokens.
+        preferences: (B, K); a fixed-weight policy's weights repeated.
+        scores: what the responses were worth.
+        sensitivity: (B, T) squared norm of d log pi_t / d z_t, z the last hidden state; None unless the method reads it.
+    """
+
+    advantages: Tensor
+    mask: Tensor
+    preferences: Tensor
+    scores: Scores
+    sensitivity: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Combination:
     """The advantages that the policy loss sees.
 
@@ -66,6 +85,9 @@ class Method:
     conditioned: ClassVar[bool] = False  # the preference stands in the prompt
     steerable: ClassVar[bool] = True  # answers differently for different preferences
     extra_heads: ClassVar[tuple[str, ...]] = ()  # names of value heads beyond the objectives'
+    reads_sensitivity: ClassVar[bool] = False  # `combine` reads Batch.sensitivity
+    trainer: ClassVar[str] = "train"  # the stage that trains its policies; 'train' is the shared PPO loop
+    reads_texts: ClassVar[bool] = False  # its trainer reads the texts for fine-tuning and their scores
     answers: ClassVar[Literal["policy", "nearest", "soup", "external"]] = "policy"
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
@@ -92,14 +114,8 @@ class Method:
         """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
         return advantages
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Combination:
-        """Make one advantage per token of H streams.
-
-        Args:
-            advantages: (H, B, T), zero where `mask` is.
-            mask: (B, T), 1 on response tokens.
-            preferences: (B, K); a fixed-weight policy's weights repeated.
-        """
+    def combine(self, batch: Batch) -> Combination:
+        """Make one advantage per token of H streams."""
         raise NotImplementedError(f"{type(self).__name__} does not train")
 
     def state(self) -> dict[str, list[float]]:

@@ -7,12 +7,7 @@ This is MOC without its control term and without its weights: the ablation that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from moa.methods import base
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Method(base.Method):
@@ -20,5 +15,5 @@ class Method(base.Method):
 
     conditioned = True
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
-        return base.weighted(advantages, preferences)
+    def combine(self, batch: base.Batch) -> base.Combination:
+        return base.weighted(batch.advantages, batch.preferences)

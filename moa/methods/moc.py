@@ -105,7 +105,8 @@ class Method(base.Method):
             means[rows] = rewards.new_tensor(self.means[key])
         return means
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
+    def combine(self, batch: base.Batch) -> base.Combination:
+        advantages, mask, preferences = batch.advantages, batch.mask, batch.preferences
         streams = advantages
         if self.settings.streams == "weighted":
             share = preferences.new_ones(preferences.shape[0], advantages.shape[0])

@@ -12,13 +12,8 @@ Differences from the Rewards-in-Context code, and choices:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from moa.methods import base
 from moa.preferences import Preference
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Settings(base.Settings):
@@ -35,5 +30,5 @@ class Method(base.Method):
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
-        return base.weighted(advantages, preferences)
+    def combine(self, batch: base.Batch) -> base.Combination:
+        return base.weighted(batch.advantages, batch.preferences)

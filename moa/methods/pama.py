@@ -55,8 +55,9 @@ class Method(base.Method):
     def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
         return advantages.clamp(min=0) if self.settings.noon else advantages
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
-        live = advantages * mask
+    def combine(self, batch: base.Batch) -> base.Combination:
+        mask = batch.mask
+        live = batch.advantages * mask
         tokens = mask.sum()
         if self.settings.granularity == "token":
             weights = closed_form(live)

@@ -6,13 +6,8 @@ Rewarded Soups, and the rows of the payoff table. As a row of the benchmark they
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from moa.methods import base
 from moa.preferences import Preference, corners
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Method(base.Method):
@@ -26,5 +21,5 @@ class Method(base.Method):
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         return list(corners(len(self.objectives)))
 
-    def combine(self, advantages: Tensor, mask: Tensor, preferences: Tensor) -> base.Combination:
-        return base.weighted(advantages, preferences)
+    def combine(self, batch: base.Batch) -> base.Combination:
+        return base.weighted(batch.advantages, batch.preferences)

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from moa.config import Ppo
 from moa.errors import Diverged
 from moa.generation import Decoding, Rollout, sample_in_parts
-from moa.methods.base import Combination, Method, Scores
-from moa.models import ValueHeads, forward
+from moa.methods.base import Batch, Combination, Method, Scores
+from moa.models import ValueHeads, forward, output_matrix
 from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
-from moa.rl.losses import kl_per_token, logprobs_and_entropy
+from moa.rl.losses import kl_per_token, logprobs_and_entropy, sensitivity
 
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
 
@@ -74,17 +74,18 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
 
 
 @torch.no_grad()
-def read(actor: Actor, rollout: Rollout, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies, reference log-probabilities (b, T), and values (H, b, T) of some rows."""
+def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies, reference log-probabilities, sensitivities (b, T; 0 unless `sensitive`), and values (H, b, T) of some rows."""
     ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
     tokens = ids[:, -t:]
     logits, hidden = forward(actor.model, ids, mask, t)
     logprobs, entropy = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
     values = actor.heads(hidden)
+    sensitivities = sensitivity(logits, tokens, output_matrix(actor.model), actor.decoding.temperature) if sensitive else torch.zeros_like(logprobs)
     with actor.model.disable_adapter():
         logits, _ = forward(actor.model, ids, mask, t)
     reference, _ = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
-    return logprobs, entropy, reference, values
+    return logprobs, entropy, reference, sensitivities, values
 
 
 def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
@@ -144,16 +145,16 @@ def collect(
     raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
     scores = scale.apply(finite(raw, "a reward", step))
     extra = method.extra_rewards(scores, preferences)
-    parts = [read(actor, rollout, slice(i, i + micro)) for i in range(0, len(texts), micro)]
-    logprobs, entropy, reference = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
-    values = finite(torch.cat([p[3] for p in parts], 1), "a value", step)
+    parts = [read(actor, rollout, slice(i, i + micro), method.reads_sensitivity) for i in range(0, len(texts), micro)]
+    logprobs, entropy, reference, sensitivities = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])
+    values = finite(torch.cat([p[4] for p in parts], 1), "a value", step)
     finite(logprobs * mask, "the policy's log-probability", step)
     rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
     if ppo.kl.place == "heads":
         rewards = rewards - kl_coefficient * (logprobs - reference) * mask
     advantages, returns = gae(values, rewards, mask, ppo.gamma, ppo.lam)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
-    combination = method.combine(advantages, mask, preferences)
+    combination = method.combine(Batch(advantages, mask, preferences, scores, sensitivities * mask if method.reads_sensitivity else None))
     finite(combination.advantages, "the combined advantage", step)
     return Experience(rollout, preferences, scores, extra, logprobs, reference, entropy, values * mask, returns, advantages, combination)
 

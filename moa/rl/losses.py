@@ -53,3 +53,18 @@ def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, dif
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
         entropy = -(logs.exp() * logs).sum(-1)
     return logs.gather(-1, tokens[..., None])[..., 0], entropy
+
+
+def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: float) -> Tensor:
+    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state (papers.md 1.3).
+
+    Args:
+        logits: (B, T, V) = W z.
+        tokens: (B, T).
+        output: W (V, D).
+        temperature: of softmax(logits / temperature).
+    """
+    probabilities = torch.softmax(logits.float() / temperature, -1)
+    # One sample at a time: (T, V) times (V, D), so that no second tensor of the logits' size is in memory.
+    rows = [output[y].float() - p @ output.float() for p, y in zip(probabilities, tokens, strict=True)]
+    return torch.stack([row.square().sum(-1) for row in rows]) / temperature**2

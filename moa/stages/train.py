@@ -153,5 +153,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = common.parser(__doc__, "prompts", "base", "normaliser", "models*", "checkpoints", "out", "curve", "costs", row=str, policy=str, seed=int, weights=str)
+    arguments = common.parser(__doc__, "prompts", "base", "normaliser", "models*", "texts*", "checkpoints", "out", "curve", "costs", row=str, policy=str, seed=int, weights=str)
     common.run(main, arguments)

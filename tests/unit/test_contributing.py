@@ -35,7 +35,7 @@ def test_add_a_method(tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     method = module.Method("uniform", base.Settings(), ["a", "b"])
     advantages = torch.tensor([[[2.0]], [[4.0]]])
-    got = method.combine(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]))
+    got = method.combine(base.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), base.Scores(*torch.zeros(3, 1, 2))))
     assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
 
 

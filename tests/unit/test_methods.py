@@ -6,7 +6,7 @@ import torch
 
 from moa.errors import MoaError
 from moa.methods import catalogue, moc, pama
-from moa.methods.base import Scores, weighted
+from moa.methods.base import Batch, Scores, weighted
 from moa.preferences import lattice
 
 NAMES = ["a", "b"]
@@ -17,10 +17,15 @@ def make(kind: str, **settings: object):  # type: ignore[no-untyped-def]
     return catalogue.load("row", {"kind": kind, **settings}, NAMES)
 
 
+def batch(advantages: torch.Tensor, mask: torch.Tensor, preferences: torch.Tensor) -> Batch:
+    nothing = torch.zeros_like(preferences)
+    return Batch(advantages, mask, preferences, Scores(nothing, nothing, nothing))
+
+
 def test_linear_sums_with_each_samples_preference() -> None:
     advantages = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [[10.0, 20.0, 30.0], [5.0, 5.0, 5.0]]])  # (2, 2, 3)
     preferences = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
-    got = make("linear").combine(advantages, ONES, preferences)
+    got = make("linear").combine(batch(advantages, ONES, preferences))
     # second sample: 0.25 * 1 + 0.75 * 5 = 4
     torch.testing.assert_close(got.advantages, torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.625, 0.375]))
@@ -53,13 +58,13 @@ def test_closed_form_is_the_projection_of_zero() -> None:
 def test_noon_keeps_only_tokens_that_are_good_for_all() -> None:
     method = make("pama", granularity="token")
     advantages = method.scale(torch.tensor([[[1.0, 2.0, -1.0]], [[0.5, -3.0, -1.0]]]), torch.ones(1, 3))
-    got = method.combine(advantages, torch.ones(1, 3), torch.full((1, 2), 0.5))
+    got = method.combine(batch(advantages, torch.ones(1, 3), torch.full((1, 2), 0.5)))
     assert got.advantages.tolist() == [[0.5, 0.0, 0.0]]  # min(1, .5), min(2, 0), min(0, 0)
 
 
 def test_batch_granularity_keeps_credit_per_token() -> None:
     advantages = torch.tensor([[[4.0, 0.0]], [[1.0, 2.0]]])  # means 2 and 1.5: all weight on the second
-    got = make("pama", granularity="batch").combine(advantages, torch.ones(1, 2), torch.full((1, 2), 0.5))
+    got = make("pama", granularity="batch").combine(batch(advantages, torch.ones(1, 2), torch.full((1, 2), 0.5)))
     assert got.advantages.tolist() == [[1.0, 2.0]]
 
 
@@ -84,7 +89,7 @@ def test_moc_weights_solve_the_gram_matrix() -> None:
     advantages = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[1.0, 1.0]]])
     mask = torch.ones(1, 2)
     torch.testing.assert_close(moc.gram(advantages, mask).float(), torch.tensor([[0.5, 0.0, 0.5], [0.0, 2.0, 1.0], [0.5, 1.0, 1.0]]))
-    got = make("moc", streams="literal").combine(advantages, mask, torch.tensor([[0.5, 0.5]]))
+    got = make("moc", streams="literal").combine(batch(advantages, mask, torch.tensor([[0.5, 0.5]])))
     # min over c of |(c1 + c3, 2 c2 + c3)|^2: c3 = 0 gives c1^2 + 4 c2^2 -> c = (0.8, 0.2, 0)
     torch.testing.assert_close(got.weights, torch.tensor([0.8, 0.2, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[0.8, 0.4]]), atol=1e-5, rtol=0)
@@ -93,7 +98,7 @@ def test_moc_weights_solve_the_gram_matrix() -> None:
 def test_moc_per_preference_solves_each_group_alone() -> None:
     advantages = torch.tensor([[[1.0], [2.0]], [[2.0], [1.0]], [[9.0], [9.0]]])  # (H, B, T) = (3, 2, 1)
     preferences = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    got = make("moc", streams="literal", granularity="preference").combine(advantages, torch.ones(2, 1), preferences)
+    got = make("moc", streams="literal", granularity="preference").combine(batch(advantages, torch.ones(2, 1), preferences))
     # one token per group, all positive: weight on the smallest stream, the first for the first sample, the second for the other
     torch.testing.assert_close(got.advantages, torch.ones(2, 1))
     torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5, 0.0]))

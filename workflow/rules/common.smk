@@ -146,8 +146,18 @@ def train_section(wildcards):
     return PLAN.train(wildcards.row).model_dump_json()
 
 
+def trainer(wildcards):
+    return PLAN.rows[wildcards.row].trainer
+
+
 def train_code(wildcards):
-    return PLAN.code("train", rewards=FORMULAS, row=wildcards.row)
+    return PLAN.code(trainer(wildcards), rewards=FORMULAS, row=wildcards.row)
+
+
+def texts_of(wildcards):
+    """Return the texts and their scores for a trainer that reads them."""
+    reads = PLAN.rows[wildcards.row].reads_texts
+    return [f"results/{TASK}/{name}.parquet" for name in ("texts", "text_scores")] * reads
 
 
 def weights(wildcards):

@@ -5,6 +5,7 @@ rule train_policy:
         base="results/{task}/base",
         normaliser="results/{task}/normaliser.parquet",
         models=models(judges=False),
+        texts=texts_of,
     output:
         policy=directory("results/{task}/policies/{row}/{policy}/s{seed}"),
         curve="results/{task}/curves/{row}/{policy}/s{seed}.parquet",
@@ -15,16 +16,17 @@ rule train_policy:
     resources:
         gpu=int(GPU),
     params:
+        stage=trainer,
         section=train_section,
         weights=weights,
         code=train_code,
         files=PLAN.files(rewards=FORMULAS),
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
-        "python -m moa.stages.train --section {params.section:q}"
+        "python -m moa.stages.{params.stage} --section {params.section:q}"
         " --row {wildcards.row:q} --policy {wildcards.policy:q} --seed {wildcards.seed} --weights {params.weights:q}"
         " --prompts {input.prompts:q} --base {input.base:q} --normaliser {input.normaliser:q} --models {input.models:q}"
-        " --checkpoints {params.checkpoints:q}"
+        " --texts {input.texts:q} --checkpoints {params.checkpoints:q}"
         " --out {output.policy:q} --curve {output.curve:q} --costs {output.costs:q}"
         " 2>&1 | tee {log:q} | {{ grep --line-buffered ETA >&2 || true; }}"
 
