@@ -3,7 +3,7 @@
 Notation: H streams; M (H, H) the Gram matrix of their advantages; c (H,) weights.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,11 @@ def min_norm(gram: Array, *, away: bool = True, tolerance: float = 1e-12, limit:
         c = np.maximum(c + gamma * d, 0.0)
         c /= c.sum()
     return Solution(c, gap, limit)
+
+
+def solve(gram: Array, solver: Literal["away", "plain"]) -> Solution:
+    """Solve with away-steps, or with the plain Frank-Wolfe and the 250 iterations of Sener and Koltun's code."""
+    return min_norm(gram) if solver == "away" else min_norm(gram, away=False, limit=250)
 
 
 def _direction(c: Array, g: Array, toward: int, away: bool) -> tuple[Array, float]:

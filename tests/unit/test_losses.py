@@ -5,7 +5,7 @@ import math
 import torch
 
 from moa.rl.loop import AdaptiveKl
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, sensitivity, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -58,3 +58,16 @@ def test_adaptive_kl_clips_the_error_at_a_fifth() -> None:
     assert math.isclose(kl.coefficient, 0.22)
     kl.update(0.095, samples=50)  # error -0.05: 0.22 * (1 - 0.05 * 0.5)
     assert math.isclose(kl.coefficient, 0.22 * 0.975)
+
+
+def test_sensitivity_is_the_squared_gradient_at_the_hidden_state() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    output = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    tokens = torch.tensor([[0, 4, 2], [1, 1, 3]])
+    temperature = 0.7
+    logits = hidden @ output.T
+    logprobs = torch.log_softmax(logits / temperature, -1).gather(-1, tokens[..., None])[..., 0]
+    gradient = torch.autograd.grad(logprobs.sum(), hidden)[0]  # a token's log-probability depends on its own state alone
+    got = sensitivity(logits.detach(), tokens, output, temperature)
+    torch.testing.assert_close(got, gradient.square().sum(-1).float(), atol=1e-5, rtol=1e-5)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from moa.errors import MoaError
-from moa.methods import catalogue, moc, pama
+from moa.methods import catalogue, mgda_ub, moc, pama
 from moa.methods.base import Batch, Scores, weighted
 from moa.preferences import lattice
+from moa.rl.losses import sensitivity
 
 NAMES = ["a", "b"]
 ONES = torch.ones(2, 3)
@@ -141,3 +142,37 @@ def test_unknown_method_and_key_name_the_nearest() -> None:
         catalogue.load("moc", {"granularty": "batch"}, NAMES)
     with pytest.raises(MoaError, match=r"methods.x.adapter|exactly one of: adapter"):
         catalogue.load("x", {"kind": "external"}, NAMES)
+
+
+def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
+    # A^1 = (1, 0), A^2 = (0, 1), s = (4, 1): M = diag(4, 1) / 2, so c = (1, 4) / 5
+    advantages, mask, preferences = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), torch.ones(1, 2), torch.full((1, 2), 0.5)
+    seen = Batch(advantages, mask, preferences, Scores(*torch.zeros(3, 1, 2)), sensitivity=torch.tensor([[4.0, 1.0]]))
+    got = make("mgda_ub").combine(seen)
+    torch.testing.assert_close(got.weights, torch.tensor([0.2, 0.8]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(got.advantages, torch.tensor([[0.2, 0.8]]), atol=1e-6, rtol=0)
+    # With every gradient at length 1 both weigh the same: c = 1/2, divided by the norms sqrt(2) and sqrt(1/2).
+    even = make("mgda_ub", normalise=True).combine(seen)
+    torch.testing.assert_close(even.weights, torch.tensor([0.5 / 2**0.5, 0.5 * 2**0.5]), atol=1e-6, rtol=0)
+
+
+def test_mgda_ub_is_the_min_norm_of_real_gradients_at_the_hidden_state() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 3, 4, generator=generator, requires_grad=True)
+    output, tokens = torch.randn(6, 4, generator=generator), torch.tensor([[0, 5, 2], [1, 1, 3]])
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    advantages = torch.randn(3, 2, 3, generator=generator) * mask
+    logprobs = torch.log_softmax(hidden @ output.T, -1).gather(-1, tokens[..., None])[..., 0]
+    gradients = torch.stack([torch.autograd.grad((logprobs * a).sum(), hidden, retain_graph=True)[0].flatten() for a in advantages])
+    found = mgda_ub.gram(advantages, sensitivity((hidden @ output.T).detach(), tokens, output, 1.0), mask)
+    torch.testing.assert_close(found.float() * mask.sum(), gradients @ gradients.T, atol=1e-4, rtol=1e-4)
+
+
+def test_mse_only_trains_on_the_control_stream_alone() -> None:
+    method = make("mse_only")
+    scores = Scores(torch.zeros(1, 2), torch.tensor([[0.9, 0.2]]), torch.zeros(1, 2))
+    preferences = torch.tensor([[0.75, 0.25]])
+    # target (1, 1/3): -((0.9 - 1)^2 + (0.2 - 1/3)^2) / 2 = -0.0138889
+    torch.testing.assert_close(method.extra_rewards(scores, preferences), torch.tensor([[-0.0138889]]))
+    got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))
+    assert got.advantages.tolist() == [[3.0]] and got.weights.tolist() == [0.0, 0.0, 1.0]

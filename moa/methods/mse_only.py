@@ -1,0 +1,42 @@
+"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for; papers.md 1.3).
+
+    A_t = A^control_t,   r_control = -(1/N) sum_i (R~^i - p~_i)^2
+
+The policy is asked to match its preference and nothing else: a target inside the front is as good as one on it. Settings
+are MOC's for target and scale, so that the two differ in the objectives' streams alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from moa.methods import base, moc
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Settings(base.Settings):
+    scale: Literal["quantile", "zscore", "raw"] = "quantile"
+    target: Literal["scaled", "plain", "simplex"] = "scaled"
+
+
+class Method(base.Method):
+    """One preference-conditioned policy that only matches."""
+
+    schema = Settings
+    settings: Settings
+    conditioned = True
+    extra_heads = ("control",)
+
+    def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+        wanted = moc.targets(preferences, self.settings.target)
+        return moc.control_per_sample(moc.on_scale(scores, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
+
+    def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+        return -self.extra_rewards(scores, preferences).mean()
+
+    def combine(self, batch: base.Batch) -> base.Combination:
+        weights = batch.preferences.new_zeros(len(batch.advantages))
+        weights[-1] = 1.0
+        return base.Combination(batch.advantages[-1], weights)
