@@ -259,6 +259,7 @@ class Ppo(Strict):
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
     value_learning_rate: float | None = Field(None, gt=0)
+    schedule: Literal["constant", "linear"] = "constant"  # linear: both rates fall to 0 at the last step
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     clip: float = Field(0.2, gt=0)

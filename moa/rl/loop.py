@@ -108,6 +108,7 @@ class Loop:
         value_rate = self.ppo.value_learning_rate or self.ppo.learning_rate
         groups = [{"params": trained, "lr": self.ppo.learning_rate}, {"params": list(self.actor.heads.parameters()), "lr": value_rate}]
         self.optimizer = torch.optim.Adam(groups)
+        self.rates = [self.ppo.learning_rate, value_rate]
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
         self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
         self.rollout_rows = self.ppo.batch_size
@@ -160,6 +161,7 @@ class Loop:
         experience = self._collect(step, prompts, texts, preferences.to(where))
         rows = summary(experience, self.method, self.streams)
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
+        self._set_rates(step)
         rows += self.updater.run(experience, step, self.kl.coefficient)
         self.kl.update(next(v for q, _, v in rows if q == "kl"), batch)
         new = int(experience.rollout.response_mask.sum())
@@ -167,6 +169,12 @@ class Loop:
         elapsed = time.perf_counter() - began
         rows += [("seconds", "all", elapsed), ("tokens_per_second", "all", new / elapsed), ("memory", "all", peak_memory()[0])]
         self.curve += [(step, *row) for row in rows]
+
+    def _set_rates(self, step: int) -> None:
+        """Set the learning rates of a step; they depend on its number alone, so a resumed run has the same."""
+        left = 1 - step / self.ppo.steps if self.ppo.schedule == "linear" else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * left
 
     def _collect(self, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor) -> Experience:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""

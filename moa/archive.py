@@ -1,0 +1,110 @@
+"""Keeps the metrics of long runs as small Parquet files that a later run extends, and compares methods over seeds.
+
+An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task. Rows of a method and seed
+that a run holds replace the archive's; all others stay. What was measured against another base is refused.
+
+    python -m moa.archive --task reviews_full --folder benchmarks/full --against linear
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from moa import sql, tables
+from moa.errors import MoaError
+from moa.metrics.paired import paired
+from moa.report.summary import rows_of, table
+
+KEPT = (tables.METRICS, tables.POINTS)
+METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error")
+
+
+def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
+    """Take the task's metrics and points into the folder; return how many rows each file holds now."""
+    with sql.connect(database) as connection:
+        scale = _rows(connection, tables.NORMALISER, task)
+        if not scale:
+            raise MoaError(f"{database}: no task '{task}'; run it first, or name another")
+        _same_scale(scale, folder / "normaliser.parquet")
+        found = [_rows(connection, kept, task) for kept in KEPT]
+    folder.mkdir(parents=True, exist_ok=True)
+    tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
+    counts = {}
+    for kept, rows in zip(KEPT, found, strict=True):
+        path = folder / f"{kept.name}.parquet"
+        fresh = {(r["method"], r["seed"]) for r in rows}
+        if path.exists():
+            rows += [r for r in tables.read(kept, path).to_pylist() if (r["method"], r["seed"]) not in fresh]
+        rows.sort(key=lambda r: tuple(str(r[k]) for k in kept.key))
+        tables.write(kept, rows, path)
+        counts[kept.name] = len(rows)
+    return counts
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) -> list[dict[str, Any]]:
+    return rows_of(connection, f"SELECT {', '.join(kept.columns)} FROM {kept.name} WHERE task = $task", task=task)
+
+
+def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
+    if not path.exists():
+        return
+    columns = ("objective", "low", "high", "reference_point")
+    stored = tables.read(tables.NORMALISER, path).to_pylist()
+    before, now = (sorted(tuple(row[c] for c in columns) for row in rows) for rows in (stored, scale))
+    if before != now:
+        raise MoaError(f"{path}: measured on another scale {before}, this run has {now}; its base or rewards differ, so name another --folder")
+
+
+def over_seeds(folder: Path, against: str | None) -> str:
+    """Return a Markdown table: each metric's mean over seeds with its t-interval, and the paired difference to a row."""
+    rows = tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
+    values: dict[tuple[str, str, str], dict[int, float]] = {}
+    for r in rows:
+        if r["metric"] in METRICS and r["value"] is not None:
+            values.setdefault((r["method"], r["metric"], r["objective"]), {})[r["seed"]] = r["value"]
+    methods = sorted({m for m, _, _ in values}, key=lambda m: -_mean(values.get((m, "hypervolume", "all"), {})))
+    if against is not None and against not in methods:
+        raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
+    columns = sorted({(metric, objective) for _, metric, objective in values if metric != "order_rate"}, key=lambda c: (METRICS.index(c[0]), c[1]))
+    head = ["method", *(metric if objective == "all" else f"{metric} {objective}" for metric, objective in columns), "seeds"]
+    if against is not None:
+        head.insert(2, f"hypervolume less {against}'s")
+    lines = []
+    for method in methods:
+        cells = [_cell(values.get((method, *column), {})) for column in columns]
+        if against is not None:
+            cells.insert(1, _difference(values[method, "hypervolume", "all"], values[against, "hypervolume", "all"]) if method != against else "")
+        lines.append([method, *cells, str(len(values[method, "hypervolume", "all"]))])
+    return table(head, lines)
+
+
+def _mean(by_seed: dict[int, float]) -> float:
+    return sum(by_seed.values()) / len(by_seed) if by_seed else float("nan")
+
+
+def _cell(by_seed: dict[int, float]) -> str:
+    if not by_seed:
+        return "-"
+    found = paired(by_seed, dict.fromkeys(by_seed, 0.0))
+    return f"{found.mean:.3f}" if found.seeds < 2 else f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
+
+
+def _difference(a: dict[int, float], b: dict[int, float]) -> str:
+    found = paired(a, b)
+    if found.seeds == 0:
+        return "no common seed"
+    return f"{found.mean:+.3f}" if found.seeds < 2 else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
+    parser.add_argument("--task", help="take this task's metrics into the folder first")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--against", help="row that the paired differences are taken against")
+    given = parser.parse_args()
+    if given.task is not None:
+        print(extend(given.database, given.task, given.folder))
+    print(over_seeds(given.folder, given.against))
