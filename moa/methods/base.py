@@ -7,7 +7,7 @@ A method's file holds a class `Method` and its `Settings`. Torch is imported for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from moa.preferences import Preference, corners, label
 from moa.rewards.specs import Strict
@@ -65,17 +65,18 @@ class Batch:
     sensitivity: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Combination:
+class Combination(NamedTuple):
     """The advantages that the policy loss sees.
 
     Attributes:
         advantages: (B, T) float32.
-        weights: (H,) mean weight c of every stream, for the curve.
+        weights: (H,) mean weight of every value head's advantage, for the curve.
+        logged: (quantity, objective, value) of whatever else the method wants on the curve.
     """
 
     advantages: Tensor
     weights: Tensor
+    logged: tuple[tuple[str, str, float], ...] = ()
 
 
 class Method:
@@ -84,7 +85,7 @@ class Method:
     schema: ClassVar[type[Settings]] = Settings  # of the row's section in the config
     conditioned: ClassVar[bool] = False  # the preference stands in the prompt
     steerable: ClassVar[bool] = True  # answers differently for different preferences
-    extra_heads: ClassVar[tuple[str, ...]] = ()  # names of value heads beyond the objectives'
+    extra_heads: tuple[str, ...] = ()  # names of value heads beyond the objectives'
     reads_sensitivity: ClassVar[bool] = False  # `combine` reads Batch.sensitivity
     trainer: ClassVar[str] = "train"  # the stage that trains its policies; 'train' is the shared PPO loop
     reads_texts: ClassVar[bool] = False  # its trainer reads the texts for fine-tuning and their scores

@@ -2,73 +2,61 @@
 
     max (J^1, ..., J^N)  s.t.  E[(1/N) sum_i (R~^i - p~_i)^2] <= phi
 
-N reward streams and one control stream with reward r_{N+1}; the weights c solve  min c' M c  over the simplex, where
-M_kl = mean_t A^k_t A^l_t is the Gram matrix of the advantages (the paper's upper bound, eq. 12: no backward pass);
-one clipped PPO step on  A_t = sum_k c_k A^k_t.
+Reward streams and one control stream; the weights c solve  min c' M c  over the simplex, where M_kl = mean_t S^k_t S^l_t is
+the Gram matrix of the streams' advantages (the paper's upper bound, eq. 12: no backward pass); one clipped PPO step on
+A_t = sum_k c_k S^k_t.
 
-Where the paper is silent or we had to choose (papers.md 1.2, 1.3; every choice is a switch):
-1. Control reward: -max(0, mean_i (R~^i - p~_i)^2 - phi) per sample, or its gradient at the running mean reward of the
-   preference (`control: mean`), because the constraint is on an expectation and the square also punishes variance.
-2. Scale of R: quantiles of the reference policy's scores to [0, 1], clipped, or z-scores, or raw.
-3. Target p~: p / max p (asks the middle preference for everything), p, or p against R normalised to sum 1.
-4. Granularity of M: the whole batch, or one M per preference vector.
-5. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
-6. Streams: the literal reading takes A^1..A^N, which ask for the same whatever p is, so that only the control stream
-   carries the preference. `weighted` takes p_k A^k; see docs/methods/moc.md for what each does.
+Where the paper is silent or we had to choose (papers.md 1.2, 1.3; every choice is a switch, measured in docs/methods/moc.md):
+1. Streams. `literal` takes A^1..A^N, which ask for the same whatever p is, so that only the control stream carries the
+   preference; `weighted` takes p_k A^k; `utility` their sum, so that two streams are weighed: utility and control.
+2. Control. -max(0, mean_i (R~^i - p~_i)^2 - phi) per sample; or its gradient at the running mean reward of the preference
+   (`mean`), because the constraint is on an expectation and the square also punishes variance; or the same without a
+   value head of its own (`feedback`): advantages are linear in rewards, so the constraint's advantage is
+   (2/N) sum_i (p~_i - Rbar^i_p) A^i, whose size is the violation, where whitening would blow a met constraint up to noise.
+3. Scale of R: quantiles of the reference policy's scores to [0, 1], clipped, or z-scores, or raw.
+4. Target p~: p / max p (asks the middle preference for everything), p, p against R normalised to sum 1, or p / max p
+   within the range of rewards that the preferences achieve so far (`range`).
+5. Weights. `min_norm` as the paper has it; `uniform`; or `lagrangian`: reward streams at 1, control at a fixed multiplier.
+6. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
+7. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moa.methods import base
-from moa.rl.weights import min_norm
+from moa.rl.control import Achieved, Scale, Target, on_mean, on_scale, per_sample
+from moa.rl.weights import Solution, solve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEMORY = 0.9  # of the running mean reward per preference
-
 
 class Settings(base.Settings):
-    streams: Literal["literal", "weighted"] = "weighted"
-    control: Literal["sample", "mean"] = "sample"
-    scale: Literal["quantile", "zscore", "raw"] = "quantile"
-    target: Literal["scaled", "plain", "simplex"] = "scaled"
+    streams: Literal["literal", "weighted", "utility"] = "utility"
+    control: Literal["sample", "mean", "feedback"] = "feedback"
+    scale: Scale = "quantile"
+    target: Target = "range"
     phi: float = Field(0.0, ge=0)
+    weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
+    multiplier: float = Field(2.0, ge=0)  # of `lagrangian`
     granularity: Literal["batch", "preference"] = "batch"
+    smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
 
-
-def targets(preferences: Tensor, target: str) -> Tensor:
-    """Return p~ (B, K): p / max p ('scaled'), else p."""
-    return preferences / preferences.amax(1, keepdim=True) if target == "scaled" else preferences
-
-
-def on_scale(scores: base.Scores, scale: str, target: str) -> Tensor:
-    """Return R~ (B, K) on the switch's scale; 'simplex' divides the positive part by its sum."""
-    scaled = {"quantile": scores.quantile.clamp(0, 1), "zscore": scores.zscore, "raw": scores.raw}[scale]
-    if target != "simplex":
-        return scaled
-    positive = scaled.clamp(min=1e-6)
-    return positive / positive.sum(1, keepdim=True)
+    @model_validator(mode="after")
+    def _linear(self) -> Self:
+        if self.control == "feedback" and self.target == "simplex":
+            raise ValueError("control: feedback needs a target that is linear in the rewards; shares of their sum (target: simplex) are not")
+        return self
 
 
-def control_per_sample(rewards: Tensor, wanted: Tensor, phi: float) -> Tensor:
-    """Return -max(0, (1/N) sum_i (R~^i - p~_i)^2 - phi), (B,), from two (B, N)."""
-    return -((rewards - wanted).square().mean(1) - phi).clamp(min=0)
-
-
-def control_on_mean(rewards: Tensor, wanted: Tensor, mean: Tensor) -> Tensor:
-    """Return -(2/N) sum_i (Rbar^i_p - p~_i)(R~^i - p~_i), (B,); `mean` (B, N) is each sample's preference's mean reward."""
-    return -2.0 * ((mean - wanted) * (rewards - wanted)).mean(1)
-
-
-def gram(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Return M (H, H) = mean_t A^k_t A^l_t over the mask's tokens, from (H, B, T)."""
-    flat = (advantages * mask).flatten(1).double()
+def gram(streams: Tensor, mask: Tensor) -> Tensor:
+    """Return M (S, S) = mean_t S^k_t S^l_t over the mask's tokens, from (S, B, T)."""
+    flat = (streams * mask).flatten(1).double()
     return flat @ flat.T / mask.sum()
 
 
@@ -78,53 +66,90 @@ class Method(base.Method):
     schema = Settings
     settings: Settings
     conditioned = True
-    extra_heads = ("control",)
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         super().__init__(row, settings, objectives)
-        self.means: dict[str, list[float]] = {}
+        self.extra_heads = () if settings.control == "feedback" else ("control",)
+        self.achieved = Achieved()
+        self.grams: dict[str, list[float]] = {}
 
     def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
-        wanted = targets(preferences, self.settings.target)
-        rewards = on_scale(scores, self.settings.scale, self.settings.target)
-        if self.settings.control == "sample":
-            return control_per_sample(rewards, wanted, self.settings.phi)[:, None]
-        return control_on_mean(rewards, wanted, self._running_means(rewards, preferences))[:, None]
+        how = self.settings
+        if how.control == "feedback":
+            return super().extra_rewards(scores, preferences)
+        rewards = on_scale(scores, how.scale, how.target)
+        means = self.achieved.update(rewards, preferences)
+        wanted = self.achieved.wanted(preferences, how.target)
+        reward = per_sample(rewards, wanted, how.phi) if how.control == "sample" else on_mean(rewards, wanted, means)
+        return reward[:, None]
 
     def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
-        wanted = targets(preferences, self.settings.target)
+        wanted = self.achieved.wanted(preferences, self.settings.target)
         return (on_scale(scores, self.settings.scale, self.settings.target) - wanted).square().mean()
 
-    def _running_means(self, rewards: Tensor, preferences: Tensor) -> Tensor:
-        means = rewards.clone()
-        for preference in preferences.unique(dim=0):
-            rows = (preferences == preference).all(1)
-            key, now = base.label(preference.tolist()), rewards[rows].mean(0).tolist()
-            before = self.means.get(key, now)
-            self.means[key] = [MEMORY * b + (1 - MEMORY) * n for b, n in zip(before, now, strict=True)]
-            means[rows] = rewards.new_tensor(self.means[key])
-        return means
-
     def combine(self, batch: base.Batch) -> base.Combination:
-        advantages, mask, preferences = batch.advantages, batch.mask, batch.preferences
-        streams = advantages
-        if self.settings.streams == "weighted":
-            share = preferences.new_ones(preferences.shape[0], advantages.shape[0])
-            share[:, : preferences.shape[1]] = preferences
-            streams = advantages * share.T[:, :, None]
-        weights = preferences.new_zeros(preferences.shape[0], advantages.shape[0])
-        for rows in self._groups(preferences):
-            c = min_norm(gram(streams[:, rows], mask[rows]).cpu().numpy(), away=self.settings.solver == "away", limit=5_000 if self.settings.solver == "away" else 250).weights
-            weights[rows] = weights.new_tensor(c)
-        return base.weighted(streams, weights)
+        shares = self._shares(batch)
+        streams = (shares[..., None] * batch.advantages.movedim(0, 1)).sum(2)
+        coefficients = batch.preferences.new_zeros(shares.shape[1:])
+        mean, gap = batch.preferences.new_zeros(len(shares)), 0.0
+        groups = self._groups(batch.preferences)
+        for name, rows in groups.items():
+            found = self._weigh(name, gram(streams[:, rows], batch.mask[rows]))
+            c = mean.new_tensor(found.weights)
+            coefficients[rows] = (c[:, None, None] * shares[:, rows]).sum(0)
+            mean, gap = mean + c * rows.float().mean(), max(gap, found.gap)
+        logged = [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
+        return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
 
-    def _groups(self, preferences: Tensor) -> list[Tensor]:
+    def _names(self) -> list[str]:
+        return [*(["utility"] if self.settings.streams == "utility" else self.objectives), "control"]
+
+    def _shares(self, batch: base.Batch) -> Tensor:
+        """Return (S, B, H): stream S^s of sample b is sum_h shares_sbh A^h_b."""
+        preferences, heads = batch.preferences, len(batch.advantages)
+        k = preferences.shape[1]
+        shares = preferences.new_zeros(len(self._names()), len(preferences), heads)
+        for i in range(k):
+            row = 0 if self.settings.streams == "utility" else i
+            shares[row, :, i] = 1.0 if self.settings.streams == "literal" else preferences[:, i]
+        if self.settings.control == "feedback":
+            shares[-1, :, :k] = 2 / k * self._violation(batch)
+        else:
+            shares[-1, :, -1] = 1.0
+        return shares
+
+    def _violation(self, batch: base.Batch) -> Tensor:
+        """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi."""
+        rewards = on_scale(batch.scores, self.settings.scale, self.settings.target)
+        means = self.achieved.update(rewards, batch.preferences)
+        shortfall = self.achieved.shortfall(means, batch.preferences, self.settings.target)
+        return shortfall * (shortfall.square().mean(1, keepdim=True) > self.settings.phi)
+
+    def _weigh(self, group: str, matrix: Tensor) -> Solution:
+        """Return one group's weights c of the streams."""
+        size = len(matrix)
+        if self.settings.weights == "uniform":
+            return Solution(matrix.new_full((size,), 1 / size).cpu().numpy(), 0.0, 0)
+        if self.settings.weights == "lagrangian":
+            c = matrix.new_ones(size)
+            c[-1] = self.settings.multiplier
+            return Solution(c.cpu().numpy(), 0.0, 0)
+        if self.settings.smoothing:
+            before = self.grams.get(group)
+            if before is not None:
+                matrix = self.settings.smoothing * matrix.new_tensor(before).view(size, size) + (1 - self.settings.smoothing) * matrix
+            self.grams[group] = matrix.flatten().tolist()
+        return solve(matrix.cpu().numpy(), self.settings.solver)
+
+    def _groups(self, preferences: Tensor) -> dict[str, Tensor]:
+        """Return which samples (B,) share a Gram matrix, by the group's name."""
         if self.settings.granularity == "batch":
-            return [preferences[:, 0] >= 0]
-        return [(preferences == p).all(1) for p in preferences.unique(dim=0)]
+            return {"batch": preferences[:, 0] >= 0}
+        return {base.label(p.tolist()): (preferences == p).all(1) for p in preferences.unique(dim=0)}
 
     def state(self) -> dict[str, list[float]]:
-        return self.means
+        return {f"mean {k}": v for k, v in self.achieved.means.items()} | {f"gram {k}": v for k, v in self.grams.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
-        self.means = state
+        self.achieved.means = {k.removeprefix("mean "): v for k, v in state.items() if k.startswith("mean ")}
+        self.grams = {k.removeprefix("gram "): v for k, v in state.items() if k.startswith("gram ")}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from moa.methods import base, moc
+from moa.methods import base
+from moa.rl import control
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,8 @@ class Method(base.Method):
     extra_heads = ("control",)
 
     def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
-        wanted = moc.targets(preferences, self.settings.target)
-        return moc.control_per_sample(moc.on_scale(scores, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
+        wanted = control.targets(preferences, self.settings.target)
+        return control.per_sample(control.on_scale(scores, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
 
     def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
         return -self.extra_rewards(scores, preferences).mean()

@@ -170,6 +170,7 @@ def summary(experience: Experience, method: Method, streams: Sequence[str]) -> l
     for k, name in enumerate(streams[len(method.objectives) :]):
         rows.append(("reward", name, float(experience.extra[:, k].mean())))
     rows += [("weight", name, float(c)) for name, c in zip(streams, experience.combination.weights, strict=True)]
+    rows += experience.combination.logged
     lengths = mask.sum(1)
     rows += [
         ("combined_norm", "all", float(masked_mean(experience.combination.advantages.square(), mask).sqrt())),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from moa.errors import MoaError
-from moa.methods import catalogue, mgda_ub, moc, pama
+from moa.methods import catalogue, mgda_ub, pama
 from moa.methods.base import Batch, Scores, weighted
 from moa.preferences import lattice
 from moa.rl.losses import sensitivity
@@ -67,53 +67,6 @@ def test_batch_granularity_keeps_credit_per_token() -> None:
     advantages = torch.tensor([[[4.0, 0.0]], [[1.0, 2.0]]])  # means 2 and 1.5: all weight on the second
     got = make("pama", granularity="batch").combine(batch(advantages, torch.ones(1, 2), torch.full((1, 2), 0.5)))
     assert got.advantages.tolist() == [[1.0, 2.0]]
-
-
-def test_moc_control_rewards_by_hand() -> None:
-    rewards, preferences = torch.tensor([[0.9, 0.2]]), torch.tensor([[0.75, 0.25]])
-    wanted = moc.targets(preferences, "scaled")
-    torch.testing.assert_close(wanted, torch.tensor([[1.0, 1 / 3]]))
-    # ((0.9 - 1)^2 + (0.2 - 1/3)^2) / 2 = (0.01 + 0.017778) / 2 = 0.013889
-    torch.testing.assert_close(moc.control_per_sample(rewards, wanted, 0.0), torch.tensor([-0.0138889]))
-    assert float(moc.control_per_sample(rewards, wanted, 0.1)) == 0.0  # satisfied: below phi
-    # -(2/2) [ (0.5 - 1)(0.9 - 1) + (0.4 - 1/3)(0.2 - 1/3) ] = -(0.05 - 0.0088889)
-    torch.testing.assert_close(moc.control_on_mean(rewards, wanted, torch.tensor([[0.5, 0.4]])), torch.tensor([-0.0411111]))
-
-
-def test_moc_simplex_target_compares_shares() -> None:
-    scores = Scores(torch.zeros(1, 2), torch.tensor([[0.6, 0.2]]), torch.zeros(1, 2))
-    torch.testing.assert_close(moc.on_scale(scores, "quantile", "simplex"), torch.tensor([[0.75, 0.25]]))
-
-
-def test_moc_weights_solve_the_gram_matrix() -> None:
-    # streams (literal): A^1 = (1, 0), A^2 = (0, 2), control 0 -> all weight on the zero stream: it has norm 0
-    advantages = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[1.0, 1.0]]])
-    mask = torch.ones(1, 2)
-    torch.testing.assert_close(moc.gram(advantages, mask).float(), torch.tensor([[0.5, 0.0, 0.5], [0.0, 2.0, 1.0], [0.5, 1.0, 1.0]]))
-    got = make("moc", streams="literal").combine(batch(advantages, mask, torch.tensor([[0.5, 0.5]])))
-    # min over c of |(c1 + c3, 2 c2 + c3)|^2: c3 = 0 gives c1^2 + 4 c2^2 -> c = (0.8, 0.2, 0)
-    torch.testing.assert_close(got.weights, torch.tensor([0.8, 0.2, 0.0]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(got.advantages, torch.tensor([[0.8, 0.4]]), atol=1e-5, rtol=0)
-
-
-def test_moc_per_preference_solves_each_group_alone() -> None:
-    advantages = torch.tensor([[[1.0], [2.0]], [[2.0], [1.0]], [[9.0], [9.0]]])  # (H, B, T) = (3, 2, 1)
-    preferences = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    got = make("moc", streams="literal", granularity="preference").combine(batch(advantages, torch.ones(2, 1), preferences))
-    # one token per group, all positive: weight on the smallest stream, the first for the first sample, the second for the other
-    torch.testing.assert_close(got.advantages, torch.ones(2, 1))
-    torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5, 0.0]))
-
-
-def test_moc_running_mean_survives_a_checkpoint() -> None:
-    method = make("moc", control="mean")
-    scores = Scores(torch.zeros(2, 2), torch.tensor([[0.2, 0.4], [0.6, 0.0]]), torch.zeros(2, 2))
-    preferences = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
-    method.extra_rewards(scores, preferences)
-    assert method.state() == {"w0.5-0.5": pytest.approx([0.4, 0.2])}
-    other = make("moc", control="mean")
-    other.restore(method.state())
-    torch.testing.assert_close(other.extra_rewards(scores, preferences), method.extra_rewards(scores, preferences))
 
 
 def test_weighted_reports_mean_weights() -> None:

@@ -1,0 +1,86 @@
+"""MOC's constraint: how far the achieved rewards are from what the preference asks for (papers.md 1.2).
+
+Notation: B samples; K objectives; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the running mean reward of
+a preference. Torch is imported for annotations only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from moa.preferences import label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moa.methods.base import Scores
+
+Scale = Literal["quantile", "zscore", "raw"]
+Target = Literal["scaled", "plain", "simplex", "range"]
+MEMORY = 0.9  # of the running mean reward per preference
+LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
+
+
+def on_scale(scores: Scores, scale: Scale, target: Target) -> Tensor:
+    """Return R~ (B, K) on the switch's scale; 'simplex' divides the positive part by its sum."""
+    scaled = {"quantile": scores.quantile.clamp(0, 1), "zscore": scores.zscore, "raw": scores.raw}[scale]
+    if target != "simplex":
+        return scaled
+    positive = scaled.clamp(min=1e-6)
+    return positive / positive.sum(1, keepdim=True)
+
+
+def targets(preferences: Tensor, target: Target) -> Tensor:
+    """Return p~ (B, K): p / max p ('scaled', 'range'), else p."""
+    return preferences / preferences.amax(1, keepdim=True) if target in ("scaled", "range") else preferences
+
+
+def per_sample(rewards: Tensor, wanted: Tensor, phi: float) -> Tensor:
+    """Return -max(0, (1/N) sum_i (R~^i - p~_i)^2 - phi), (B,), from two (B, N)."""
+    return -((rewards - wanted).square().mean(1) - phi).clamp(min=0)
+
+
+def on_mean(rewards: Tensor, wanted: Tensor, mean: Tensor) -> Tensor:
+    """Return -(2/N) sum_i (Rbar^i_p - p~_i)(R~^i - p~_i), (B,); `mean` (B, N) is each sample's preference's mean reward."""
+    return -2.0 * ((mean - wanted) * (rewards - wanted)).mean(1)
+
+
+class Achieved:
+    """Running mean reward of every training preference.
+
+    Attributes:
+        means: preference's label -> K numbers.
+    """
+
+    def __init__(self) -> None:
+        self.means: dict[str, list[float]] = {}
+
+    def update(self, rewards: Tensor, preferences: Tensor) -> Tensor:
+        """Take in a batch; return each sample's preference's running mean (B, K)."""
+        means = rewards.clone()
+        for preference in preferences.unique(dim=0):
+            rows = (preferences == preference).all(1)
+            key, now = label(preference.tolist()), rewards[rows].mean(0).tolist()
+            before = self.means.get(key, now)
+            self.means[key] = [MEMORY * b + (1 - MEMORY) * n for b, n in zip(before, now, strict=True)]
+            means[rows] = rewards.new_tensor(self.means[key])
+        return means
+
+    def range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least running mean of each objective and the distance to the largest, both (K,)."""
+        seen = like.new_tensor(list(self.means.values()))
+        low = seen.amin(0)
+        return low, (seen.amax(0) - low).clamp(min=LEAST_RANGE)
+
+    def wanted(self, preferences: Tensor, target: Target) -> Tensor:
+        """Return p~ (B, K); 'range' puts p / max p between the least and the largest reward that any preference achieves."""
+        asked = targets(preferences, target)
+        if target != "range":
+            return asked
+        low, width = self.range(preferences)
+        return low + width * asked
+
+    def shortfall(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
+        """Return p~ - Rbar_p (B, K), on the achieved range's scale for 'range'."""
+        missing = self.wanted(preferences, target) - means
+        return missing / self.range(preferences)[1] if target == "range" else missing
