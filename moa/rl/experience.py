@@ -17,7 +17,7 @@ from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores
 from moa.models import ValueHeads, forward, output_matrix
 from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, sensitivity
+from moa.rl.losses import forbid_empty, kl_per_token, logprobs_and_entropy, sensitivity
 
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
 
@@ -78,13 +78,15 @@ def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> tuple[
     """Log-probabilities, entropies, reference log-probabilities, sensitivities (b, T; 0 unless `sensitive`), and values (H, b, T) of some rows."""
     ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
     tokens = ids[:, -t:]
+    end = int(actor.tokenizer.eos_token_id)
     logits, hidden = forward(actor.model, ids, mask, t)
+    forbid_empty(logits, end)
     logprobs, entropy = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
     values = actor.heads(hidden)
     sensitivities = sensitivity(logits, tokens, output_matrix(actor.model), actor.decoding.temperature) if sensitive else torch.zeros_like(logprobs)
     with actor.model.disable_adapter():
         logits, _ = forward(actor.model, ids, mask, t)
-    reference, _ = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
+    reference, _ = logprobs_and_entropy(forbid_empty(logits, end), tokens, actor.decoding.temperature)
     return logprobs, entropy, reference, sensitivities, values
 
 

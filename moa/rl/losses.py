@@ -44,6 +44,15 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()
 
 
+def forbid_empty(logits: Tensor, end: int) -> Tensor:
+    """Take the end token from each response's first position, as sampling does; changes (B, T, V) in place and returns it.
+
+    A copy would be one more tensor of the logits' size.
+    """
+    logits[:, 0, end] = -torch.inf
+    return logits
+
+
 def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V).
 
@@ -51,7 +60,8 @@ def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, dif
     """
     logs = torch.log_softmax(logits.float() / temperature, -1)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        entropy = -(logs.exp() * logs).sum(-1)
+        # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf would make NaN.
+        entropy = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
     return logs.gather(-1, tokens[..., None])[..., 0], entropy
 
 

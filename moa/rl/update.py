@@ -13,7 +13,7 @@ from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.models import forward, recomputing
 from moa.rl.experience import Actor, Experience, finite
-from moa.rl.losses import approximate_kl, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.losses import approximate_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
 log = logging.getLogger("moa")
 
@@ -99,6 +99,7 @@ class Updater:
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
+        forbid_empty(logits, int(actor.tokenizer.eos_token_id))
         logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0)
         old = experience.logprobs[rows]
         advantages = experience.combination.advantages[rows]

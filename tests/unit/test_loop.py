@@ -13,7 +13,7 @@ from moa.config import Model
 from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
 from moa.preferences import lattice
-from moa.rl import update
+from moa.rl import experience, update
 from moa.rl.loop import batch_preferences, prompt_indices
 from tests.tiny_policy import base, count_words, loop
 
@@ -38,6 +38,29 @@ def test_kl_is_exactly_zero_at_step_0(kind: str, place: str, tmp_path: Path) -> 
     kl = [v for s, q, _, v in run.curve if q == "kl"]
     assert kl[0] == 0.0
     assert kl[1] > 0.0
+
+
+def test_first_tokens_have_the_probabilities_that_they_were_drawn_with(tmp_path: Path) -> None:
+    """Prompt 'p0' with each of the 20 tokens as its whole response: without the end token, which no sample begins with, they sum to 1."""
+    run = loop("morlhf", tmp_path, weights=(0.5, 0.5))
+    tokens, end = torch.arange(20), run.actor.tokenizer.eos_token_id
+    ids = torch.stack([torch.full((20,), 1), torch.full((20,), 11), tokens], 1)
+    rollout = generation.Rollout(ids, torch.ones_like(ids), torch.ones(20, 1), torch.zeros(20, dtype=torch.bool), [""] * 20)
+    logprobs, entropy, reference, _, _ = experience.read(run.actor, rollout, slice(0, 20), sensitive=False)
+    assert float(logprobs[end, 0].exp()) == 0.0
+    torch.testing.assert_close(logprobs[:, 0].exp().sum(), torch.tensor(1.0))
+    drawn = logprobs[tokens != end, 0]
+    torch.testing.assert_close(entropy[0, 0], -(drawn.exp() * drawn).sum())
+    assert torch.equal(logprobs, reference)
+    # The end token was no small share: the plain softmax gives the others less.
+    plain = torch.log_softmax(run.actor.model(input_ids=ids[:1, :2]).logits[0, -1], -1)
+    assert float(plain[end].detach().exp()) > 1e-3
+
+
+def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
+    run = loop("linear", tmp_path, steps=1, epochs=1, mini_batch_size=12)
+    list(run.run())
+    assert (run.value("policy_moved"), run.value("clip_fraction"), run.value("kl")) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", METHODS)

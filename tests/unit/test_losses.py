@@ -5,7 +5,7 @@ import math
 import torch
 
 from moa.rl.loop import AdaptiveKl
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.losses import forbid_empty, kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -58,3 +58,15 @@ def test_adaptive_kl_clips_the_error_at_a_fifth() -> None:
     assert math.isclose(kl.coefficient, 0.22)
     kl.update(0.095, samples=50)  # error -0.05: 0.22 * (1 - 0.05 * 0.5)
     assert math.isclose(kl.coefficient, 0.22 * 0.975)
+
+
+def test_a_token_that_cannot_be_drawn_has_no_share_of_the_entropy() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0), 5.0], [0.0, 0.0, 0.0]]], requires_grad=True)
+    masked = forbid_empty(logits * 1, end=2)
+    logprobs, entropy = logprobs_and_entropy(masked, torch.tensor([[1, 2]]), temperature=1.0, differentiable=True)
+    # position 0: probabilities 1/4, 3/4, 0; position 1 keeps the end token: three thirds
+    torch.testing.assert_close(logprobs, torch.log(torch.tensor([[0.75, 1 / 3]])))
+    torch.testing.assert_close(entropy, torch.tensor([[-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)), math.log(3.0)]]))
+    gradient = torch.autograd.grad(entropy.sum() + logprobs.sum(), logits)[0]
+    assert torch.isfinite(gradient).all()
+    assert float(gradient[0, 0, 2]) == 0.0
