@@ -34,7 +34,7 @@ class Actor:
 
 
 class Scale(NamedTuple):
-    """The normaliser's columns, each (K,) float32."""
+    """The normaliser's columns, each (K,) float32; high is above low."""
 
     low: Tensor
     high: Tensor
@@ -42,8 +42,12 @@ class Scale(NamedTuple):
     std: Tensor
 
     def apply(self, raw: Tensor) -> Scores:
-        """Put raw scores (B, K) on all scales."""
-        return Scores(raw, (raw - self.low) / (self.high - self.low), (raw - self.mean) / self.std)
+        """Put raw scores (B, K) on all scales.
+
+        Where the reference policy's scores were all equal (std 0), the z-score's unit is high - low.
+        """
+        width = self.high - self.low
+        return Scores(raw, (raw - self.low) / width, (raw - self.mean) / torch.where(self.std > 0, self.std, width))
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,18 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
             "Lower ppo.learning_rate or raise ppo.kl.coefficient, then run again"
         )
     return tensor
+
+
+def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
+    """Return raw scores (B, K), or raise Diverged naming the objective: no setting of the training mends its reward."""
+    for k, name in enumerate(objectives):
+        wrong = int((~torch.isfinite(raw[:, k])).sum())
+        if wrong:
+            raise Diverged(
+                f"step {step}: the reward of objective '{name}' is NaN or infinite for {wrong} of {len(raw)} responses; training stopped, the last good "
+                "checkpoint is kept. Correct the reward's function or model (section `rewards`), then run again"
+            )
+    return raw
 
 
 @torch.no_grad()
@@ -145,7 +161,7 @@ def collect(
     rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
     mask = rollout.response_mask
     raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
-    scores = scale.apply(finite(raw, "a reward", step))
+    scores = scale.apply(finite_rewards(raw, method.objectives, step))
     extra = method.extra_rewards(scores, preferences)
     parts = [read(actor, rollout, slice(i, i + micro), method.reads_sensitivity) for i in range(0, len(texts), micro)]
     logprobs, entropy, reference, sensitivities = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])

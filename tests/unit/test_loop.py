@@ -8,13 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from moa import generation
+from moa import generation, tables
 from moa.config import Model
 from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
 from moa.preferences import lattice
 from moa.rl import experience, update
 from moa.rl.loop import batch_preferences, prompt_indices
+from moa.stages import train
 from tests.tiny_policy import base, count_words, loop
 
 METHODS = ["linear", "moc", "pama", "morlhf"]
@@ -128,11 +129,26 @@ def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(tmp_path: Path)
 def test_nan_reward_is_named(tmp_path: Path) -> None:
     def broken(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         scores = count_words(prompts, responses)
-        scores[1, 0] = np.nan
+        scores[1:3, 1] = np.nan, np.inf
         return scores
 
-    with pytest.raises(Diverged, match="step 0: a reward is NaN"):
+    with pytest.raises(Diverged, match="step 0: the reward of objective 'b' is NaN or infinite for 2 of 12 responses.*Correct the reward's function or model") as caught:
         list(loop("pama", tmp_path, score=broken).run())
+    assert "learning_rate" not in str(caught.value)
+
+
+def test_z_scores_of_an_objective_without_spread_use_the_width_of_its_scale() -> None:
+    scale = experience.Scale(torch.tensor([0.0, -1.0]), torch.tensor([4.0, 1.0]), torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.25]))
+    scores = scale.apply(torch.tensor([[2.0, 1.0], [3.0, 0.0]]))
+    # a: (3 - 2) / (4 - 0); b: (1 - 0.5) / 0.25 and (0 - 0.5) / 0.25
+    torch.testing.assert_close(scores.zscore, torch.tensor([[0.0, 2.0], [0.25, -2.0]]))
+
+
+def test_a_normaliser_without_width_is_named(tmp_path: Path) -> None:
+    row = {"task": "t", "low": 1.0, "high": 1.0, "mean": 1.0, "std": 0.0, "floor": 1.0, "reference_point": 1.0, "n": 5, "hash": "h"}
+    tables.write(tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet")
+    with pytest.raises(MoaError, match=r"n.parquet: objective 'b' has the scale \[1, 1\], which is no scale"):
+        train.read_scale(tmp_path / "n.parquet", ["a", "b"], torch.device("cpu"))
 
 
 def test_every_prompt_once_per_pass_and_equal_for_all_methods() -> None:
