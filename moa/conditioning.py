@@ -1,9 +1,12 @@
 """How prompt and preference become the text that a policy reads: one place, one format for every method.
 
 The preference's place, format and role are the config's `conditioning` section (papers.md 1.2: template unknown).
+A template's special tokens are special; what looks like one in a prompt or a response is text.
 """
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WORDS = ("no", "faint", "slight", "little", "some", "half", "fair", "much", "strong", "most", "only")  # tenths of weight
+MARK = "\ufdd0"  # a noncharacter, which Unicode keeps for a program's own use
 
 
 def preference_text(preference: Sequence[float], objectives: Sequence[str], form: str) -> str:
@@ -41,7 +45,8 @@ def build(
     conditioning: Conditioning,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> str:
-    """Return the text before the response; `preference` None gives the plain prompt. Chat templates are applied here."""
+    """Return the text before the response, for `token_rows`; `preference` None gives the plain prompt. Chat templates are applied here."""
+    prompt = as_text(prompt, tokenizer)
     if preference is None:
         shown, text = "", conditioning.plain
     else:
@@ -64,11 +69,30 @@ def build(
     return made
 
 
+@lru_cache(maxsize=8)
+def _special(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
+    """Match the first character of a special token's text."""
+    special = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile(rf"(?=(?:{'|'.join(special)}))." if special else r"(?!)", re.DOTALL)
+
+
+def as_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Mark what looks like a special token in somebody's text, so that `token_rows` reads '</s>' as four characters."""
+    return _special(tokenizer).sub(lambda first: first[0] + MARK, text.replace(MARK, ""))
+
+
 def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """Return the ids of each text, with one leading BOS where the tokenizer adds one: never two, whoever added the first."""
+    """Return the ids of each text, with one leading BOS where the tokenizer adds one: never two, whoever added the first.
+
+    Special tokens are read as such unless `as_text` marked them.
+    """
     if not texts:
         return []
     rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    for i, text in enumerate(texts):
+        if MARK in text:
+            read = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+            rows[i] = [token for token, (a, b) in zip(read["input_ids"], read["offset_mapping"], strict=True) if text[a:b] != MARK]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
         return rows
@@ -80,13 +104,14 @@ def continuation_rows(prompts: Sequence[str], responses: Sequence[str], tokenize
 
     A response is tokenized in its place, because on its own a SentencePiece tokenizer would put a space before it. Where
     the last token of the prompt would swallow the response's first characters, it is tokenized on its own after all.
+    Prompts are built texts, responses are not.
     """
     heads = token_rows(prompts, tokenizer)
-    wholes = token_rows([p + r for p, r in zip(prompts, responses, strict=True)], tokenizer)
+    wholes = token_rows([p + as_text(r, tokenizer) for p, r in zip(prompts, responses, strict=True)], tokenizer)
     pairs = []
     for head, whole, response in zip(heads, wholes, responses, strict=True):
         merged = whole[: len(head)] != head
-        pairs.append((head, tokenizer(response, add_special_tokens=False)["input_ids"] if merged else whole[len(head) :]))
+        pairs.append((head, tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"] if merged else whole[len(head) :]))
     return pairs
 
 

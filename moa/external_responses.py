@@ -27,7 +27,8 @@ def read(path: Path, row: str, prompts: Sequence[Row], grid: Sequence[Preference
     data = _open(path, where)
     known = {p["prompt_id"]: p["prompt_id"] for p in prompts} if "prompt_id" in data[0] else {p["prompt"]: p["prompt_id"] for p in prompts}
     column = "prompt_id" if "prompt_id" in data[0] else "prompt"
-    lengths = [len(ids) for ids in tokenizer([str(d["response"]) for d in data], add_special_tokens=False, verbose=False)["input_ids"]]
+    texts = [str(d["response"]) for d in data]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]]
     counts = {(point, p["prompt_id"]): 0 for point in range(len(grid)) for p in prompts}
     rows = []
     for index, (found, tokens) in enumerate(zip(data, lengths, strict=True)):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from moa.errors import MoaError
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,11 @@ NORMALISER = _table(
 )
 FLUENCY = _table(
     "fluency",
-    "central 98 % of held-out text under the reference policy",
-    ["task"],
+    "central 98 % of held-out text under the reference policy, by length",
+    ["task", "tokens"],
     TASK,
     {
+        "tokens": Column(INT, "the texts are cut to so many tokens; shorter ones count as a whole, the largest number has all texts whole"),
         "low": Column(FLOAT, "1 % quantile of the mean negative log-likelihood, nats per token"),
         "high": Column(FLOAT, "99 % quantile, nats per token"),
         "median": Column(FLOAT, "median, nats per token"),
@@ -203,8 +204,10 @@ QUALITY = _table(
         "characters": Column(FLOAT, "mean length in characters"),
         "empty_rate": Column(FLOAT, "share of blank responses"),
         "unfinished_rate": Column(FLOAT, "share of responses cut at the limit of new tokens"),
-        "repetition_rate": Column(FLOAT, "share of responses that hold some word 4-gram at least three times"),
+        "repetition_rate": Column(FLOAT, "share of responses that hold some word 4-gram at least three times, or a word three times in a row"),
         "nll": Column(FLOAT, "mean over responses of the reference policy's NLL, nats per token", null="all responses are empty"),
+        "nll_low": Column(FLOAT, "mean over the same responses of the 1 % quantile of held-out text cut to the response's length", null="all responses are empty"),
+        "nll_high": Column(FLOAT, "the same of the 99 % quantile; the point is degenerate where nll is outside", null="all responses are empty"),
         "n": Column(INT, "number of responses"),
     },
 )

@@ -143,7 +143,7 @@ def _scale(world: World) -> None:
         for k, name in enumerate(world.objectives)
     ]  # fmt: skip
     tables.write(tables.NORMALISER, rows, world.folder / "normaliser.parquet")
-    tables.write(tables.FLUENCY, [{"task": TASK, "low": 0.5, "high": 4.0, "median": 2.0, "n": 6}], world.folder / "fluency.parquet")
+    tables.write(tables.FLUENCY, [{"task": TASK, "tokens": 1, "low": 0.5, "high": 4.0, "median": 2.0, "n": 6}], world.folder / "fluency.parquet")
     generations, scores = _draw(world, "reference", 0, [text_hash(str(i)) for i in range(PROMPTS)])
     tables.write(tables.REFERENCE_RESPONSES, generations, world.folder / "reference_responses.parquet")
     tables.write(tables.REFERENCE_SCORES, [s for s in scores if s["role"] == "reward"], world.folder / "reference_scores.parquet")

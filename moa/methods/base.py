@@ -38,7 +38,7 @@ class Scores:
     Attributes:
         raw: in the reward's own unit.
         quantile: the normaliser's low and high mapped to 0 and 1; what the loop trains on. Not clipped.
-        zscore: standardised by the reference policy's mean and standard deviation.
+        zscore: standardised by the reference policy's mean and standard deviation (where that is 0, by the quantile scale's width).
     """
 
     raw: Tensor

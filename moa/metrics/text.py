@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 REPEATED_GRAM = 4  # words
 REPEATED_TIMES = 3
+REPEATED_RUN = 3  # times the same word in a row: a text of few words has no room for a repeated 4-gram
 
 
 def words(text: str) -> list[str]:
@@ -23,9 +24,10 @@ def grams(sequence: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
 
 
 def repeats(sequence: Sequence[str]) -> bool:
-    """Return whether some word 4-gram occurs at least three times (overlapping ones count)."""
+    """Return whether some word 4-gram occurs at least three times (overlapping ones count), or a word stands three times in a row."""
     counts = Counter(grams(sequence, REPEATED_GRAM))
-    return bool(counts) and max(counts.values()) >= REPEATED_TIMES
+    often = bool(counts) and max(counts.values()) >= REPEATED_TIMES
+    return often or any(len(set(run)) == 1 for run in grams(sequence, REPEATED_RUN))
 
 
 def distinct(sequences: Sequence[Sequence[str]], size: int) -> float:

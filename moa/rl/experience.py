@@ -17,7 +17,7 @@ from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores
 from moa.models import ValueHeads, forward, output_matrix
 from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, sensitivity
+from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity
 
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
 
@@ -34,7 +34,7 @@ class Actor:
 
 
 class Scale(NamedTuple):
-    """The normaliser's columns, each (K,) float32."""
+    """The normaliser's columns, each (K,) float32; high is above low."""
 
     low: Tensor
     high: Tensor
@@ -42,8 +42,23 @@ class Scale(NamedTuple):
     std: Tensor
 
     def apply(self, raw: Tensor) -> Scores:
-        """Put raw scores (B, K) on all scales."""
-        return Scores(raw, (raw - self.low) / (self.high - self.low), (raw - self.mean) / self.std)
+        """Put raw scores (B, K) on all scales.
+
+        Where the reference policy's scores were all equal (std 0), the z-score's unit is high - low.
+        """
+        width = self.high - self.low
+        return Scores(raw, (raw - self.low) / width, (raw - self.mean) / torch.where(self.std > 0, self.std, width))
+
+
+class Reading(NamedTuple):
+    """What one forward pass of policy and reference says about some responses: (b, T) each, values (H, b, T)."""
+
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    entropy: Tensor
+    kl: Tensor
+    sensitivity: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,7 @@ class Experience:
     preferences: Tensor
     scores: Scores
     extra: Tensor
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
+    seen: Reading
     returns: Tensor
     advantages: Tensor
     combination: Combination
@@ -73,19 +85,36 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
     return tensor
 
 
+def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
+    """Return raw scores (B, K), or raise Diverged naming the objective: no setting of the training mends its reward."""
+    for k, name in enumerate(objectives):
+        wrong = int((~torch.isfinite(raw[:, k])).sum())
+        if wrong:
+            raise Diverged(
+                f"step {step}: the reward of objective '{name}' is NaN or infinite for {wrong} of {len(raw)} responses; training stopped, the last good "
+                "checkpoint is kept. Correct the reward's function or model (section `rewards`), then run again"
+            )
+    return raw
+
+
 @torch.no_grad()
-def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies, reference log-probabilities, sensitivities (b, T; 0 unless `sensitive`), and values (H, b, T) of some rows."""
+def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Reading:
+    """Read some rows with the policy and with the reference; sensitivities are 0 unless `sensitive`."""
     ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
-    tokens = ids[:, -t:]
+    tokens, end, temperature = ids[:, -t:], int(actor.tokenizer.eos_token_id), actor.decoding.temperature
     logits, hidden = forward(actor.model, ids, mask, t)
-    logprobs, entropy = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
-    values = actor.heads(hidden)
-    sensitivities = sensitivity(logits, tokens, output_matrix(actor.model), actor.decoding.temperature) if sensitive else torch.zeros_like(logprobs)
+    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, end), tokens, temperature)
+    sensitivities = sensitivity(logits, tokens, output_matrix(actor.model), temperature) if sensitive else torch.zeros_like(logprobs)
     with actor.model.disable_adapter():
-        logits, _ = forward(actor.model, ids, mask, t)
-    reference, _ = logprobs_and_entropy(logits, tokens, actor.decoding.temperature)
-    return logprobs, entropy, reference, sensitivities, values
+        reference_logits, _ = forward(actor.model, ids, mask, t)
+    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, end), tokens, temperature)
+    return Reading(logprobs, reference, entropy, distribution_kl(logits, reference_logits, temperature), sensitivities, actor.heads(hidden))
+
+
+def read_all(actor: Actor, rollout: Rollout, micro: int, sensitive: bool) -> Reading:
+    """Read a rollout, `micro` rows at a time."""
+    parts = [read(actor, rollout, slice(i, i + micro), sensitive) for i in range(0, len(rollout.ids), micro)]
+    return Reading(*(torch.cat(column, -2) for column in zip(*parts, strict=True)))
 
 
 def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
@@ -143,20 +172,19 @@ def collect(
     rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
     mask = rollout.response_mask
     raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
-    scores = scale.apply(finite(raw, "a reward", step))
+    scores = scale.apply(finite_rewards(raw, method.objectives, step))
     extra = method.extra_rewards(scores, preferences)
-    parts = [read(actor, rollout, slice(i, i + micro), method.reads_sensitivity) for i in range(0, len(texts), micro)]
-    logprobs, entropy, reference, sensitivities = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])
-    values = finite(torch.cat([p[4] for p in parts], 1), "a value", step)
-    finite(logprobs * mask, "the policy's log-probability", step)
+    seen = read_all(actor, rollout, micro, method.reads_sensitivity)
+    finite(seen.values, "a value", step)
+    finite(seen.logprobs * mask, "the policy's log-probability", step)
     rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
     if ppo.kl.place == "heads":
-        rewards = rewards - kl_coefficient * (logprobs - reference) * mask
-    advantages, returns = gae(values, rewards, mask, ppo.gamma, ppo.lam)
+        rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
+    advantages, returns = gae(seen.values, rewards, mask, ppo.gamma, ppo.lam)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
-    combination = method.combine(Batch(advantages, mask, preferences, scores, sensitivities * mask if method.reads_sensitivity else None))
+    combination = method.combine(Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None))
     finite(combination.advantages, "the combined advantage", step)
-    return Experience(rollout, preferences, scores, extra, logprobs, reference, entropy, values * mask, returns, advantages, combination)
+    return Experience(rollout, preferences, scores, extra, seen._replace(values=seen.values * mask), returns, advantages, combination)
 
 
 def summary(experience: Experience, method: Method, streams: Sequence[str]) -> list[tuple[str, str, float]]:
@@ -174,9 +202,9 @@ def summary(experience: Experience, method: Method, streams: Sequence[str]) -> l
     lengths = mask.sum(1)
     rows += [
         ("combined_norm", "all", float(masked_mean(experience.combination.advantages.square(), mask).sqrt())),
-        ("kl", "all", float(kl_per_token(experience.logprobs, experience.reference_logprobs, mask))),
+        ("kl", "all", float(masked_mean(experience.seen.kl, mask))),
         ("control_error", "all", float(method.control_error(experience.scores, experience.preferences))),
-        ("entropy", "all", float(masked_mean(experience.entropy, mask))),
+        ("entropy", "all", float(masked_mean(experience.seen.entropy, mask))),
         ("response_tokens", "all", float(lengths.mean())),
         ("finished_rate", "all", float(experience.rollout.finished.float().mean())),
     ]

@@ -33,15 +33,29 @@ def reference_loss(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, t
     return 0.5 * ((logprobs - reference_logprobs).square() * mask).sum() / total
 
 
-def kl_per_token(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Estimate KL(policy || reference) in nats per token: k3 = exp(d) - d - 1, d = log pi_ref - log pi; never negative."""
-    d = (reference_logprobs - logprobs) * mask
-    return ((d.exp() - d - 1) * mask).sum() / mask.sum()
+def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float) -> Tensor:
+    """KL(pi || pi_ref) of every position's next-token distribution, (B, T) nats, from (B, T, V) logits of both.
+
+    Exact at the states that the rollouts visit; an estimate from the drawn tokens alone has so heavy a tail that the adaptive
+    coefficient would follow its noise.
+    """
+    logs, reference = (torch.log_softmax(x.float() / temperature, -1) for x in (logits, reference_logits))
+    # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf less -inf would make NaN.
+    return (logs.exp() * (logs - reference).nan_to_num(0.0)).sum(-1)
 
 
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Half the mean squared log-ratio to the rollout policy: how far the epochs have moved."""
     return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()
+
+
+def forbid_empty(logits: Tensor, end: int) -> Tensor:
+    """Take the end token from each response's first position, as sampling does; changes (B, T, V) in place and returns it.
+
+    A copy would be one more tensor of the logits' size.
+    """
+    logits[:, 0, end] = -torch.inf
+    return logits
 
 
 def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False) -> tuple[Tensor, Tensor]:
@@ -51,7 +65,8 @@ def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, dif
     """
     logs = torch.log_softmax(logits.float() / temperature, -1)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        entropy = -(logs.exp() * logs).sum(-1)
+        # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf would make NaN.
+        entropy = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
     return logs.gather(-1, tokens[..., None])[..., 0], entropy
 
 

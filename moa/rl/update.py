@@ -13,7 +13,7 @@ from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.models import forward, recomputing
 from moa.rl.experience import Actor, Experience, finite
-from moa.rl.losses import approximate_kl, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.losses import approximate_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
 log = logging.getLogger("moa")
 
@@ -99,14 +99,15 @@ class Updater:
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
+        forbid_empty(logits, int(actor.tokenizer.eos_token_id))
         logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0)
-        old = experience.logprobs[rows]
+        old = experience.seen.logprobs[rows]
         advantages = experience.combination.advantages[rows]
         surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
-        per_head = value_loss(actor.heads(hidden), experience.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
+        per_head = value_loss(actor.heads(hidden), experience.seen.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
         loss = surrogate + ppo.value_coefficient * per_head.mean()
         if ppo.kl.place == "separate":
-            loss = loss + kl_coefficient * reference_loss(logprobs, experience.reference_logprobs[rows], mask, total)
+            loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], mask, total)
         if ppo.entropy_coefficient:
             loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
         shown = {"policy_loss": float(surrogate.detach()), "clip_fraction": float(clipped.detach()), "moved": float(approximate_kl(logprobs.detach(), old, mask))}

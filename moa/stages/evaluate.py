@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -24,19 +25,22 @@ from moa.stages import answers, common
 from moa.stages.answers import Answers
 
 Row = dict[str, Any]
-REPEATED_LIMIT = 0.1  # share of responses with a repeated 4-gram above which a point is degenerate
+REPEATED_LIMIT = 0.1  # share of responses that repeat themselves above which a point is degenerate
 EMPTY_LIMIT = 0.5
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What all rows share: (K,) bounds and reference point, raw scale; (R, P) resampling weights; fluent NLL per token."""
+    """What all rows share: (K,) bounds and reference point, raw scale; (R, P) resampling weights.
+
+    `fluent` (L, 2) holds the bounds of held-out text's mean NLL over its first 1 to L tokens.
+    """
 
     low: Array
     high: Array
     reference_raw: Array
     weights: Array
-    fluent: tuple[float, float]
+    fluent: Array
 
     def normalise(self, raw: Array) -> Array:
         return (raw - self.low) / (self.high - self.low)
@@ -98,11 +102,11 @@ def _scale(section: EvaluateSection, normaliser: Path, fluency: Path, prompts: i
     for name, low, high in zip(section.objectives, columns["low"], columns["high"], strict=True):
         if not high > low:
             raise MoaError(f"{normaliser}: objective '{name}' has the scale [{low:g}, {high:g}]; the reference policy's scores do not vary, choose another reward")
-    fluent = tables.read(tables.FLUENCY, fluency).to_pylist()
-    if len(fluent) != 1:
-        raise MoaError(f"{fluency}: {len(fluent)} rows, expected one")
+    fluent = sorted(tables.read(tables.FLUENCY, fluency).to_pylist(), key=lambda row: row["tokens"])
+    if not fluent or [row["tokens"] for row in fluent] != list(range(1, len(fluent) + 1)):
+        raise MoaError(f"{fluency}: {len(fluent)} rows, expected one for every length from 1 token; run the stage reference_scores again")
     weights = bootstrap.resamples(prompts, section.evaluation.bootstrap)
-    return Scale(columns["low"], columns["high"], columns["reference_point"], weights, (fluent[0]["low"], fluent[0]["high"]))
+    return Scale(columns["low"], columns["high"], columns["reference_point"], weights, np.array([(row["low"], row["high"]) for row in fluent]))
 
 
 def _identity(section: EvaluateSection, one: Answers) -> Row:
@@ -125,13 +129,13 @@ def _points(section: EvaluateSection, scale: Scale, one: Answers) -> Iterator[Ro
 
 def _quality(section: EvaluateSection, scale: Scale, one: Answers) -> Iterator[Row]:
     means = scale.normalise(one.rewards.mean(0))
-    statistics = [_text_statistics(one, m) for m in range(len(one.preferences))]
+    statistics = [_text_statistics(one, m, scale.fluent) for m in range(len(one.preferences))]
     front = np.zeros(len(means), dtype=bool)
     answered = _answered(statistics)
     front[answered] = fronts.on_front(means[answered], scale.reference)
     above = fronts.above(means, scale.reference) & answered
     for m, preference in enumerate(one.preferences):
-        reason = _degenerate(statistics[m], scale.fluent)
+        reason = _degenerate(statistics[m])
         verdict = {"non_dominated": bool(front[m]), "below_reference": not above[m], "degenerate": reason is not None, "reason": reason}
         yield {**_identity(section, one), "point": m, "preference": preference, **verdict, **statistics[m]}
 
@@ -141,7 +145,7 @@ def _answered(statistics: Sequence[Row]) -> NDArray[np.bool_]:
     return np.array([row["empty_rate"] < 1 for row in statistics])
 
 
-def _text_statistics(one: Answers, point: int) -> Row:
+def _text_statistics(one: Answers, point: int, fluent: Array) -> Row:
     rows = one.responses.filter(one.point == point)
     responses: list[str] = rows["response"].to_pylist()
     worded = [text.words(response) for response in responses]
@@ -157,18 +161,29 @@ def _text_statistics(one: Answers, point: int) -> Row:
         "unfinished_rate": 1 - sum(rows["finished"].to_pylist()) / n,
         "repetition_rate": sum(map(text.repeats, worded)) / n,
         "nll": pc.mean(rows["nll"]).as_py(),
+        **_fluent(rows, fluent),
         "n": n,
     }
 
 
-def _degenerate(quality: Row, fluent: tuple[float, float]) -> str | None:
+def _fluent(rows: pa.Table, fluent: Array) -> Row:
+    """Return the bounds of the mean NLL: the mean, over the responses that have one, of held-out text's at the response's length."""
+    lengths = rows.filter(pc.is_valid(rows["nll"]))["tokens"].to_numpy()
+    if not len(lengths):
+        return {"nll_low": None, "nll_high": None}
+    low, high = fluent[np.clip(lengths, 1, len(fluent)) - 1].mean(0).tolist()
+    return {"nll_low": low, "nll_high": high}
+
+
+def _degenerate(quality: Row) -> str | None:
     """Return why the text of a point is unreadable, with figures; None where it is not."""
     reasons = []
-    low, high = fluent
-    if quality["nll"] is not None and not low <= quality["nll"] <= high:
-        reasons.append(f"mean NLL {quality['nll']:.2f} nats per token, the central 98 % of held-out text has {low:.2f} to {high:.2f}")
+    nll, low, high = (quality[name] for name in ("nll", "nll_low", "nll_high"))
+    if nll is not None and not low <= nll <= high:
+        reasons.append(f"mean NLL {nll:.2f} nats per token, the central 98 % of held-out text of the same length has {low:.2f} to {high:.2f}")
     if quality["repetition_rate"] > REPEATED_LIMIT:
-        reasons.append(f"{percent(quality['repetition_rate'])} of responses repeat a word 4-gram at least three times (limit {percent(REPEATED_LIMIT)})")
+        repeated = percent(quality["repetition_rate"])
+        reasons.append(f"{repeated} of responses repeat a word 4-gram at least three times, or a word three times in a row (limit {percent(REPEATED_LIMIT)})")
     if quality["empty_rate"] > EMPTY_LIMIT:
         reasons.append(f"{percent(quality['empty_rate'])} of responses are blank (limit {percent(EMPTY_LIMIT)})")
     return "; ".join(reasons) or None

@@ -109,19 +109,23 @@ def normaliser(section: ReferenceSection, rows: Sequence[Row], rewards: dict[str
     return made
 
 
-def held_out(section: ReferenceSection, base: answers.Answerer, path: Path) -> tuple[Row, int]:
-    """Return table FLUENCY's row, and the tokens read: what fluent text costs the reference policy."""
+def held_out(section: ReferenceSection, base: answers.Answerer, path: Path) -> tuple[list[Row], int]:
+    """Return table FLUENCY, and the tokens read: what fluent text costs the reference policy, by length."""
     rows = [r for r in tables.read(tables.TEXTS, path).to_pylist() if r["split"] == "heldout"]
     if not rows:
         raise MoaError(f"{path}: no held-out texts, so nothing says what fluent text is; raise data.heldout_texts")
     texts = base.texts([r["prompt"] for r in rows], None)
     read = fluency.measure(base.model, base.tokenizer, texts, [r["response"] for r in rows], base.context)
-    values = np.array([v for v in read.nll if v is not None])
-    if not len(values):
+    count = sum(len(row) > 0 for row in read.losses)
+    if not count:
         raise MoaError(f"{path}: every held-out response is empty; name data.text or data.response")
-    low, median, high = (float(q) for q in np.quantile(values, (LOW, MIDDLE, HIGH)))
-    log.info("held-out text: %.2f nats per token (1 %% %.2f, 99 %% %.2f), %d texts", median, low, high, len(values))
-    return {"task": section.task, "low": low, "high": high, "median": median, "n": len(values)}, read.tokens
+    made = [
+        {"task": section.task, "tokens": length, "low": low, "high": high, "median": median, "n": count}
+        for length, (low, median, high) in enumerate(fluency.band(read.losses, (LOW, MIDDLE, HIGH)).tolist(), 1)
+    ]
+    for row in (made[0], made[-1]):
+        log.info("held-out text, first %d tokens: %.2f nats per token (1 %% %.2f, 99 %% %.2f), %d texts", row["tokens"], row["median"], row["low"], row["high"], count)
+    return made, read.tokens
 
 
 def main(args: argparse.Namespace) -> None:
@@ -136,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     tables.write(tables.REFERENCE_RESPONSES, rows, args.responses)
     tables.write(tables.REFERENCE_SCORES, scores, args.scores, notes)
     tables.write(tables.NORMALISER, normaliser(section, rows, rewards), args.normaliser)
-    tables.write(tables.FLUENCY, [fluent], args.fluency)
+    tables.write(tables.FLUENCY, fluent, args.fluency)
     cost.tokens = sum(r["tokens"] for r in rows) + read + read_by_rewards
     cost.write(args.costs)
 

@@ -36,6 +36,9 @@ def read_scale(path: Path, objectives: Sequence[str], where: torch.device) -> tu
     missing = [o for o in objectives if o not in rows]
     if missing:
         raise MoaError(f"{path}: no row for objective '{missing[0]}'; run the stage reference_scores again")
+    for name in objectives:
+        if not rows[name]["high"] > rows[name]["low"]:
+            raise MoaError(f"{path}: objective '{name}' has the scale [{rows[name]['low']:g}, {rows[name]['high']:g}], which is no scale; choose another reward, or correct it")
     columns = [torch.tensor([rows[o][c] for o in objectives], dtype=torch.float32, device=where) for c in ("low", "high", "mean", "std")]
     return Scale(*columns), {o: rows[o]["floor"] for o in objectives}
 

@@ -31,7 +31,9 @@ class Hand:
             for name, high, point in zip(OBJECTIVES, (10.0, 1.0), reference_point, strict=True)
         ]
         tables.write(tables.NORMALISER, scale, root / "normaliser.parquet")
-        tables.write(tables.FLUENCY, [{"task": TASK, "low": 1.0, "high": 3.0, "median": 2.0, "n": 9}], root / "fluency.parquet")
+        bounds = [(0.0, 9.0), (0.5, 6.0), (1.0, 3.0)]  # held-out text cut to 1, 2 and 3 tokens
+        fluent = [{"task": TASK, "tokens": i, "low": low, "high": high, "median": 2.0, "n": 9} for i, (low, high) in enumerate(bounds, 1)]
+        tables.write(tables.FLUENCY, fluent, root / "fluency.parquet")
         self.generations, self.scores, self.rows = [], [], []
 
     def row(self, method, points, responses=None, nll=2.0, seed=0, change=None):
@@ -151,12 +153,12 @@ def test_blank_responses_gain_nothing_from_a_reference_point_below_their_floor(t
     ("responses", "nll", "expected"),
     [
         (["one two", "three"], 2.0, None),
-        (["one two", "three"], 3.5, "mean NLL 3.50 nats per token, the central 98 % of held-out text has 1.00 to 3.00"),
+        (["one two", "three"], 3.5, "mean NLL 3.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00"),
         (["one two", "three"], 0.5, "mean NLL 0.50 nats"),
-        (["great " * 6, "three"], 2.0, "50 % of responses repeat a word 4-gram at least three times (limit 10 %)"),
+        (["great " * 6, "three"], 2.0, "50 % of responses repeat a word 4-gram at least three times, or a word three times in a row (limit 10 %)"),
         (["", "three"], 2.0, None),  # half of them is allowed
         (["", ""], 2.0, "100 % of responses are blank (limit 50 %)"),
-        (["great " * 6, "great " * 6], 0.5, "0.50 nats per token, the central 98 % of held-out text has 1.00 to 3.00; 100 % of responses repeat"),
+        (["great " * 6, "great " * 6], 0.5, "0.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00; 100 % of responses repeat"),
     ],
 )
 def test_degenerate_by_rule(hand, responses, nll, expected):
@@ -167,6 +169,43 @@ def test_degenerate_by_rule(hand, responses, nll, expected):
     assert metric(found, "hypervolume_readable")["value"] == pytest.approx(0.25 if expected is None else 0)
     assert metric(found, "hypervolume_readable")["points"] == (1 if expected is None else 0)
     assert metric(found, "degenerate")["value"] == (0 if expected is None else 1)
+
+
+def of_lengths(*lengths):
+    """The responses of each prompt in turn have these numbers of tokens."""
+    return lambda generations, scores: ([{**g, "tokens": lengths[i]} for i, g in enumerate(generations)], scores)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "nll", "expected"),
+    [
+        ((3, 3), 4.0, "mean NLL 4.00 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00"),
+        ((2, 2), 4.0, None),  # 6 is allowed at two tokens: few tokens spread more
+        ((2, 3), 4.0, None),  # to (6 + 3) / 2
+        ((2, 3), 4.6, "0.75 to 4.50"),
+        ((2, 3), 0.7, "0.75 to 4.50"),
+        ((40, 3), 4.0, "1.00 to 3.00"),  # longer than every held-out text: as whole ones
+        ((0, 1), 8.0, None),  # only special tokens, but text: as one token
+    ],
+)
+def test_nll_is_compared_at_the_length_of_the_responses(hand, lengths, nll, expected):
+    found = hand.row("m", [(None, (5, 0.5))], nll=nll, change=of_lengths(*lengths)).run()
+    (quality,) = found["quality"]
+    assert quality["degenerate"] is (expected is not None)
+    assert expected is None or expected in quality["reason"]
+
+
+def test_short_repeated_text_is_caught_whatever_its_nll(hand):
+    found = hand.row("m", [(None, (5, 0.5))], responses=["great great great", "Great, great, great!"]).run()
+    assert "100 % of responses repeat" in found["quality"][0]["reason"]
+
+
+def test_a_table_of_fluency_with_a_gap(hand):
+    path = hand.root / "fluency.parquet"
+    rows = tables.read(tables.FLUENCY, path).to_pylist()
+    tables.write(tables.FLUENCY, [rows[0], rows[2]], path)
+    with pytest.raises(MoaError, match="2 rows, expected one for every length from 1 token"):
+        hand.row("m", [(None, (5, 0.5))]).run()
 
 
 def test_ten_percent_of_repeats_are_allowed_and_more_are_not(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,3 +58,17 @@ def test_only_what_fits_the_context_is_read() -> None:
     assert cut.tokens == 6
     assert cut.nll == pytest.approx([by_hand(model, "ab", "cde")], abs=1e-4)
     assert fluency.measure(model, BYTES, ["ab"], ["c"], 3).nll == [None], "no room at all"
+
+
+def test_the_band_narrows_with_the_length_by_hand() -> None:
+    """Losses 1 3 and 5 1 3: means 1 5 after one token, 2 3 after two, 2 3 after three, where the first text is whole."""
+    texts = [np.array(row, np.float32) for row in ([1, 3], [5, 1, 3], [])]
+    assert fluency.band(texts, (0.0, 0.5, 1.0)).tolist() == [[1, 3, 5], [2, 2.5, 3], [2, 2.5, 3]]
+
+
+def test_short_held_out_text_spreads_more_than_long() -> None:
+    """2000 texts of independent losses: the standard deviation of a mean over t tokens is 1 / sqrt(t)."""
+    drawn = np.random.default_rng(0).normal(3.0, 1.0, size=(2000, 48)).astype(np.float32)
+    bounds = fluency.band(list(drawn), (0.01, 0.99))
+    for tokens in (1, 4, 16, 48):
+        assert bounds[tokens - 1] == pytest.approx(3.0 + np.array([-2.326, 2.326]) / tokens**0.5, abs=0.25 / tokens**0.5)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from moa import generation
+from moa import generation, tables
 from moa.config import Model
 from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
 from moa.preferences import lattice
-from moa.rl import update
+from moa.rl import experience, update
 from moa.rl.loop import batch_preferences, prompt_indices
+from moa.stages import train
 from tests.tiny_policy import base, count_words, loop
 
 METHODS = ["linear", "moc", "pama", "morlhf"]
@@ -38,6 +39,30 @@ def test_kl_is_exactly_zero_at_step_0(kind: str, place: str, tmp_path: Path) -> 
     kl = [v for s, q, _, v in run.curve if q == "kl"]
     assert kl[0] == 0.0
     assert kl[1] > 0.0
+
+
+def test_first_tokens_have_the_probabilities_that_they_were_drawn_with(tmp_path: Path) -> None:
+    """Prompt 'p0' with each of the 20 tokens as its whole response: without the end token, which no sample begins with, they sum to 1."""
+    run = loop("morlhf", tmp_path, weights=(0.5, 0.5))
+    tokens, end = torch.arange(20), run.actor.tokenizer.eos_token_id
+    ids = torch.stack([torch.full((20,), 1), torch.full((20,), 11), tokens], 1)
+    rollout = generation.Rollout(ids, torch.ones_like(ids), torch.ones(20, 1), torch.zeros(20, dtype=torch.bool), [""] * 20)
+    seen = experience.read(run.actor, rollout, slice(0, 20), sensitive=False)
+    logprobs, entropy = seen.logprobs, seen.entropy
+    assert float(logprobs[end, 0].exp()) == 0.0
+    torch.testing.assert_close(logprobs[:, 0].exp().sum(), torch.tensor(1.0))
+    drawn = logprobs[tokens != end, 0]
+    torch.testing.assert_close(entropy[0, 0], -(drawn.exp() * drawn).sum())
+    assert torch.equal(logprobs, seen.reference_logprobs) and float(seen.kl.abs().max()) == 0.0
+    # The end token was no small share: the plain softmax gives the others less.
+    plain = torch.log_softmax(run.actor.model(input_ids=ids[:1, :2]).logits[0, -1], -1)
+    assert float(plain[end].detach().exp()) > 1e-3
+
+
+def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
+    run = loop("linear", tmp_path, steps=1, epochs=1, mini_batch_size=12)
+    list(run.run())
+    assert (run.value("policy_moved"), run.value("clip_fraction"), run.value("kl")) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -105,11 +130,26 @@ def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(tmp_path: Path)
 def test_nan_reward_is_named(tmp_path: Path) -> None:
     def broken(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         scores = count_words(prompts, responses)
-        scores[1, 0] = np.nan
+        scores[1:3, 1] = np.nan, np.inf
         return scores
 
-    with pytest.raises(Diverged, match="step 0: a reward is NaN"):
+    with pytest.raises(Diverged, match="step 0: the reward of objective 'b' is NaN or infinite for 2 of 12 responses.*Correct the reward's function or model") as caught:
         list(loop("pama", tmp_path, score=broken).run())
+    assert "learning_rate" not in str(caught.value)
+
+
+def test_z_scores_of_an_objective_without_spread_use_the_width_of_its_scale() -> None:
+    scale = experience.Scale(torch.tensor([0.0, -1.0]), torch.tensor([4.0, 1.0]), torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.25]))
+    scores = scale.apply(torch.tensor([[2.0, 1.0], [3.0, 0.0]]))
+    # a: (3 - 2) / (4 - 0); b: (1 - 0.5) / 0.25 and (0 - 0.5) / 0.25
+    torch.testing.assert_close(scores.zscore, torch.tensor([[0.0, 2.0], [0.25, -2.0]]))
+
+
+def test_a_normaliser_without_width_is_named(tmp_path: Path) -> None:
+    row = {"task": "t", "low": 1.0, "high": 1.0, "mean": 1.0, "std": 0.0, "floor": 1.0, "reference_point": 1.0, "n": 5, "hash": "h"}
+    tables.write(tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet")
+    with pytest.raises(MoaError, match=r"n.parquet: objective 'b' has the scale \[1, 1\], which is no scale"):
+        train.read_scale(tmp_path / "n.parquet", ["a", "b"], torch.device("cpu"))
 
 
 def test_every_prompt_once_per_pass_and_equal_for_all_methods() -> None:

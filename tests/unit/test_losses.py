@@ -5,7 +5,7 @@ import math
 import torch
 
 from moa.rl.loop import AdaptiveKl
-from moa.rl.losses import kl_per_token, logprobs_and_entropy, policy_loss, reference_loss, sensitivity, value_loss
+from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, sensitivity, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -36,12 +36,16 @@ def test_reference_loss_has_the_gradient_of_the_kl() -> None:
     torch.testing.assert_close(expected, exact)
 
 
-def test_kl_is_zero_only_for_equal_policies() -> None:
-    a = torch.log(torch.tensor([[0.5, 0.25]]))
-    assert float(kl_per_token(a, a, torch.ones(1, 2))) == 0.0
-    # d = log(0.25/0.5) = -log 2 on the first token: exp(d) - d - 1 = 0.5 + log 2 - 1; second token 0; mean of two
-    b = torch.log(torch.tensor([[0.25, 0.25]]))
-    torch.testing.assert_close(kl_per_token(a, b, torch.ones(1, 2)), torch.tensor((math.log(2) - 0.5) / 2))
+def test_kl_of_two_distributions_by_hand() -> None:
+    policy = torch.tensor([[[0.0, 0.0, 5.0], [0.0, math.log(3.0), -math.inf]]])
+    assert distribution_kl(policy, policy, 1.0).tolist() == [[0.0, 0.0]]
+    reference = torch.tensor([[[0.0, math.log(3.0), -math.inf], [0.0, 0.0, -math.inf]]])
+    policy = torch.tensor([[[0.0, 0.0, -math.inf], [0.0, math.log(3.0), -math.inf]]])
+    # (1/2, 1/2) against (1/4, 3/4): log(2)/2 + log(2/3)/2; (1/4, 3/4) against (1/2, 1/2): log(1/2)/4 + 3/4 log(3/2)
+    expected = torch.tensor([[0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.25 * math.log(0.5) + 0.75 * math.log(1.5)]])
+    torch.testing.assert_close(distribution_kl(policy, reference, 1.0), expected)
+    # At temperature 1/2 log-odds double: (1/10, 9/10) against (1/2, 1/2)
+    torch.testing.assert_close(distribution_kl(policy, reference, 0.5)[0, 1], torch.tensor(0.1 * math.log(0.2) + 0.9 * math.log(1.8)))
 
 
 def test_entropy_and_logprobs_use_the_temperature() -> None:
@@ -71,3 +75,15 @@ def test_sensitivity_is_the_squared_gradient_at_the_hidden_state() -> None:
     gradient = torch.autograd.grad(logprobs.sum(), hidden)[0]  # a token's log-probability depends on its own state alone
     got = sensitivity(logits.detach(), tokens, output, temperature)
     torch.testing.assert_close(got, gradient.square().sum(-1).float(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_that_cannot_be_drawn_has_no_share_of_the_entropy() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0), 5.0], [0.0, 0.0, 0.0]]], requires_grad=True)
+    masked = forbid_empty(logits * 1, end=2)
+    logprobs, entropy = logprobs_and_entropy(masked, torch.tensor([[1, 2]]), temperature=1.0, differentiable=True)
+    # position 0: probabilities 1/4, 3/4, 0; position 1 keeps the end token: three thirds
+    torch.testing.assert_close(logprobs, torch.log(torch.tensor([[0.75, 1 / 3]])))
+    torch.testing.assert_close(entropy, torch.tensor([[-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)), math.log(3.0)]]))
+    gradient = torch.autograd.grad(entropy.sum() + logprobs.sum(), logits)[0]
+    assert torch.isfinite(gradient).all()
+    assert float(gradient[0, 0, 2]) == 0.0

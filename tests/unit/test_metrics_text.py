@@ -14,7 +14,8 @@ def test_words():
     ("response", "expected"),
     [
         ("great great great great great great", True),  # six words: the same 4-gram at 0, 1 and 2
-        ("great great great great great", False),  # twice
+        ("great great great", True),  # too short for a 4-gram, but three in a row
+        ("great, very great, very great, very great", False),  # each 4-gram twice
         ("Great, great... GREAT! great great great", True),  # punctuation and case do not hide it
         ("a b c d x a b c d y a b c d", True),
         ("a b c d x a b c d y a b c", False),

@@ -76,9 +76,10 @@ def test_the_stage(world: Path, tmp_path: Path) -> None:
     assert (b["mean"], b["std"], b["n"]) == pytest.approx((lengths.mean(), lengths.std(), 20))
 
     heldout = [by_hand(tiny_models.model(), r.prompt, r.response[:40]) for r in tiny_models.texts()[:5]]
-    (fluency,) = made["fluency"]
-    assert (fluency["low"], fluency["median"], fluency["high"]) == pytest.approx(tuple(np.quantile(heldout, (0.01, 0.5, 0.99))), abs=1e-3)
-    assert fluency["n"] == 5
+    whole = made["fluency"][-1]
+    assert (whole["low"], whole["median"], whole["high"]) == pytest.approx(tuple(np.quantile(heldout, (0.01, 0.5, 0.99))), abs=1e-3)
+    lengths = [len(tiny_models.tokenizer()(r.response[:40], add_special_tokens=False)["input_ids"]) for r in tiny_models.texts()[:5]]
+    assert [(r["tokens"], r["n"]) for r in made["fluency"]] == [(t, 5) for t in range(1, max(lengths) + 1)]
     assert made["costs"][0]["tokens"] > sum(r["tokens"] for r in rows)
 
     again = run(world, tmp_path / "y", section())
