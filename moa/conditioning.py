@@ -26,13 +26,16 @@ def preference_text(preference: Sequence[float], objectives: Sequence[str], form
     """Return the preference as text, e.g. 'sentiment 0.75 conciseness 0.25' (digits).
 
     'words' gives 'strong sentiment slight conciseness' (a word per tenth of weight; finer weights take the nearest),
-    'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'tags' gives '<sentiment=75> <conciseness=25>'.
+    'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'bars' gives 'sentiment + + + + + + + + conciseness + +' (a mark per
+    tenth: a small model counts by averaging what it attends to, and weights that it never saw lie between those it did), 'tags' gives '<sentiment=75> <conciseness=25>'.
     """
     pairs = list(zip(objectives, preference, strict=True))
     if form == "digits":
         return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
     if form == "words":
         return " ".join(f"{WORDS[round(10 * weight)]} {name}" for name, weight in pairs)
+    if form == "bars":
+        return " ".join(" ".join([name, *["+"] * round(10 * weight)]) for name, weight in pairs)
     if form == "levels":
         return " ".join(f"{name} {round(9 * weight)}" for name, weight in pairs)
     return " ".join(f"<{name}={round(100 * weight)}>" for name, weight in pairs)

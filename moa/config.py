@@ -176,7 +176,7 @@ class Conditioning(Strict):
 
     template: str = "{preference} {prompt}"
     plain: str = "{prompt}"
-    format: Literal["digits", "words", "levels", "tags"] = "digits"
+    format: Literal["digits", "words", "levels", "bars", "tags"] = "digits"
     chat: bool = False
     role: Literal["system", "user"] = "user"
     warm_start: WarmStart | None = None

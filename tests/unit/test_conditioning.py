@@ -28,6 +28,8 @@ def with_template(template: str, tokenizer: PreTrainedTokenizerFast = PIECES) ->
     [
         ("digits", "sentiment 0.75 conciseness 0.25"),
         ("words", "strong sentiment slight conciseness"),
+        ("levels", "sentiment 7 conciseness 2"),  # 6.75 and 2.25
+        ("bars", "sentiment + + + + + + + + conciseness + +"),  # 7.5 and 2.5, halves to the even number
         ("tags", "<sentiment=75> <conciseness=25>"),
     ],
 )
