@@ -1,7 +1,7 @@
 """Talk to a trained policy, or to a whole row that picks or mixes its policies by the preference.
 
 A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where it
-borrows its policies, as Rewarded Soups does. The base is results/<task>/base. Nothing heavy is loaded before the
+borrows its policies, as Rewarded Soups and MOD do. The base is results/<task>/base. Nothing heavy is loaded before the
 request is known to be right.
 """
 
@@ -24,7 +24,7 @@ class Source:
 
     base: Path
     folders: list[Path]
-    way: Literal["policy", "nearest", "soup"]
+    way: Literal["policy", "nearest", "soup", "mixture"]
     conditioned: bool
     steerable: bool
     objectives: list[str]

@@ -17,7 +17,7 @@ from tests import tiny_models
 HALF = {"a": 0.5, "b": 0.5}
 EXPERIMENT = {
     "task": "t",
-    "run": {"methods": ["linear", "rewarded_soups", "pama", "reference", "morlhf"], "seeds": [0]},
+    "run": {"methods": ["linear", "rewarded_soups", "mod", "pama", "reference", "morlhf"], "seeds": [0]},
     "data": {"source": "embedded"},
     "model": {"source": "x"},
     "objectives": {"a": {"reward": "vader"}, "b": {"reward": "short"}},
@@ -56,6 +56,13 @@ def test_a_row_that_mixes_borrowed_policies(task: Path) -> None:
     source = find(row, None)
     assert (source.way, [p.parent.name for p in source.folders]) == ("soup", ["a", "b"])
     assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 0.9, "b": 0.1})
+
+
+def test_a_mixture_of_borrowed_policies(task: Path) -> None:
+    row = task / "policies" / "mod"
+    assert (find(row, None).way, [p.parent.name for p in find(row, None).folders]) == ("mixture", ["a", "b"])
+    assert respond(row, "The lamp", HALF) == respond(row, "The lamp", HALF) != ""
+    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 1.0, "b": 0.0})
 
 
 def test_the_reference(task: Path) -> None:
