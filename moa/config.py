@@ -338,6 +338,7 @@ class GenerateSection(TaskSection):
     objectives: list[Name]
     evaluation: list[Preference]
     settings: dict[str, Any]
+    scoring: ScoringSection | None = None  # for methods that read rewards to answer
 
 
 class EvaluateSection(TaskSection):

@@ -90,6 +90,8 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
     method = plan.rows[row]
     if method.answers == "external":
         raise MoaError(f"{folder}: row '{row}' is external; give the folder of a policy that was trained here")
+    if method.reads_rewards:
+        raise MoaError(f"{folder}: row '{row}' chooses among responses by their rewards, which this command does not load; give the folder of a policy")
     needed = [folder.parent / p.row / p.name for p in plan.policies_of(row)]
     finished = [set(_seeds(path)) for path in needed]
     common = sorted(set.intersection(*finished)) if finished else []
