@@ -3,12 +3,13 @@
 - policy: one policy; a conditioned one reads the preference in its prompt; without an adapter it is the base itself.
 - nearest: the policy whose training weights are nearest to the preference.
 - soup: the exact average of the policies' products, W + sum_k p_k s_k B_k A_k (Rewarded Soups).
+- mixture: the normalised product of the policies' next-token distributions, prod_k pi_k^p_k (MOD).
 """
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +17,16 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moa import conditioning, models
+from moa import conditioning, mixture, models
 from moa.config import Conditioning, Model
 from moa.errors import MoaError
-from moa.generation import Decoding, sample
+from moa.generation import Decoding, Rollout, sample
 from moa.preferences import Preference
 from moa.provenance import text_hash
 
 log = logging.getLogger("moa")
-Way = Literal["policy", "nearest", "soup"]
-MIXTURE = "mixture"
+Way = Literal["policy", "nearest", "soup", "mixture"]
+SOUP = "soup"  # the adapter that holds a soup
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,12 @@ def read_card(folder: Path) -> Card:
 
 @dataclass
 class Answerer:
-    """A row's policies on one base, ready for any preference. `name` is the base's own, where there is no policy."""
+    """A row's policies on one base, ready for any preference.
+
+    Attributes:
+        name: the base's own, where there is no policy.
+        mixed: what a mixture mixes, adapter -> weight; empty for the other ways.
+    """
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -70,6 +76,7 @@ class Answerer:
     conditioning: Conditioning
     conditioned: bool
     name: str = "reference"
+    mixed: dict[str, float] = field(default_factory=dict)
 
     def switch(self, preference: Preference | None) -> str:
         """Turn on what answers this preference; return its name for the table."""
@@ -77,33 +84,50 @@ class Answerer:
             return self.name
         if self.way == "soup":
             return self._mix(_given(preference, "a soup"))
+        if self.way == "mixture":
+            self.mixed = self._parts(_given(preference, "a mixture"))
+            return self._names(self.mixed)
         chosen = 0 if self.way == "policy" else nearest(_given(preference, "the nearest policy"), self.cards)
         self.model.set_adapter(adapter(chosen))
         return self.cards[chosen].name
 
+    def draw(self, texts: Sequence[str], decoding: Decoding) -> Rollout:
+        """Sample one response per built prompt from what `switch` turned on."""
+        if self.mixed:
+            assert isinstance(self.model, PeftModel), "a mixture has adapters"
+            return mixture.sample(self.model, self.mixed, self.tokenizer, texts, decoding, self.context)
+        return sample(self.model, self.tokenizer, texts, decoding, self.context)
+
+    def _parts(self, preference: Preference) -> dict[str, float]:
+        """Return the adapters that have a share, and their shares."""
+        return {adapter(i): w for i, w in enumerate(self.shares(preference)) if w > 0}
+
+    def _names(self, parts: Mapping[str, float]) -> str:
+        return " + ".join(f"{w:.4g} {self.cards[int(a.removeprefix('policy'))].name}" for a, w in parts.items())
+
     def _mix(self, preference: Preference) -> str:
-        """Replace the mixture by that of another preference."""
+        """Replace the soup by that of another preference."""
         assert isinstance(self.model, PeftModel), "a soup has adapters"
-        parts = [(adapter(i), w) for i, w in enumerate(self.shares(preference)) if w > 0]
-        if MIXTURE in self.model.peft_config:
+        parts = self._parts(preference)
+        if SOUP in self.model.peft_config:
             self.model.set_adapter(adapter(0))
-            self.model.delete_adapter(MIXTURE)
-        self.model.add_weighted_adapter([a for a, _ in parts], [w for _, w in parts], MIXTURE, combination_type="cat")
+            self.model.delete_adapter(SOUP)
+        self.model.add_weighted_adapter(list(parts), list(parts.values()), SOUP, combination_type="cat")
         for name, parameter in self.model.named_parameters():
-            # On a bfloat16 base PEFT rounds the mixture; its ingredients are float32.
-            if MIXTURE in name:
+            # On a bfloat16 base PEFT rounds the soup; its ingredients are float32.
+            if SOUP in name:
                 parameter.data = parameter.data.float()
-        self.model.set_adapter(MIXTURE)
-        return " + ".join(f"{w:.4g} {self.cards[int(a.removeprefix('policy'))].name}" for a, w in parts)
+        self.model.set_adapter(SOUP)
+        return self._names(parts)
 
     def shares(self, preference: Preference) -> list[float]:
-        """Return each policy's share of the soup: the weight of the objective that it was trained on."""
+        """Return each policy's share of a soup or a mixture: the weight of the objective that it was trained on."""
         by_corner = {card.weights: i for i, card in enumerate(self.cards)}
         found = [0.0] * len(self.cards)
         for k, weight in enumerate(preference):
             corner = tuple(float(i == k) for i in range(len(preference)))
             if corner not in by_corner:
-                raise MoaError(f"soup: no policy was trained on objective '{self.objectives[k]}' alone; give one per objective")
+                raise MoaError(f"{self.way}: no policy was trained on objective '{self.objectives[k]}' alone; give one per objective")
             found[by_corner[corner]] = weight
         return found
 
@@ -183,7 +207,7 @@ def _respond(
     for number, start in enumerate(range(0, len(order), batch)):
         rows = order[start : start + batch]
         torch.manual_seed(int(text_hash(seed, str(number)), 16) % 2**63)
-        rollout = sample(answerer.model, answerer.tokenizer, [texts[i] for i in rows], decoding, answerer.context)
+        rollout = answerer.draw([texts[i] for i in rows], decoding)
         lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
         for i, text, tokens, finished in zip(rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True):
             found[i] = Response(text, tokens, finished)

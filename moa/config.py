@@ -4,20 +4,18 @@
 exactly the stages that use the changed part. Defaults carry their source; config.yaml explains every key.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from moa.config_errors import explain
 from moa.errors import MoaError, nearest
 from moa.preferences import RIC13, Preference, check, lattice
 from moa.rewards.specs import TRAINED, Reward, Strict
 
-NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Run(Strict):
@@ -341,6 +339,7 @@ class GenerateSection(TaskSection):
     objectives: list[Name]
     evaluation: list[Preference]
     settings: dict[str, Any]
+    scoring: ScoringSection | None = None  # for methods that read rewards to answer
 
 
 class EvaluateSection(TaskSection):
@@ -418,7 +417,7 @@ def parse(data: Any, where: str = "config") -> Experiment:
         experiment.training_preferences()
         experiment.evaluation_preferences()
     except ValidationError as error:
-        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(_explain(e) for e in error.errors()))) from None
+        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(explain(Experiment, e) for e in error.errors()))) from None
     except MoaError as error:
         raise MoaError(f"{where}: {error}") from None
     return experiment
@@ -435,74 +434,3 @@ def load(path: Path) -> Experiment:
     except yaml.YAMLError as error:
         raise MoaError(f"{path}: not valid YAML: {error}") from None
     return parse(data, str(path))
-
-
-def _branches(annotation: Any) -> list[Any]:
-    """Return what a value of `annotation` may be: the members of a union (None aside), else the annotation itself."""
-    if get_origin(annotation) is Annotated:
-        return _branches(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [branch for member in get_args(annotation) for branch in _branches(member) if branch is not type(None)]
-    return [annotation]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Strict)
-
-
-def _kinds(annotation: Any) -> list[str]:
-    """Return the values of a section's `kind`, by which pydantic names a branch of a tagged union."""
-    return list(get_args(annotation.model_fields["kind"].annotation)) if _is_section(annotation) and "kind" in annotation.model_fields else []
-
-
-def _locate(location: Sequence[Any]) -> tuple[str, Any]:
-    """Return the key as the reader wrote it, and the type of what stands there.
-
-    Pydantic's location holds, beside keys and indices, the name of every union branch that it went into
-    (rewards.sentiment.vader.x) and '[key]' where the name of an entry itself is at fault; the reader wrote neither.
-    """
-    annotation: Any = Experiment
-    parts: list[str] = []
-    for part in location:
-        branches = _branches(annotation)
-        if part == "[key]":
-            break
-        if len(branches) > 1:
-            annotation = next((b for b in branches if part in _kinds(b)), Any)
-            continue
-        parts.append(str(part))
-        if _is_section(branches[0]):
-            field = branches[0].model_fields.get(part)
-            annotation = field.annotation if field else Any
-        else:
-            annotation = next(reversed(get_args(branches[0])), Any)
-    return ".".join(parts), annotation
-
-
-def _explain(error: Any) -> str:
-    """Return one sentence: the key, what is wrong with it, and the nearest valid name where a name is wrong."""
-    location, context = error["loc"], error.get("ctx", {})
-    key, _ = _locate(location)
-    given = error.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    match error["type"]:
-        case "extra_forbidden":
-            _, section = _locate(location[:-1])
-            known = [name for branch in _branches(section) if _is_section(branch) for name in branch.model_fields]
-            return f"unknown key '{key}'.{nearest(str(location[-1]), known)}"
-        case "missing":
-            return f"key '{key}' is missing"
-        case "union_tag_invalid":
-            _, union = _locate(location)
-            kinds = [kind for branch in _branches(union) for kind in _kinds(branch)]
-            return f"{key}.kind: there is no kind '{context['tag']}'.{nearest(context['tag'], kinds)}"
-        case "union_tag_not_found":
-            return f"key '{key}.kind' is missing"
-        case "string_pattern_mismatch" if context.get("pattern") == NAME:
-            return f"{key}: a name is made of letters, digits and underscores, and begins with a letter{shown}"
-        case "string_pattern_mismatch" if key.endswith(".function"):
-            return f"{key}: expected package.module:function{shown}"
-        case "model_type" | "dict_type":
-            return f"{key}: expected a section of keys, got {'nothing' if given is None else type(given).__name__}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{shown}" if key else message

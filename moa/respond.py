@@ -1,7 +1,7 @@
 """Talk to a trained policy, or to a whole row that picks or mixes its policies by the preference.
 
 A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where it
-borrows its policies, as Rewarded Soups does. The base is results/<task>/base. Nothing heavy is loaded before the
+borrows its policies, as Rewarded Soups and MOD do. The base is results/<task>/base. Nothing heavy is loaded before the
 request is known to be right.
 """
 
@@ -24,7 +24,7 @@ class Source:
 
     base: Path
     folders: list[Path]
-    way: Literal["policy", "nearest", "soup"]
+    way: Literal["policy", "nearest", "soup", "mixture"]
     conditioned: bool
     steerable: bool
     objectives: list[str]
@@ -90,6 +90,8 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
     method = plan.rows[row]
     if method.answers == "external":
         raise MoaError(f"{folder}: row '{row}' is external; give the folder of a policy that was trained here")
+    if method.reads_rewards:
+        raise MoaError(f"{folder}: row '{row}' chooses among responses by their rewards, which this command does not load; give the folder of a policy")
     needed = [folder.parent / p.row / p.name for p in plan.policies_of(row)]
     finished = [set(_seeds(path)) for path in needed]
     common = sorted(set.intersection(*finished)) if finished else []

@@ -113,6 +113,7 @@ class Plan:
             objectives=list(experiment.objectives),
             evaluation=self.evaluation if self.rows[row].steerable else [],
             settings=self._settings(row),
+            scoring=self.scoring(judges=False) if self.rows[row].reads_rewards else None,
         )
 
     def evaluate(self) -> config.EvaluateSection:
@@ -173,11 +174,15 @@ class Plan:
         assert isinstance(spec, Linear | Transformer), f"reward {name} is not trained here"
         return self.files(sources=[spec.data.source, *([spec.source] if isinstance(spec, Transformer) else [])])
 
-    def external_files(self, row: str) -> str:
-        """Return the state of the local files that an external row answers with; '' for other rows."""
-        if self.rows[row].answers != "external":
-            return ""
-        return self.files(sources=[str(value) for value in self._settings(row).values() if isinstance(value, str | Path)])
+    def answering_rewards(self, row: str) -> dict[str, Reward]:
+        """Return the rewards that `row` reads to answer; none for most."""
+        return self.scoring(judges=False).rewards if self.rows[row].reads_rewards else {}
+
+    def generate_files(self, row: str) -> str:
+        """Return the state of the local files that `row` answers with: an external row's, and those of the rewards that it reads."""
+        external = self.rows[row].answers == "external"
+        sources = [str(value) for value in self._settings(row).values() if isinstance(value, str | Path)] if external else []
+        return self.files(rewards=self.answering_rewards(row), sources=sources)
 
     def remote(self) -> bool:
         """Return whether some source of the experiment comes over the network."""

@@ -89,7 +89,9 @@ class Method:
     reads_sensitivity: ClassVar[bool] = False  # `combine` reads Batch.sensitivity
     trainer: ClassVar[str] = "train"  # the stage that trains its policies; 'train' is the shared PPO loop
     reads_texts: ClassVar[bool] = False  # its trainer reads the texts for fine-tuning and their scores
-    answers: ClassVar[Literal["policy", "nearest", "soup", "external"]] = "policy"
+    generator: ClassVar[str] = "generate"  # the stage that answers for it
+    reads_rewards: ClassVar[bool] = False  # its generator reads rewards and normaliser
+    answers: ClassVar[Literal["policy", "nearest", "soup", "mixture", "external"]] = "policy"
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         self.row, self.settings, self.objectives = row, settings, objectives

@@ -99,13 +99,18 @@ def main(args: argparse.Namespace) -> None:
         if isinstance(settings, external.Settings) and settings.model is not None:
             del answerer, reference  # two models at once may not fit into a GPU
             reference = reference_of(section, args.base)
+    write(section, args, cost, reference, prompts, rows)
+
+
+def write(section: GenerateSection, args: argparse.Namespace, cost: common.Cost, reference: answers.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> None:
+    """Measure the rows' fluency under `reference` and write tables GENERATIONS and COSTS."""
     cost.tokens += add_fluency(section, reference, prompts, rows)
     key = {"task": section.task, "method": args.row, "seed": args.seed}
     tables.write(tables.GENERATIONS, [{**key, **r} for r in rows], args.out)
-    unfinished = sum(not r["finished"] for r in rows) / len(rows)
-    log.info("%s: %d responses at %d points, mean %.1f tokens, %.0f %% unfinished", args.row, len(rows), len(grid), sum(r["tokens"] for r in rows) / len(rows), 100 * unfinished)
+    unfinished, points = sum(not r["finished"] for r in rows) / len(rows), len({r["point"] for r in rows})
+    log.info("%s: %d responses at %d points, mean %.1f tokens, %.0f %% unfinished", args.row, len(rows), points, sum(r["tokens"] for r in rows) / len(rows), 100 * unfinished)
     cost.write(args.costs)
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "prompts", "base", "policies*", "out", "costs", row=str, seed=int))
+    common.run(main, common.parser(__doc__, "prompts", "base", "policies*", "normaliser*", "models*", "out", "costs", row=str, seed=int))

@@ -68,7 +68,7 @@ def test_not_the_average_of_the_factors(base: Path, corners: list[Path]) -> None
     a, b, scale = layer.lora_A, layer.lora_B, layer.scaling["policy0"]
     factors = (b["policy0"].weight + b["policy1"].weight) / 2 @ ((a["policy0"].weight + a["policy1"].weight) / 2) * scale
     exact = (b["policy0"].weight @ a["policy0"].weight + b["policy1"].weight @ a["policy1"].weight) / 2 * scale
-    mixed = layer.get_delta_weight(answers.MIXTURE)
+    mixed = layer.get_delta_weight(answers.SOUP)
     assert torch.allclose(mixed, exact, atol=1e-5)
     assert not torch.allclose(mixed, factors, atol=1e-2)
 

@@ -17,7 +17,7 @@ from tests import tiny_models
 HALF = {"a": 0.5, "b": 0.5}
 EXPERIMENT = {
     "task": "t",
-    "run": {"methods": ["linear", "rewarded_soups", "pama", "reference", "morlhf"], "seeds": [0]},
+    "run": {"methods": ["linear", "rewarded_soups", "mod", "pama", "reference", "morlhf", "best_of_n"], "seeds": [0]},
     "data": {"source": "embedded"},
     "model": {"source": "x"},
     "objectives": {"a": {"reward": "vader"}, "b": {"reward": "short"}},
@@ -58,6 +58,13 @@ def test_a_row_that_mixes_borrowed_policies(task: Path) -> None:
     assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 0.9, "b": 0.1})
 
 
+def test_a_mixture_of_borrowed_policies(task: Path) -> None:
+    row = task / "policies" / "mod"
+    assert (find(row, None).way, [p.parent.name for p in find(row, None).folders]) == ("mixture", ["a", "b"])
+    assert respond(row, "The lamp", HALF) == respond(row, "The lamp", HALF) != ""
+    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 1.0, "b": 0.0})
+
+
 def test_the_reference(task: Path) -> None:
     assert respond(task / "policies" / "reference", "The lamp")
 
@@ -79,6 +86,7 @@ def test_an_experiment_file_instead_of_the_record(task: Path, tmp_path: Path) ->
         ("single_objective/a/s3", HALF, "takes no preference"),
         ("rewarded_soup", HALF, "neither a policy's folder nor a row of this experiment. Did you mean 'rewarded_soups'"),
         ("pama", None, "row 'pama' answers with this policy, which is not trained yet"),
+        ("best_of_n", HALF, "row 'best_of_n' chooses among responses by their rewards, which this command does not load"),
         ("linear/policy/s4", HALF, "no policy.json here"),
     ],
 )

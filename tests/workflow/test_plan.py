@@ -132,6 +132,18 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
     assert snake.plan(project, "score") == SCORE | snake.of("train_reward", "taught", "judge")
 
 
+def test_only_a_row_that_reads_rewards_waits_for_them_before_it_answers(project: Path) -> None:
+    edit(project / snake.TINY, ("sentiment: {reward: vader}", "sentiment: {reward: taught}"), ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"))
+    edit(project / snake.TINY, ("  vader: {kind: vader}", "  taught: {kind: linear, data: {source: labels.parquet, label: label}}"))
+    planned = snake.snakemake(project, "generate", "-n", "-p", "--config", "run={methods: [reference, best_of_n]}").stdout
+    assert snake.jobs(planned) == {"prepare_prompts", "train_base", "train_reward taught", "score_reference"} | snake.of("generate_responses", "reference", "best_of_n")
+    inputs = {row: found for found, row in re.findall(r"rule generate_responses:\n    input: ([^\n]*)\n.*?row=(\w+)", planned, re.DOTALL)}
+    assert inputs["reference"] == "results/tiny/prompts.parquet, results/tiny/base"
+    assert inputs["best_of_n"] == inputs["reference"] + ", results/tiny/normaliser.parquet, results/tiny/rewards/taught"
+    stages = re.findall(r"-m moa.stages.(\w+) --section '\{.*?\}' --row (\w+)", planned)
+    assert sorted(stages) == [("best_of_n", "best_of_n"), ("generate", "reference")]
+
+
 def test_policies_that_are_only_lent_are_trained_but_not_evaluated(project: Path) -> None:
     planned = snake.plan(project, "--config", "run={methods: [rewarded_soups]}")
     lent = snake.of("train_policy", "single_objective/sentiment", "single_objective/conciseness")

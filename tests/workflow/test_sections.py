@@ -81,6 +81,30 @@ def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, m
     assert code() != before
 
 
+def test_only_a_row_that_reads_rewards_to_answer_depends_on_them() -> None:
+    """A reward's section, code and files reach the answers of best_of_n, and of no other row."""
+    run = {"methods": ["reference", "moc", "best_of_n"], "seeds": [0]}
+    before, after = (plan(run=run, rewards={"vader": {"kind": "vader"}, "short": {"kind": "conciseness", "zero": zero}}) for zero in (120, 100))
+    assert before.generate("best_of_n") != after.generate("best_of_n")
+    assert before.generate("best_of_n").scoring == before.scoring(judges=False)
+    for row in ("reference", "moc"):
+        assert before.generate(row) == after.generate(row)
+        assert before.answering_rewards(row) == {}
+    scores = before.answering_rewards("best_of_n")
+    assert before.code("best_of_n", rewards=scores, row="best_of_n") != before.code("best_of_n", row="best_of_n"), "the kinds' modules count"
+    judged = plan(run=run, objectives=JUDGED)
+    assert judged.generate("best_of_n") == plan(run=run).generate("best_of_n"), "a judge chooses nothing"
+
+
+def test_local_rewards_are_files_of_the_row_that_reads_them(tmp_path: Path) -> None:
+    rewards = {"vader": {"kind": "vader"}, "short": {"kind": "classifier", "source": str(tmp_path), "template": "{response}", "max_length": 8}}
+    made = plan(run={"methods": ["reference", "best_of_n"], "seeds": [0]}, rewards=rewards)
+    before = made.generate_files("best_of_n")
+    (tmp_path / "config.json").write_text("{}")
+    assert made.generate_files("best_of_n") != before
+    assert made.generate_files("reference") == ""
+
+
 def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends(tmp_path: Path) -> None:
     (tmp_path / "moa").mkdir()
     (tmp_path / "moa" / "errors.py").write_text("x = 1\n")

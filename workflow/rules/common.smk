@@ -168,12 +168,28 @@ def generate_section(wildcards):
     return PLAN.generate(wildcards.row).model_dump_json()
 
 
+def generator(wildcards):
+    return PLAN.rows[wildcards.row].generator
+
+
 def generate_code(wildcards):
-    return PLAN.code("generate", row=wildcards.row)
+    rewards = PLAN.answering_rewards(wildcards.row)
+    return PLAN.code(generator(wildcards), rewards=rewards, row=wildcards.row)
 
 
 def generate_files(wildcards):
-    return PLAN.external_files(wildcards.row)
+    return PLAN.generate_files(wildcards.row)
+
+
+def normaliser_of(wildcards):
+    """Return the normaliser for a row that reads rewards to answer."""
+    reads = PLAN.rows[wildcards.row].reads_rewards
+    return [f"results/{TASK}/normaliser.parquet"] * reads
+
+
+def models_of(wildcards):
+    """Return the trained rewards that a row reads to answer."""
+    return models(judges=False) if PLAN.rows[wildcards.row].reads_rewards else []
 
 
 export_parent()

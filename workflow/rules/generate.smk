@@ -4,6 +4,8 @@ rule generate_responses:
         prompts="results/{task}/prompts.parquet",
         base="results/{task}/base",
         policies=policies_of,
+        normaliser=normaliser_of,
+        models=models_of,
     output:
         responses="results/{task}/generations/{row}/s{seed}.parquet",
         costs="results/{task}/costs/generate/{row}/s{seed}.parquet",
@@ -13,13 +15,15 @@ rule generate_responses:
     resources:
         gpu=int(GPU),
     params:
+        stage=generator,
         section=generate_section,
         code=generate_code,
         files=generate_files,
     shell:
-        "python -m moa.stages.generate --section {params.section:q}"
+        "python -m moa.stages.{params.stage} --section {params.section:q}"
         " --row {wildcards.row:q} --seed {wildcards.seed}"
         " --prompts {input.prompts:q} --base {input.base:q} --policies {input.policies:q}"
+        " --normaliser {input.normaliser:q} --models {input.models:q}"
         " --out {output.responses:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"
 

@@ -1,0 +1,172 @@
+"""MOD: the mixed next-token distribution by hand, a corner is its policy to the last draw, and who is asked at all."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from moa import answers, mixture, models, tables
+from moa.conditioning import encode
+from moa.config import Conditioning, GenerateSection, Model
+from moa.errors import MoaError
+from moa.generation import Decoding
+from moa.methods import catalogue
+from moa.preferences import lattice
+from moa.provenance import text_hash
+from moa.stages import generate
+from tests import tiny_models
+
+PLAIN = Model(source="x")
+NF4 = Model(source="x", quantisation="nf4")
+BYTES = tiny_models.tokenizer()
+PROMPTS = ["The battery of my phone", "My", "This old lamp", "It"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("policies")
+    named = [("b", (0.0, 1.0)), ("a", (1.0, 0.0))]  # not in the objectives' order
+    return [tiny_models.save_adapter(folder / n / "s0", seed=i, name=n, weights=w) for i, (n, w) in enumerate(named)]
+
+
+def load(base: Path, folders: list[Path], way: answers.Way, spec: Model = PLAIN) -> answers.Answerer:
+    return answers.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+
+
+def mixed_model(base: Path, corners: list[Path]) -> PeftModel:
+    """The base with adapters 'second' (objective b) and 'first' (a)."""
+    return models.load_adapters(models.load_base(base, PLAIN), {"second": corners[0], "first": corners[1]})
+
+
+def alone(base: Path, folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return one policy's next-token probabilities (B, V): a model with that adapter alone, no cache, one prompt at a time."""
+    model = models.load_adapters(models.load_base(base, PLAIN), {"x": folder})
+    with torch.no_grad():
+        rows = [model(input_ids=row[keep.bool()][None]).logits[0, -1] for row, keep in zip(ids, mask, strict=True)]
+    return torch.stack(rows).double().softmax(-1)
+
+
+def test_the_mixture_by_hand(base: Path, corners: list[Path]) -> None:
+    """p = pi_a^.3 pi_b^.7 / Z at the prompt's end and after each of two more tokens, which the caches carry."""
+    ids, mask = encode(PROMPTS, BYTES, 128)
+    reader = mixture.Reader(mixed_model(base, corners), {"first": 0.3, "second": 0.7})
+    for token in (40, 50, 60):
+        a, b = alone(base, corners[1], ids, mask), alone(base, corners[0], ids, mask)
+        product = a**0.3 * b**0.7
+        expected = product / product.sum(-1, keepdim=True)
+        found = reader.next(ids, mask).double().softmax(-1)
+        assert (found.log() - expected.log()).abs().max() < 1e-4
+        assert all((p.log() - expected.log()).abs().max() > 0.5 for p in (a, b)), "the policies differ from it"
+        ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
+        mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
+
+
+def test_before_or_after_the_temperature_is_the_same() -> None:
+    """Two tokens and T = 0.5: (.8, .2) and (.5, .5) mixed half and half.
+
+    Mixed first: sqrt(.8 .5) : sqrt(.2 .5) = 2 : 1, squared 4 : 1. At T first: (.64, .04) -> 16 : 1 and 1 : 1, sqrt(16) : 1 = 4 : 1.
+    """
+    policies = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
+    first = (policies.mean(0) / 0.5).softmax(-1)
+    last = torch.log_softmax(policies / 0.5, -1).mean(0).softmax(-1)
+    torch.testing.assert_close(first, torch.tensor([0.8, 0.2]))
+    torch.testing.assert_close(last, first)
+
+
+def test_the_filters_are_those_of_generate() -> None:
+    """Logits ln 6, ln 3, ln 1 of tokens 0, 1 and the end token 2: no end at first, then T, then the nucleus."""
+    logits = torch.tensor([[6.0, 3.0, 1.0]]).log()
+    first, later = torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long)
+
+    def probabilities(decoding: Decoding, ids: torch.Tensor) -> torch.Tensor:
+        return mixture.filters(decoding, 4, 2, torch.device("cpu"))(ids, logits).softmax(-1)[0]
+
+    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), first), torch.tensor([2 / 3, 1 / 3, 0]))
+    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), later), torch.tensor([0.6, 0.3, 0.1]))
+    torch.testing.assert_close(probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46)  # squared
+    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0]))  # .6 < .85 <= .9: two tokens
+
+
+@pytest.mark.parametrize("spec", [PLAIN, NF4])
+@pytest.mark.parametrize("decoding", [Decoding(16, 1.0, 1.0), Decoding(16, 0.7, 0.9)])
+def test_a_corner_is_its_policy_to_the_last_draw(base: Path, corners: list[Path], spec: Model, decoding: Decoding) -> None:
+    """Prompts of four lengths in two batches, responses that end and that do not."""
+    row, prompts = load(base, corners, "mixture", spec), PROMPTS * 6
+    drawn = {}
+    for preference, folder in (((1.0, 0.0), corners[1]), ((0.0, 1.0), corners[0])):
+        row.switch(preference)
+        drawn[preference] = answers.respond(row, prompts, decoding, 16, "s")
+        assert drawn[preference] == answers.respond(load(base, [folder], "policy", spec), prompts, decoding, 16, "s")
+    assert drawn[1.0, 0.0] != drawn[0.0, 1.0]
+
+
+def test_responses_end_as_those_of_generate(base: Path, corners: list[Path]) -> None:
+    row = load(base, corners, "mixture")
+    assert row.switch((0.5, 0.5)) == "0.5 b + 0.5 a"
+    found = answers.respond(row, ["My"] * 64, Decoding(40, 1.0, 1.0), 64, "s")
+    assert {r.finished for r in found} == {True, False}
+    assert all(r.tokens == 40 if not r.finished else 1 <= r.tokens < 40 for r in found), "never the end token first"
+
+
+def test_padding_changes_nothing(base: Path, corners: list[Path]) -> None:
+    """Almost greedy, a prompt gets the same answer alone and in a batch."""
+    row, greedy = load(base, corners, "mixture"), Decoding(8, 1e-4, 1.0)
+    row.switch((0.25, 0.75))
+    assert answers.respond(row, PROMPTS, greedy, 4, "s") == [answers.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS]
+
+
+def test_it_is_not_the_soup(base: Path, corners: list[Path]) -> None:
+    """Almost greedy: averaging distributions and averaging weights choose different tokens somewhere."""
+    found = []
+    for way in ("mixture", "soup"):
+        row = load(base, corners, way)
+        row.switch((0.5, 0.5))
+        found.append(answers.respond(row, PROMPTS, Decoding(16, 1e-4, 1.0), 4, "s"))
+    assert found[0] != found[1]
+
+
+def test_a_policy_without_weight_is_never_asked(base: Path, corners: list[Path]) -> None:
+    """3 tokens: 3 passes at a corner, 6 with two policies; every pass after the first reads one token per row."""
+    for weights, passes in (({"first": 1.0, "second": 0.0}, 3), ({"first": 0.5, "second": 0.5}, 6)):
+        model, read = mixed_model(base, corners), []
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0].shape[1]))
+        mixture.sample(model, weights, BYTES, ["The lamp"], Decoding(3, 1e-4, 1.0), 128)
+        assert read[passes // 3 :] == [1] * (passes - passes // 3)
+        assert len(read) == passes
+
+
+def test_a_missing_ingredient(base: Path, corners: list[Path]) -> None:
+    with pytest.raises(MoaError, match="mixture: no policy was trained on objective 'b' alone"):
+        load(base, corners[1:], "mixture").switch((0.5, 0.5))
+    with pytest.raises(MoaError, match="a mixture needs a preference"):
+        load(base, corners, "mixture").switch(None)
+
+
+def test_it_borrows_the_single_objective_policies() -> None:
+    method = catalogue.load("mod", {}, ["a", "b"])
+    assert [(p.row, p.name) for p in method.policies(lattice(2, 4))] == [("single_objective", "a"), ("single_objective", "b")]
+    assert method.evaluation_preferences(lattice(2, 4)) == lattice(2, 4)
+    assert catalogue.load("mod", {"ingredients": "other"}, ["a", "b"]).policies([])[0].row == "other"
+
+
+def test_the_stage_generates_with_it(base: Path, corners: list[Path], tmp_path: Path) -> None:
+    """Corner points hold what the corner policies answer at the same points of the grid."""
+    rows = [{"task": "t", "prompt_id": text_hash(p), "split": "evaluation", "prompt": p} for p in PROMPTS]
+    tables.write(tables.PROMPTS, rows, tmp_path / "prompts.parquet")
+    section = {"task": "t", "model": {"source": "x"}, "conditioning": {}, "generation": {"max_new_tokens": 6}, "objectives": ["a", "b"]}
+    answered = {}
+    for row in ("mod", "rewarded_soups"):
+        given = GenerateSection.model_validate({**section, "evaluation": [(1.0, 0.0), (0.5, 0.5)], "settings": {}})
+        paths = {"prompts": tmp_path / "prompts.parquet", "base": base, "out": tmp_path / "out.parquet", "costs": tmp_path / "costs.parquet"}
+        generate.main(Namespace(section=given.model_dump_json(), row=row, seed=0, policies=corners, **paths))
+        answered[row] = tables.read(tables.GENERATIONS, paths["out"]).to_pylist()
+    assert [r["policy"] for r in answered["mod"]] == ["1 a"] * 4 + ["0.5 b + 0.5 a"] * 4
+    same = [m["response"] == s["response"] for m, s in zip(answered["mod"], answered["rewarded_soups"], strict=True)]
+    assert all(same[:4]) and not all(same[4:]), "at a corner both are the policy"
