@@ -1,22 +1,20 @@
 """What every stage's command shares: arguments, logging, clean failures, costs."""
 
 import argparse
-import errno
 import logging
 import os
 import resource
-import shutil
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from moa import tables
 from moa.errors import MoaError
+from moa.files import disk_full
+from moa.files import folder as folder
 from moa.process import exit_with_parent, peak_memory
 
 log = logging.getLogger("moa")
@@ -53,32 +51,10 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     except MoaError as error:
         sys.exit(f"error: {error}")
     except (OSError, SafetensorError) as error:
-        if not _disk_full(error):
+        if not disk_full(error):
             raise
         where = getattr(error, "filename", None) or "an output"
         sys.exit(f"error: no space left to write {where} ({error}); free some space and run the same command again, finished outputs are kept")
-
-
-def _disk_full(error: Exception) -> bool:
-    """Return whether the disk, a quota or a file limit is the cause; safetensors reports it in words only."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
-
-
-@contextmanager
-def folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path` when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Cost:
