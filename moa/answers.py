@@ -21,7 +21,7 @@ from moa.config import Conditioning, Model
 from moa.errors import MoaError
 from moa.generation import Decoding, sample
 from moa.preferences import Preference
-from moa.provenance import text_hash
+from moa.provenance import file_hash, text_hash
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup"]
@@ -30,10 +30,11 @@ MIXTURE = "mixture"
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy's folder says about it."""
+    """What a policy's folder says about it; `base_hash` identifies the base that it was trained on."""
 
     name: str
     weights: Preference | None = None
+    base_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,29 @@ class Response:
 
 
 def read_card(folder: Path) -> Card:
-    """Return name and weights from policy.json; a plain PEFT adapter has none and is called after its folder."""
+    """Return what policy.json says; a plain PEFT adapter has none and is called after its folder."""
     path = folder / "policy.json"
     if not path.exists():
         return Card(folder.name)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]))
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"))
     except (ValueError, KeyError, TypeError) as error:
         raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
+
+
+def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
+    """Refuse a policy that was trained on another base than the folder `base`, on which its adapter would load and say anything."""
+    recorded = {folder: card.base_hash for folder, card in zip(folders, cards, strict=True) if card.base_hash}
+    if not recorded or not base.is_dir():
+        return
+    found = file_hash(base)
+    for folder, expected in recorded.items():
+        if expected != found:
+            raise MoaError(
+                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash {found[:12]}); "
+                "give the base that it was trained on, or train the policy again"
+            )
 
 
 @dataclass
@@ -146,10 +161,11 @@ def load(
     name: str = "reference",
 ) -> Answerer:
     """Load the base once with every policy's adapter on it, none merged."""
+    cards = [read_card(f) for f in folders]
+    check_base(Path(base), folders, cards)
     tokenizer = models.load_tokenizer(base, revision)
     loaded: PreTrainedModel | PeftModel = models.load_base(base, model, revision=revision)
     context = models.context_length(loaded)
-    cards = [read_card(f) for f in folders]
     if folders:
         loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
     return Answerer(loaded, tokenizer, context, way, cards, objectives, shown, conditioned, name)
