@@ -74,7 +74,12 @@ def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> No
 
 @dataclass
 class Answerer:
-    """A row's policies on one base, ready for any preference. `name` is the base's own, where there is no policy."""
+    """A row's policies on one base, ready for any preference.
+
+    Attributes:
+        name: the base's own, where there is no policy.
+        batch: the fewest responses at a time that `respond` had to go down to; None before its first call.
+    """
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -85,6 +90,7 @@ class Answerer:
     conditioning: Conditioning
     conditioned: bool
     name: str = "reference"
+    batch: int | None = None
 
     def switch(self, preference: Preference | None) -> str:
         """Turn on what answers this preference; return its name for the table."""
@@ -177,11 +183,13 @@ def respond(
     """Answer built prompts in their order; `switch` first.
 
     Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
-    the batch is halved.
+    the batch is halved, and the answerer remembers it.
     """
     while True:
         try:
-            return _respond(answerer, texts, decoding, batch, seed, progress)
+            found = _respond(answerer, texts, decoding, batch, seed, progress)
+            answerer.batch = min(batch, answerer.batch or batch)
+            return found
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise MoaError("generation: one response at a time does not fit into the GPU's memory; lower generation.max_new_tokens, or set model.quantisation: nf4") from None

@@ -261,6 +261,11 @@ COSTS = _table(
         "cpu_seconds": Column(FLOAT, "processor seconds, user and system"),
         "tokens": Column(INT, "tokens generated or read by a language model"),
         "models": Column(INT, "models trained by the job: 0 or 1"),
+        "batch": Column(
+            INT,
+            "responses sampled at a time: generation.batch_size, halved as often as memory ran out; draws depend on it",
+            null="the job samples none, or its curve records it",
+        ),
         "peak_memory": Column(FLOAT, "peak memory in MiB: of the GPU where there is one, else resident"),
         "device": Column(STRING, "'cpu' or the GPU's name"),
     },

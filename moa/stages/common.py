@@ -65,6 +65,7 @@ class Cost:
         self.started = time.perf_counter()
         self.tokens = 0
         self.models = 0
+        self.batch: int | None = None  # responses sampled at a time
         self.earlier_seconds = 0.0  # of the same job before it was interrupted
         self.earlier_cpu_seconds = 0.0
 
@@ -79,7 +80,7 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "peak_memory": memory, "device": device}
+        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "batch": self.batch, "peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **measured}], path)
 
 
