@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from safetensors import SafetensorError
 
@@ -46,6 +48,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     exit_with_parent()
+    signal.signal(signal.SIGTERM, _end)  # by itself it would leave half-written folders behind
     try:
         main(arguments.parse_args())
     except MoaError as error:
@@ -55,6 +58,10 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
             raise
         where = getattr(error, "filename", None) or "an output"
         sys.exit(f"error: no space left to write {where} ({error}); free some space and run the same command again, finished outputs are kept")
+
+
+def _end(*_: object) -> NoReturn:
+    sys.exit("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
 
 
 class Cost:

@@ -1,6 +1,9 @@
-"""A disk that fills up while a folder is written: one clear message, nothing half-written, and what was there before stays."""
+"""A disk that fills up, or a job that is killed, while a folder is written: nothing half-written, and what was there before stays."""
 
+import os
 import resource
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,9 @@ from moa.rl import checkpoint
 from moa.stages import base, common
 from tests import tiny_models
 from tests.tiny_policy import loop
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -69,6 +75,49 @@ def test_policy(tmp_path: Path) -> None:
         models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
     assert [p.name for p in place.parent.iterdir()] == ["s0"]
     assert (place / "policy.json").read_text() == "before"
+
+
+def test_what_dead_jobs_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    dead, alive = 2**22 + 1, os.getppid()  # the first is above the greatest process id
+    for name in (f".base.{dead}.tmp", f".base.{alive}.tmp", f".other.{dead}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half")
+    with files.folder(tmp_path / "base") as folder:
+        (folder / "config.json").write_text("{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".base.{alive}.tmp", f".other.{dead}.tmp", "base"]
+
+
+def job(folder: Path) -> subprocess.Popen[str]:
+    """Start a stage's job that has written half a folder; return once it has."""
+    code = (
+        "import time\n"
+        "from moa.stages import common\n"
+        "def main(arguments):\n"
+        "    with common.folder(arguments.out) as folder:\n"
+        "        (folder / 'half').write_text('x')\n"
+        "        print('half', flush=True)\n"
+        "        time.sleep(100)\n"
+        "common.run(main, common.parser('a stage', 'out'))\n"
+    )
+    command = [sys.executable, "-c", code, "--section", "{}", "--out", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    return process
+
+
+def test_sigterm_unwinds_and_the_next_job_cleans_up_after_kill_9(tmp_path: Path) -> None:
+    with job(tmp_path / "base") as process:
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended from outside (SIGTERM); run the same command again" in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+    with job(tmp_path / "base") as process:
+        process.kill()
+    assert [p.name for p in tmp_path.iterdir()] == [f".base.{process.pid}.tmp"]
+    with files.folder(tmp_path / "base"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
 
 
 def test_other_mistakes_keep_their_own_message(tmp_path: Path) -> None:
