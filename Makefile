@@ -9,10 +9,11 @@ ARGS ?=
 .PHONY: run test lint setup clean
 
 # Goes on after a crash by itself: unlock removes a lock only when the snakemake that took it is gone.
+# A dry run (ARGS=-n) makes nothing, so it ends without a leaderboard.
 run: $(READY)
 	$(BIN)/moa unlock
 	$(BIN)/snakemake --cores all --no-hooks $(ARGS)
-	$(BIN)/moa leaderboard
+	$(if $(filter -n% --dry-run% --dryrun%,$(ARGS)),,$(BIN)/moa leaderboard)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -22,7 +22,7 @@ from moa.config import Conditioning, Model
 from moa.errors import MoaError
 from moa.generation import Decoding, Rollout, sample
 from moa.preferences import Preference
-from moa.provenance import text_hash
+from moa.provenance import file_hash, text_hash
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup", "mixture"]
@@ -31,10 +31,11 @@ SOUP = "soup"  # the adapter that holds a soup
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy's folder says about it."""
+    """What a policy's folder says about it; `base_hash` identifies the base that it was trained on."""
 
     name: str
     weights: Preference | None = None
+    base_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,29 @@ class Response:
 
 
 def read_card(folder: Path) -> Card:
-    """Return name and weights from policy.json; a plain PEFT adapter has none and is called after its folder."""
+    """Return what policy.json says; a plain PEFT adapter has none and is called after its folder."""
     path = folder / "policy.json"
     if not path.exists():
         return Card(folder.name)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]))
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"))
     except (ValueError, KeyError, TypeError) as error:
         raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
+
+
+def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
+    """Refuse a policy that was trained on another base than the folder `base`, on which its adapter would load and say anything."""
+    recorded = {folder: card.base_hash for folder, card in zip(folders, cards, strict=True) if card.base_hash}
+    if not recorded or not base.is_dir():
+        return
+    found = file_hash(base)
+    for folder, expected in recorded.items():
+        if expected != found:
+            raise MoaError(
+                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash {found[:12]}); "
+                "give the base that it was trained on, or train the policy again"
+            )
 
 
 @dataclass
@@ -65,6 +80,7 @@ class Answerer:
     Attributes:
         name: the base's own, where there is no policy.
         mixed: what a mixture mixes, adapter -> weight; empty for the other ways.
+        batch: the fewest responses at a time that `respond` had to go down to; None before its first call.
     """
 
     model: PreTrainedModel | PeftModel
@@ -77,6 +93,7 @@ class Answerer:
     conditioned: bool
     name: str = "reference"
     mixed: dict[str, float] = field(default_factory=dict)
+    batch: int | None = None
 
     def switch(self, preference: Preference | None) -> str:
         """Turn on what answers this preference; return its name for the table."""
@@ -170,10 +187,11 @@ def load(
     name: str = "reference",
 ) -> Answerer:
     """Load the base once with every policy's adapter on it, none merged."""
+    cards = [read_card(f) for f in folders]
+    check_base(Path(base), folders, cards)
     tokenizer = models.load_tokenizer(base, revision)
     loaded: PreTrainedModel | PeftModel = models.load_base(base, model, revision=revision)
     context = models.context_length(loaded)
-    cards = [read_card(f) for f in folders]
     if folders:
         loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
     return Answerer(loaded, tokenizer, context, way, cards, objectives, shown, conditioned, name)
@@ -185,11 +203,13 @@ def respond(
     """Answer built prompts in their order; `switch` first.
 
     Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
-    the batch is halved.
+    the batch is halved, and the answerer remembers it.
     """
     while True:
         try:
-            return _respond(answerer, texts, decoding, batch, seed, progress)
+            found = _respond(answerer, texts, decoding, batch, seed, progress)
+            answerer.batch = min(batch, answerer.batch or batch)
+            return found
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise MoaError("generation: one response at a time does not fit into the GPU's memory; lower generation.max_new_tokens, or set model.quantisation: nf4") from None

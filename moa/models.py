@@ -182,10 +182,14 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
     Returns:
         logits (B, T, V) that predict each response token, and the hidden states (B, T, D) they come from.
     """
-    out = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True, use_cache=False, logits_to_keep=response + 1
-    )
-    return out.logits[:, -response - 1 : -1], out.hidden_states[-1][:, -response - 1 : -1]
+    seen: list[Tensor] = []
+    # Asking the model for hidden states would keep every layer's; its output layer reads the last one alone.
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=response + 1).logits
+    finally:
+        hook.remove()
+    return logits[:, -response - 1 : -1], seen[0][:, -response - 1 : -1]
 
 
 def save_policy(folder: Path, model: PeftModel, heads: ValueHeads, streams: Sequence[str], card: dict[str, Any]) -> None:

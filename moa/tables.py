@@ -4,9 +4,7 @@ A stage writes a table with `write` (validate, temporary file in the same folder
 `read`. A column's metadata carry its unit and meaning; docs/tables.md and the warehouse's comments come from them.
 """
 
-import glob
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moa.errors import MoaError
+from moa.files import atomically
 
 VERSION = "2"
 
@@ -262,6 +261,11 @@ COSTS = _table(
         "cpu_seconds": Column(FLOAT, "processor seconds, user and system"),
         "tokens": Column(INT, "tokens generated or read by a language model"),
         "models": Column(INT, "models trained by the job: 0 or 1"),
+        "batch": Column(
+            INT,
+            "responses sampled at a time: generation.batch_size, halved as often as memory ran out; draws depend on it",
+            null="the job samples none, or its curve records it",
+        ),
         "peak_memory": Column(FLOAT, "peak memory in MiB: of the GPU where there is one, else resident"),
         "device": Column(STRING, "'cpu' or the GPU's name"),
     },
@@ -379,44 +383,6 @@ def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path
     validate(table, arrow, str(path))
     arrow = arrow.cast(table.schema).replace_schema_metadata({**(table.schema.metadata or {}), **(notes or {})})
     atomically(path, lambda temporary: pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True))
-
-
-def atomically(path: Path, writer: Callable[[Path], object]) -> None:
-    """Call `writer(temporary path)` in `path`'s folder, flush to disk and rename; on failure nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # Arrow's errors do not say which file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what killed writers of `path` left behind: their temporary files carry their process id."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
-        pid = stale.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            stale.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
 
 
 def read(table: Table, path: Path) -> pa.Table:

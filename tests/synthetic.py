@@ -232,7 +232,7 @@ def _curve(world: World, row: str, policy: str, seed: int, weights: Preference |
 def _cost(world: World, stage: str, row: str, seed: int, job: str, *, seconds: float, tokens: int = 0, models: int = 0) -> None:
     path = world.folder / "costs" / stage / row / job / f"s{seed}.parquet"
     key = {"task": TASK, "stage": stage, "method": row, "seed": seed, "job": job}
-    measured = {"seconds": seconds, "cpu_seconds": 1.8 * seconds, "tokens": tokens, "models": models, "peak_memory": 900.0, "device": "cpu"}
+    measured = {"seconds": seconds, "cpu_seconds": 1.8 * seconds, "tokens": tokens, "models": models, "batch": 64 if stage == "generate" else None, "peak_memory": 900.0, "device": "cpu"}
     tables.write(tables.COSTS, [{**key, **measured}], path)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from moa import tables
 from moa.errors import MoaError
+from moa.files import atomically
 from moa.report import words
 from moa.report.data import Point, Task, named, read
 from moa.report.geometry import Axis, Position, at, axis, pairs, shade, ticks
@@ -185,7 +185,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise MoaError(f"--out {arguments.out}: give a name that ends in .svg")
     with connect(arguments.database) as connection:
         svg = standalone(named(read(connection), arguments.task))
-    tables.atomically(arguments.out, lambda temporary: temporary.write_text(svg, encoding="utf-8", newline="\n"))
+    atomically(arguments.out, lambda temporary: temporary.write_text(svg, encoding="utf-8", newline="\n"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,35 +1,36 @@
-"""Training checkpoints: safetensors and JSON in a folder named by what the run depends on; the newest complete one counts.
+"""Training checkpoints: safetensors and JSON in a folder named by what the run depends on; the newest readable one counts.
 
 No random state is stored: every step seeds the generators from (seed, step), so a resumed step draws what it would have.
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from moa import files
 from moa.models import restore_adapter
+
+log = logging.getLogger("moa")
+KEPT = 2  # the newest, and one to go back to should the disk lose it
 
 
 def save(folder: Path, step: int, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write a checkpoint of `step` finished steps: complete or absent, older ones removed afterwards."""
-    target = folder / f"step-{step:06d}"
-    temporary = folder / f".step-{step:06d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(_plain(get_peft_model_state_dict(model)), temporary / "adapter.safetensors")
-    save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
-    moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
-    save_file(_plain(moments), temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-1]:
+    """Write a checkpoint of `step` finished steps: complete or absent, all but the one before removed afterwards."""
+    with files.folder(folder / f"step-{step:06d}") as temporary:
+        save_file(_plain(get_peft_model_state_dict(model)), temporary / "adapter.safetensors")
+        save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
+        moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
+        save_file(_plain(moments), temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+    for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
 
@@ -38,9 +39,23 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None."""
-    found = sorted(folder.glob("step-*"))
-    return found[-1] if found else None
+    """Return the newest checkpoint that can be read, or None; a damaged one is named in the log."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            _check(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("checkpoint %s cannot be read (%s): going back to the one before it", path, error)
+        else:
+            return path
+    return None
+
+
+def _check(path: Path) -> None:
+    """Raise where a file is missing, truncated or not what its name says."""
+    json.loads((path / "state.json").read_text(encoding="utf-8"))
+    for file in {path / "adapter.safetensors", *path.glob("*.safetensors")}:
+        with safe_open(file, "pt"):
+            pass
 
 
 def restore(path: Path, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -1,22 +1,22 @@
 """What every stage's command shares: arguments, logging, clean failures, costs."""
 
 import argparse
-import errno
 import logging
 import os
 import resource
-import shutil
+import signal
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from safetensors import SafetensorError
 
 from moa import tables
 from moa.errors import MoaError
+from moa.files import disk_full
+from moa.files import folder as folder
 from moa.process import exit_with_parent, peak_memory
 
 log = logging.getLogger("moa")
@@ -48,37 +48,20 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     exit_with_parent()
+    signal.signal(signal.SIGTERM, _end)  # by itself it would leave half-written folders behind
     try:
         main(arguments.parse_args())
     except MoaError as error:
         sys.exit(f"error: {error}")
     except (OSError, SafetensorError) as error:
-        if not _disk_full(error):
+        if not disk_full(error):
             raise
         where = getattr(error, "filename", None) or "an output"
         sys.exit(f"error: no space left to write {where} ({error}); free some space and run the same command again, finished outputs are kept")
 
 
-def _disk_full(error: Exception) -> bool:
-    """Return whether the disk, a quota or a file limit is the cause; safetensors reports it in words only."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
-
-
-@contextmanager
-def folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path` when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _end(*_: object) -> NoReturn:
+    sys.exit("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
 
 
 class Cost:
@@ -89,6 +72,7 @@ class Cost:
         self.started = time.perf_counter()
         self.tokens = 0
         self.models = 0
+        self.batch: int | None = None  # responses sampled at a time
         self.earlier_seconds = 0.0  # of the same job before it was interrupted
         self.earlier_cpu_seconds = 0.0
 
@@ -103,7 +87,8 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "peak_memory": memory, "device": device}
+        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "batch": self.batch}
+        measured |= {"peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **measured}], path)
 
 

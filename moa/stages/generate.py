@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         answerer = load(section, method, args.base, args.policies)
         clock = common.Progress(f"{args.row} s{args.seed}", len(grid) * len(prompts) * section.generation.samples)
         rows = walk(section, answerer, prompts, grid, args.seed, clock.add)
-        cost.tokens = sum(r["tokens"] for r in rows)
+        cost.tokens, cost.batch = sum(r["tokens"] for r in rows), answerer.batch
         reference = answerer
         if isinstance(settings, external.Settings) and settings.model is not None:
             del answerer, reference  # two models at once may not fit into a GPU

@@ -135,6 +135,7 @@ def main(args: argparse.Namespace) -> None:
     base = answers.load(args.base, section.model, [], way="policy", objectives=list(section.objectives), shown=section.conditioning, conditioned=False)
     chosen = choose_prompts(args.prompts, section.evaluation.reference_responses)
     rows = answer(section, base, chosen)
+    cost.batch = base.batch
     scores, rewards, notes, read_by_rewards = score(section, args.models, [r["prompt"] for r, _ in chosen], rows)
     fluent, read = held_out(section, base, args.texts)
     tables.write(tables.REFERENCE_RESPONSES, rows, args.responses)

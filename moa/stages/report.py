@@ -10,11 +10,11 @@ from pathlib import Path
 
 from moa.config import TaskSection
 from moa.errors import MoaError
+from moa.files import atomically
 from moa.report import pages
 from moa.report.data import named, read
 from moa.sql import connect
 from moa.stages import common
-from moa.tables import atomically
 
 log = logging.getLogger("moa")
 FILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what the config allows as a task's name

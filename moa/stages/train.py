@@ -126,6 +126,7 @@ def save(loop: Loop, section: TrainSection, args: argparse.Namespace, weights: P
     """Write the policy folder and its curve."""
     card = {
         "task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed, "weights": weights,
+        "base_hash": file_hash(args.base),
         "objectives": loop.method.objectives, "conditioned": loop.method.conditioned, "streams": loop.streams,
         "conditioning": section.conditioning.model_dump(), "generation": section.generation.model_dump(), "model": section.model.model_dump(),
     }  # fmt: skip

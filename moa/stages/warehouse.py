@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from moa import provenance, tables
 from moa.config import TaskSection
 from moa.errors import MoaError
+from moa.files import atomically
 from moa.stages import common
 
 log = logging.getLogger("moa")
@@ -98,7 +99,7 @@ def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
     if not runs:
         raise MoaError("no run.parquet given; run snakemake first")
     _refuse_locked(out)
-    tables.atomically(out, lambda temporary: _build_or_clean(runs, temporary, task))
+    atomically(out, lambda temporary: _build_or_clean(runs, temporary, task))
 
 
 def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moa import tables
+from moa import files, tables
 from moa.errors import MoaError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -282,14 +282,14 @@ def test_the_temporary_file_of_a_living_writer_is_left_alone(path):
 
 
 def test_a_failing_writer_leaves_what_was_there(path):
-    tables.atomically(path, lambda temporary: temporary.write_text("first"))
+    files.atomically(path, lambda temporary: temporary.write_text("first"))
 
     def fails(temporary):
         temporary.write_text("half")
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        tables.atomically(path, fails)
+        files.atomically(path, fails)
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

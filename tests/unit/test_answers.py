@@ -1,5 +1,7 @@
 """How a row answers: its adapters, the exact soup, the nearest policy, and the same draws whatever else is generated."""
 
+import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,12 @@ import torch
 
 from moa import answers, models
 from moa.conditioning import encode
-from moa.config import Conditioning, Model
+from moa.config import Conditioning, Model, TrainSection
 from moa.errors import MoaError
 from moa.generation import Decoding
-from tests import tiny_models
+from moa.provenance import file_hash
+from moa.stages import train
+from tests import tiny_models, tiny_policy
 
 PLAIN = Model(source="x")
 NF4 = Model(source="x", quantisation="nf4")
@@ -190,3 +194,26 @@ def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(answers, "sample", no_gpu)
     with pytest.raises(MoaError, match="one response at a time does not fit"):
         answers.respond(load(base, [], "policy"), ["My"], DECODING, 4, "s")
+
+
+def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    """Of the same shape, so that its adapter would load without a complaint."""
+    policy = tiny_models.save_adapter(tmp_path / "policy", seed=0)
+    card = json.loads((policy / "policy.json").read_text())
+    (policy / "policy.json").write_text(json.dumps({**card, "base_hash": file_hash(base)}))
+    assert load(base, [policy], "policy").cards[0].base_hash == file_hash(base)
+    other = tiny_models.save_base(tmp_path / "other", seed=1)
+    with pytest.raises(MoaError, match=r"policy: this policy was trained on another base \(hash [0-9a-f]{12}\) than .*other .*train the policy again"):
+        load(other, [policy], "policy")
+    load(other, [policy / "adapter"], "policy")  # a plain adapter says nothing about its base
+
+
+def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path) -> None:
+    section = TrainSection.model_validate(
+        {"task": "t", "objectives": {"a": {"reward": "a"}, "b": {"reward": "b"}}, "rewards": {n: {"kind": "vader"} for n in "ab"}, "model": {"source": "x"},
+         "conditioning": {}, "generation": {}, "ppo": {}, "training": [], "dirichlet": None, "settings": {}}
+    )  # fmt: skip
+    run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
+    arguments = Namespace(row="linear", policy="policy", seed=0, base=base, out=tmp_path / "out", curve=tmp_path / "curve.parquet")
+    train.save(run, section, arguments, None)
+    assert answers.read_card(tmp_path / "out").base_hash == file_hash(base)

@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,8 @@ from moa.rewards import scoring
 from moa.rewards.specs import Python
 from moa.stages import prompts as stage
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def block(after: str, language: str) -> str:
@@ -37,6 +41,30 @@ def test_add_a_method(tmp_path: Path) -> None:
     advantages = torch.tensor([[[2.0]], [[4.0]]])
     got = method.combine(base.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), base.Scores(*torch.zeros(3, 1, 2))))
     assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
+
+
+def test_an_experiment_plans_the_added_method(tmp_path: Path) -> None:
+    """In a copy of the package, where the catalogue finds the file as it finds every other."""
+    shutil.copytree(ROOT / "moa", tmp_path / "moa", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "moa" / "methods" / "uniform.py").write_text(block("## Add a method", "python"))
+    experiment = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text(encoding="utf-8"))
+    experiment["run"]["methods"] = ["linear", "uniform"]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    code = (
+        "import json\n"
+        "from pathlib import Path\n"
+        "from moa import config, sections\n"
+        "plan = sections.Plan(config.load(Path('experiment.yaml')), 'experiment.yaml')\n"
+        "codes = [plan.code('train', row=row) for row in ('linear', 'uniform')]\n"
+        "print(json.dumps([sorted(plan.policies), plan.train('uniform').settings, len(plan.train('uniform').training), codes[0] != codes[1]]))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    policies, settings, training, own_code = json.loads(ran.stdout)
+    assert policies == [["linear", "policy"], ["uniform", "policy"]]
+    assert settings == {"kind": "uniform"}
+    assert training > 1, "a conditioned policy sees the training preferences"
+    assert own_code, "the method's file is part of its jobs' code hash"
 
 
 def test_add_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from moa import tables
+from moa import answers, tables
 from moa.config import GenerateSection
 from moa.errors import MoaError
+from moa.generation import sample
 from moa.provenance import text_hash
 from moa.stages import generate
 from tests import tiny_models
@@ -61,6 +63,20 @@ def test_a_conditioned_policy_answers_the_whole_grid(world: Path, tmp_path: Path
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     assert (cost["stage"], cost["method"]) == ("generate", "linear")
     assert cost["tokens"] > sum(r["tokens"] for r in rows), "generated, and read for the NLL"
+
+
+def test_the_batch_that_fitted_is_on_record(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws depend on it, so a run that had to halve its batches must say so."""
+    run(world, tmp_path / "roomy", "linear", "c")
+
+    def small_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError
+        return sample(model, tokenizer, prompts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(answers, "sample", small_gpu)
+    run(world, tmp_path / "tight", "linear", "c")
+    assert [tables.read(tables.COSTS, tmp_path / name / "costs.parquet")["batch"].to_pylist() for name in ("roomy", "tight")] == [[2], [1]]
 
 
 def test_the_same_run_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:

@@ -81,6 +81,33 @@ def test_resuming_gives_the_bytes_of_never_stopping(kind: str, tmp_path: Path) -
     assert [r for r in resumed.curve if r[1] not in timing] == [r for r in whole.curve if r[1] not in timing]
 
 
+@pytest.mark.parametrize("damaged", ["adapter.safetensors", "value_heads.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = loop("moc", tmp_path / "a")
+    list(whole.run())
+    stopped = loop("moc", tmp_path / "b")
+    for step in stopped.run():
+        if step == 2:
+            break
+    file = tmp_path / "b" / "step-000003" / damaged
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    resumed = loop("moc", tmp_path / "b")
+    list(resumed.run())
+    assert resumed.resumed == 2
+    assert "step-000003 cannot be read" in caplog.text and "going back to the one before it" in caplog.text
+    assert policy_bytes(resumed, tmp_path / "pb") == policy_bytes(whole, tmp_path / "pa")
+
+
+def test_without_a_readable_checkpoint_training_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("step-000001", "step-000002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+    run = loop("moc", tmp_path, steps=1)
+    list(run.run())
+    assert run.resumed == 0
+    assert "step-000002 cannot be read" in caplog.text and "step-000001 cannot be read" in caplog.text
+
+
 def test_single_objective_training_raises_its_reward(tmp_path: Path) -> None:
     run = loop("single_objective", tmp_path, weights=(1.0, 0.0), steps=25, batch_size=32, mini_batch_size=32, epochs=4, learning_rate=5e-2, kl={"coefficient": 0.0})
     list(run.run())
@@ -124,7 +151,7 @@ def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(tmp_path: Path)
             if step == 2:
                 with torch.no_grad():
                     next(p for p in run.actor.model.parameters() if p.requires_grad).fill_(float("nan"))
-    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000003"]
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000002", "step-000003"]
 
 
 def test_nan_reward_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The policy: base, adapters, value heads; the reference is the base with its adapters off, exactly; also on a 4-bit base."""
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from moa import models
+from moa import models, scratch
 from moa.conditioning import encode
 from moa.config import Model
 from moa.rl.losses import distribution_kl
@@ -107,6 +108,48 @@ def test_forward_gives_what_predicts_the_response(base: Path) -> None:
     part, hidden = models.forward(model, ids, torch.ones_like(ids), 3)
     assert torch.allclose(part, whole.logits[:, 4:7], atol=1e-5)
     assert torch.allclose(hidden, whole.hidden_states[-1][:, 4:7], atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("spec", [PLAIN, NF4, Model(source="x", dtype="bfloat16")], ids=["plain", "nf4", "bfloat16"])
+def test_the_hidden_states_are_those_that_the_model_reports(base: Path, spec: Model, checkpointing: bool) -> None:
+    """Bit for bit, gradients included, with the adapter on and off."""
+    policy = models.add_adapter(models.load_base(base, spec), tiny_models.LORA, seed=0)
+    shake(policy)
+    if checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy.enable_input_require_grads()
+    ids, mask = batch()
+    wanted = {"input_ids": ids, "attention_mask": mask, "position_ids": models.positions(mask), "use_cache": False, "logits_to_keep": 9}
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    with models.recomputing(policy):
+        logits, hidden = models.forward(policy, ids, mask, 8)
+        out = policy(**wanted, output_hidden_states=True)
+        assert torch.equal(logits, out.logits[:, :8])
+        assert torch.equal(hidden, out.hidden_states[-1][:, -9:-1])
+        ours = torch.autograd.grad(logits.float().square().sum() + hidden.float().sum(), parameters)
+        theirs = torch.autograd.grad(out.logits[:, :8].float().square().sum() + out.hidden_states[-1][:, -9:-1].float().sum(), parameters)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    with policy.disable_adapter(), torch.no_grad():
+        assert torch.equal(models.forward(policy, ids, mask, 8)[1], policy(**wanted, output_hidden_states=True).hidden_states[-1][:, -9:-1])
+
+
+def test_forward_keeps_one_layer_at_a_time() -> None:
+    """Without gradients, the output of the first of six layers is gone when the last one has run."""
+    model = scratch.new_model(tiny_models.SCRATCH.model_copy(update={"layers": 6}), BYTES, 0).eval()
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def note(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        outputs.append(weakref.ref(output))
+        alive.append(sum(ref() is not None for ref in outputs))
+
+    for layer in model.model.layers:
+        layer.register_forward_hook(note)
+    with torch.no_grad():
+        models.forward(model, *batch(), 8)
+    assert len(alive) == 6
+    assert max(alive) <= 2, alive
 
 
 def test_padding_changes_nothing(base: Path) -> None:

@@ -108,3 +108,11 @@ def test_an_outdated_card(task: Path, tmp_path: Path) -> None:
     (copy / "policy.json").write_text(json.dumps(card))
     with pytest.raises(MoaError, match="policy.json: incomplete or outdated .*conditioning.*give --experiment"):
         respond(copy, "The lamp", HALF)
+
+
+def test_a_base_that_the_policy_was_not_trained_on(task: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(task, tmp_path / "t")
+    path = copy / "policies/linear/policy/s3/policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_hash": "0" * 64}))
+    with pytest.raises(MoaError, match="policies/linear/policy/s3: this policy was trained on another base"):
+        respond(path.parent, "The lamp", HALF)

@@ -10,17 +10,21 @@ import pytest
 from tests.workflow import snake
 
 
-@pytest.fixture
-def made(finished: Path) -> Path:
-    """Return the finished run with a Makefile whose set-up is done: it uses the environment of these tests."""
+def ready(directory: Path) -> Path:
+    """Add a Makefile whose set-up is done: it uses the environment of these tests."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "requirements.lock.txt", "pyproject.toml"):
-        shutil.copy(snake.ROOT / name, finished / name)
-    (finished / ".venv").mkdir()
-    (finished / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    (finished / ".venv" / ".ready").touch()
-    return finished
+        shutil.copy(snake.ROOT / name, directory / name)
+    (directory / ".venv").mkdir()
+    (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (directory / ".venv" / ".ready").touch()
+    return directory
+
+
+@pytest.fixture
+def made(finished: Path) -> Path:
+    return ready(finished)
 
 
 def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,3 +55,11 @@ def test_make_run_stops_at_a_mistake(made: Path) -> None:
     assert run.returncode != 0
     assert "task: a name is made of letters" in run.stderr
     assert "hypervolume" not in run.stdout
+
+
+@pytest.mark.parametrize("mark", ["-n", "--dry-run --quiet"])
+def test_a_dry_run_prints_no_leaderboard(mark: str, project: Path) -> None:
+    """Nor the error that there is none yet; make prints the commands that it runs."""
+    run = make(ready(project), "run", f"ARGS=--configfile {snake.TINY} {mark}")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "snakemake --cores all" in run.stdout and "moa leaderboard" not in run.stdout

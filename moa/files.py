@@ -1,0 +1,91 @@
+"""Files and folders that are complete or absent: written beside their place, flushed to disk, then renamed.
+
+What is being written carries its writer's process id, so that the next writer removes what a killed one left behind.
+"""
+
+import errno
+import glob
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moa.errors import MoaError
+
+
+def atomically(path: Path, writer: Callable[[Path], object]) -> None:
+    """Call `writer(temporary path)` in `path`'s folder, flush to disk and rename; on failure nothing is left."""
+    temporary = _temporary(path)
+    try:
+        writer(temporary)
+        flush(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # Arrow's errors do not say which file
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        MoaError: the disk is full.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in [*temporary.rglob("*"), temporary]:
+            flush(part)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        flush(path.parent)
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        raise MoaError(f"no space left to write {path} ({error}); free some space and run the same command again, what was finished before is kept") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_full(error: Exception) -> bool:
+    """Return whether the disk, a quota or a file limit is the cause; safetensors and tokenizers report it in words only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
+
+
+def _temporary(path: Path) -> Path:
+    """Return where this process writes `path`; what dead processes left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        pid = stale.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True

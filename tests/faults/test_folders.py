@@ -1,0 +1,129 @@
+"""A disk that fills up, or a job that is killed, while a folder is written: nothing half-written, and what was there before stays."""
+
+import os
+import resource
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from moa import files, models
+from moa.config import BaseSection
+from moa.errors import MoaError
+from moa.rl import checkpoint
+from moa.stages import base, common
+from tests import tiny_models
+from tests.tiny_policy import loop
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: writing more fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    steps = loop("moc", tmp_path).run()
+    next(steps)
+    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*step-000002.*free some space and run the same command again"):
+        next(steps)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+    resumed = loop("moc", tmp_path)
+    list(resumed.run())
+    assert resumed.resumed == 1
+
+
+def test_base(tmp_path: Path) -> None:
+    tiny_models.save_base(tmp_path / "source")
+    section = BaseSection.model_validate({"task": "t", "model": {"source": str(tmp_path / "source")}, "conditioning": {}, "objectives": ["a", "b"]})
+    out = tmp_path / "out"
+    arguments = Namespace(section=section.model_dump_json(), texts=None, scores=None, model=out / "base", costs=out / "costs.parquet")
+    with room_for(20_000), pytest.raises(MoaError, match="no space left to write .*base .*free some space"):
+        base.main(arguments)
+    assert list(out.iterdir()) == []
+    base.main(arguments)
+    assert models.load_tokenizer(out / "base").eos_token_id == 1
+
+
+def test_tokenizer(tmp_path: Path) -> None:
+    """It is written by another library than the weights, which says so in other words."""
+    with room_for(1_000), pytest.raises(MoaError, match="no space left to write .*base"), files.folder(tmp_path / "base") as folder:
+        tiny_models.tokenizer().save_pretrained(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_policy(tmp_path: Path) -> None:
+    """The folder that was there before stays as it was."""
+    run = loop("moc", tmp_path / "checkpoints", steps=1)
+    list(run.run())
+    place = tmp_path / "policies" / "s0"
+    place.mkdir(parents=True)
+    (place / "policy.json").write_text("before")
+    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*policies/s0"), common.folder(place) as folder:
+        models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
+    assert [p.name for p in place.parent.iterdir()] == ["s0"]
+    assert (place / "policy.json").read_text() == "before"
+
+
+def test_what_dead_jobs_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    dead, alive = 2**22 + 1, os.getppid()  # the first is above the greatest process id
+    for name in (f".base.{dead}.tmp", f".base.{alive}.tmp", f".other.{dead}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half")
+    with files.folder(tmp_path / "base") as folder:
+        (folder / "config.json").write_text("{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".base.{alive}.tmp", f".other.{dead}.tmp", "base"]
+
+
+def job(folder: Path) -> subprocess.Popen[str]:
+    """Start a stage's job that has written half a folder; return once it has."""
+    code = (
+        "import time\n"
+        "from moa.stages import common\n"
+        "def main(arguments):\n"
+        "    with common.folder(arguments.out) as folder:\n"
+        "        (folder / 'half').write_text('x')\n"
+        "        print('half', flush=True)\n"
+        "        time.sleep(100)\n"
+        "common.run(main, common.parser('a stage', 'out'))\n"
+    )
+    command = [sys.executable, "-c", code, "--section", "{}", "--out", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    return process
+
+
+def test_sigterm_unwinds_and_the_next_job_cleans_up_after_kill_9(tmp_path: Path) -> None:
+    with job(tmp_path / "base") as process:
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended from outside (SIGTERM); run the same command again" in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+    with job(tmp_path / "base") as process:
+        process.kill()
+    assert [p.name for p in tmp_path.iterdir()] == [f".base.{process.pid}.tmp"]
+    with files.folder(tmp_path / "base"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
+
+
+def test_other_mistakes_keep_their_own_message(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.folder(tmp_path / "x") as folder:
+        (folder / "no" / "such").write_text("x")
+    with pytest.raises(RuntimeError, match="in the middle"), files.folder(tmp_path / "x") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError("in the middle")
+    assert list(tmp_path.iterdir()) == []
+    assert checkpoint.newest(tmp_path) is None
