@@ -87,7 +87,7 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        measured = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "batch": self.batch}
+        measured: dict[str, float | str | None] = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "batch": self.batch}
         measured |= {"peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **measured}], path)
 
