@@ -19,7 +19,6 @@ from moa.stages import base, common
 from tests import tiny_models
 from tests.tiny_policy import loop
 
-
 ROOT = Path(__file__).parents[2]
 
 
