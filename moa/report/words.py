@@ -98,7 +98,7 @@ def _winner(task: Task) -> str:
     row = next(r for r in task.rows("leaderboard") if r["method"] == task.best)
     bounds = interval(row["readable_low"], row["readable_high"])
     points = f"{row['readable_points']} readable {plural('point', row['readable_points'])}"
-    where = f"(95 % interval {bounds}; {points})" if bounds else f"({points})"
+    where = f"(bias-corrected 95 % interval {bounds}; {points})" if bounds else f"({points})"
     opening = f"{task.best} has the largest hypervolume of readable text, {number(row['readable'])} {where}"
     others, close = len(task.methods) - 1, rivals(task)
     if others == 0:

@@ -87,9 +87,8 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        measured: dict[str, float | str | None] = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "tokens": self.tokens, "models": self.models, "batch": self.batch}
-        measured |= {"peak_memory": memory, "device": device}
-        tables.write(tables.COSTS, [{**self.row, **measured}], path)
+        spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory": memory, "device": device}
+        tables.write(tables.COSTS, [{**self.row, **spent, "tokens": self.tokens, "models": self.models, "batch": self.batch}], path)
 
 
 class Progress:

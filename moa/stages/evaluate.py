@@ -199,27 +199,28 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
     answered = _answered(quality)
     readable = answered & ~np.array([row["degenerate"] for row in quality])
 
-    def row(metric: str, value: Array | float, draws: Array | None = None, objective: str = "all", behind: int = len(points)) -> Row:
+    def row(metric: str, value: Array | float, ends: tuple[Any, Any] | None = None, objective: str = "all", behind: int = len(points)) -> Row:
         defined = not np.isnan(value)
-        low, high = bootstrap.interval(draws) if draws is not None and defined else (None, None)
-        ends = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+        low, high = map(float, ends) if ends is not None and defined else (None, None)
         value_or_none = float(value) if defined else None
-        return {**_identity(section, one), "metric": metric, "objective": objective, "value": value_or_none, **ends, "points": behind, "n": len(one.rewards)}
+        numbers = {"value": value_or_none, "low": low, "high": high, "points": behind, "n": len(one.rewards)}
+        return {**_identity(section, one), "metric": metric, "objective": objective, **numbers}
 
     for metric, kept in (("hypervolume", answered), ("hypervolume_readable", readable)):
         volume = fronts.hypervolume(points[kept], scale.reference)
-        yield row(metric, volume, fronts.hypervolumes(drawn[:, kept], scale.reference), behind=int(kept.sum()))
+        ends = bootstrap.corrected_interval(volume, fronts.hypervolumes(drawn[:, kept], scale.reference))
+        yield row(metric, volume, ends, behind=int(kept.sum()))
     for verdict in ("non_dominated", "below_reference", "degenerate"):
         yield row(verdict, sum(q[verdict] for q in quality))
     for metric, values, draws in _steering(one, points, drawn):
         for k, name in enumerate(section.objectives):
-            yield row(metric, values[k], draws[:, k], name)
-        yield row(metric, values.mean(), draws.mean(1))
-    error, errors = np.nan, None
+            yield row(metric, values[k], bootstrap.interval(draws[:, k]), name)
+        yield row(metric, values.mean(), bootstrap.interval(draws.mean(1)))
+    error, ends = np.nan, None
     if one.steerable:
         preferences = np.array(one.preferences)
-        error, errors = float(steering.control_error(preferences, points)), steering.control_error(preferences, drawn)
-    yield row("control_error", error, errors)
+        error, ends = float(steering.control_error(preferences, points)), bootstrap.interval(steering.control_error(preferences, drawn))
+    yield row("control_error", error, ends)
 
 
 def _steering(one: Answers, points: Array, drawn: Array) -> Iterator[tuple[str, Array, Array]]:

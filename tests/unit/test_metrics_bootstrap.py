@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moa.metrics import bootstrap
+from moa.metrics import bootstrap, fronts
 
 
 def test_resamples_are_counts_over_prompts_and_always_the_same():
@@ -38,6 +38,44 @@ def test_a_shift_shifts_the_interval_because_all_methods_share_the_resamples():
     assert shifted == pytest.approx((low + 1, high + 1))
     difference = bootstrap.interval(bootstrap.resampled_means(weights, values + 1) - bootstrap.resampled_means(weights, values))
     assert difference == pytest.approx((1, 1))  # no noise left in a paired difference
+
+
+def test_corrected_interval_by_hand():
+    # resampled 3 and 5: mean 4, standard deviation 1; estimate 3.5 less bias 0.5 is 3, -+ 1.96
+    assert bootstrap.corrected_interval(3.5, np.array([3.0, 5.0])) == pytest.approx((1.04, 4.96), abs=1e-3)
+    # bias 4 of an estimate of 5: 1 -+ 1.96, but not below 0, and it reaches the estimate
+    assert bootstrap.corrected_interval(5.0, np.array([8.0, 10.0])) == (0.0, 5.0)
+    assert bootstrap.corrected_interval(0.0, np.zeros(9)) == (0.0, 0.0)
+
+
+def coverage(means, reps=150, prompts=40, resamples=200):
+    """Share of simulated experiments whose percentile, and whose corrected, interval holds the hypervolume of the true `means` (M, 2)."""
+    rng, reference = np.random.default_rng(0), np.zeros(2)
+    weights = bootstrap.resamples(prompts, resamples)
+    true, held = fronts.hypervolume(means, reference), np.zeros(2)
+    for _ in range(reps):
+        # noise of each response, and of the prompt for all points alike
+        values = means + rng.normal(0, 0.25, (prompts, *means.shape)) + rng.normal(0, 0.05, (prompts, 1, 2))
+        estimate = fronts.hypervolume(values.mean(0), reference)
+        draws = fronts.hypervolumes(bootstrap.resampled_means(weights, values), reference)
+        corrected = bootstrap.corrected_interval(estimate, draws)
+        assert corrected[0] <= estimate <= corrected[1]
+        held += [low <= true <= high for low, high in (bootstrap.interval(draws), corrected)]
+    return held / reps
+
+
+def test_the_corrected_interval_of_a_hypervolume_covers_the_truth_where_points_crowd():
+    """Five equal points: the true hypervolume is that of one of them, .5 x .5, and the best of five noisy ones is larger."""
+    percentile, corrected = coverage(np.full((5, 2), 0.5))
+    assert percentile < 0.2
+    assert corrected > 0.65
+
+
+def test_it_does_no_harm_where_points_are_apart_or_worth_nothing():
+    angle = np.linspace(0, np.pi / 2, 5)
+    percentile, corrected = coverage(0.1 + 0.8 * np.stack([np.cos(angle), np.sin(angle)], 1))
+    assert corrected > 0.88 and corrected > percentile - 0.05
+    assert coverage(np.array([[0.01, 0.01], [0.02, 0.0], [0.0, 0.02]]))[1] > 0.88
 
 
 def test_interval_of_columns():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from moa import docs, provenance, tables
@@ -166,8 +167,8 @@ def overlapping_files(world, folder):
 
 def unknown_table(world, folder):
     path = folder / "scores/moc/s0.parquet"
-    data = tables.pq.read_table(path)
-    tables.pq.write_table(data.replace_schema_metadata({"moa.table": "skores", "moa.version": "1"}), path)
+    data = pq.read_table(path)
+    pq.write_table(data.replace_schema_metadata({"moa.table": "skores", "moa.version": "1"}), path)
     return r"moc/s0.parquet: holds table 'skores', which moa/tables.py does not know"
 
 

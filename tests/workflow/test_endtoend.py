@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from moa import tables
@@ -45,7 +46,7 @@ def test_every_output_is_a_valid_table(tiny_run: snake.Run) -> None:
     files = sorted((tiny_run.directory / "results").rglob("*.parquet"))
     assert len(files) > 30
     for path in files:
-        name = tables.pq.read_schema(path).metadata[b"moa.table"].decode()
+        name = pq.read_schema(path).metadata[b"moa.table"].decode()
         tables.read(by_name[name], path)
 
 
