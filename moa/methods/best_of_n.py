@@ -40,4 +40,5 @@ def choose(rewards: NDArray[np.float64], preference: Preference) -> list[int]:
         rewards: (W, n, K) on the normaliser's scale.
         preference: K weights.
     """
-    return [int(best) for best in (rewards @ list(preference)).argmax(1)]
+    # Not a matrix product: its blocked kernels may round equal candidates differently, and a tie would go astray.
+    return [int(best) for best in (rewards * list(preference)).sum(2).argmax(1)]

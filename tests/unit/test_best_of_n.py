@@ -22,7 +22,7 @@ LOW, HIGH, FLOOR = 2.0, 12.0, 3.0  # of the reward without bounds, on the refere
 SCORING = {
     "task": "t",
     "objectives": {"long": {"reward": "characters"}, "short": {"reward": "concise"}},
-    "rewards": {"characters": {"kind": "python", "function": "tests.tiny_models:length"}, "concise": {"kind": "conciseness", "full": 0, "zero": 10}},
+    "rewards": {"characters": {"kind": "python", "function": "tests.tiny_models:length"}, "concise": {"kind": "conciseness", "full": 0, "zero": 7}},
 }
 
 
@@ -65,10 +65,10 @@ def test_the_choice_by_hand() -> None:
 
 
 def test_rewards_are_normalised_and_blank_answers_get_the_floor(world: Path) -> None:
-    """7 characters: (7 - 2) / 10 = .5 and 1 - 7 / 10 = .3. Blank: (floor 3 - 2) / 10 = .1, and 0, conciseness's bound. Nothing is clipped."""
-    responses = ["1234567", "  ", "x" * 17]
+    """5 characters: (5 - 2) / 10 = .3 and 1 - 5 / 7. Blank: (floor 3 - 2) / 10 = .1, and 0, conciseness's bound. Nothing is clipped."""
+    responses = ["12345", "  ", "x" * 17]
     rewards, tokens = stage.rate(ScoringSection.model_validate(SCORING), world / "normaliser.parquet", [], ["p"] * 3, responses)
-    assert rewards == pytest.approx(np.array([[0.5, 0.3], [0.1, 0.0], [1.5, 0.0]]), abs=1e-6)
+    assert rewards == pytest.approx(np.array([[0.3, 2 / 7], [0.1, 0.0], [1.5, 0.0]]), abs=1e-6)
     assert tokens == 0, "formulas read no tokens"
 
 
@@ -79,7 +79,10 @@ def test_an_objective_without_a_scale(world: Path) -> None:
 
 
 def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Path) -> None:
-    """All preferences choose among the same 8 responses per prompt and sample, drawn once; the choice is made anew here."""
+    """All preferences choose among the same 8 responses per prompt and sample, drawn once; the choice is made anew here.
+
+    At (.5, .5) lengths a < 7 <= b are worth as much where b = 10 - 3 a / 7: never, so that rounding decides no tie.
+    """
     rows = run(world, tmp_path, 8, samples=2)
     assert len(rows) == len(GRID) * len(PROMPTS) * 2
     assert {(r["method"], r["policy"]) for r in rows} == {("mine", "best of 8")}
@@ -92,7 +95,7 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
         assert len(set(candidates)) > 1
         w, v = row["preference"]
         # No response is blank here: the end token never comes first, and a blank one would have the floor.
-        utilities = [w * ((FLOOR if c.isspace() else len(c)) - LOW) / (HIGH - LOW) + v * (0 if c.isspace() else max(0, 1 - len(c) / 10)) for c in candidates]
+        utilities = [w * ((FLOOR if c.isspace() else len(c)) - LOW) / (HIGH - LOW) + v * (0 if c.isspace() else max(0, 1 - len(c) / 7)) for c in candidates]
         assert row["response"] == candidates[utilities.index(max(utilities))]
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     read = generate.add_fluency(section(8), base, [{"prompt": p, "prompt_id": text_hash(p)} for p in PROMPTS], rows)
