@@ -87,7 +87,7 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory": memory, "device": device}
+        spent: dict[str, float | str] = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory": memory, "device": device}
         tables.write(tables.COSTS, [{**self.row, **spent, "tokens": self.tokens, "models": self.models, "batch": self.batch}], path)
 
 

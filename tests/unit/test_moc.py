@@ -109,7 +109,7 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
 
 
 def test_a_met_constraint_asks_for_nothing() -> None:
-    method = make(phi=0.3, target="scaled")
+    method = make(phi=0.3, control="feedback", target="scaled", weights="lagrangian")
     # missing (0.5, -0.4667): mean square 0.2339 is within phi
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.75, 0.25]))
