@@ -216,11 +216,11 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
         for k, name in enumerate(section.objectives):
             yield row(metric, values[k], bootstrap.interval(draws[:, k]), name)
         yield row(metric, values.mean(), bootstrap.interval(draws.mean(1)))
-    error, ends = np.nan, None
     if one.steerable:
         preferences = np.array(one.preferences)
-        error, ends = float(steering.control_error(preferences, points)), bootstrap.interval(steering.control_error(preferences, drawn))
-    yield row("control_error", error, ends)
+        yield row("control_error", steering.control_error(preferences, points), bootstrap.interval(steering.control_error(preferences, drawn)))
+    else:
+        yield row("control_error", np.nan, None)
 
 
 def _steering(one: Answers, points: Array, drawn: Array) -> Iterator[tuple[str, Array, Array]]:
