@@ -1,0 +1,122 @@
+"""Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc.md's tables.
+
+Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
+prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment)}.
+
+    snakemake --cores all reference_scores
+    python benchmarks/ablation.py --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
+    python benchmarks/ablation.py --table variants.jsonl
+"""
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from snakemake.utils import update_config
+
+from moa import config, generation
+from moa.methods import catalogue
+from moa.metrics.fronts import hypervolume
+from moa.metrics.steering import kendall_tau
+from moa.preferences import lattice
+from moa.report.summary import table
+from moa.rl.loop import Loop
+from moa.sections import Plan
+from moa.stages import train
+from moa.tasks import reviews
+
+log = logging.getLogger("moa")
+PROMPTS, GRID, REPEATS = 100, 10, 2  # development prompts; steps of the preference grid; responses per prompt and preference
+LAST = 10  # steps over which KL and entropy are averaged
+
+
+def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Experiment:
+    """Return the experiment with `changes` on top and the row among those it runs."""
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    update_config(data, changes)
+    data["run"]["methods"] = list(dict.fromkeys([*data["run"]["methods"], row]))
+    return config.parse(data, str(path))
+
+
+def measure(loop: Loop, objectives: list[str], decoding: generation.Decoding) -> dict[str, Any]:
+    """Return mean normalised rewards over the grid, their hypervolume (against 0) and tau per objective."""
+    prompts = reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
+    grid = lattice(len(objectives), GRID)
+    points = []
+    for preference in grid:
+        torch.manual_seed(1)
+        means = []
+        for _ in range(REPEATS):
+            texts = [loop.task.text_of(prompt, preference) for prompt in prompts]
+            rollout = generation.sample(loop.actor.model, loop.actor.tokenizer, texts, decoding, loop.actor.context)
+            means.append(loop.task.scale.apply(torch.from_numpy(loop.task.score(prompts, rollout.texts))).quantile.mean(0).tolist())
+        points.append(np.mean(means, 0))
+    found, asked = np.array(points), np.array(grid)
+    taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
+    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, "points": found.round(3).tolist()}
+
+
+def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> dict[str, Any]:
+    """Train one policy and measure it."""
+    section = Plan(experiment, "ablation").train(row)
+    method = catalogue.load(row, section.settings, list(section.objectives))
+    files = Namespace(prompts=results / "prompts.parquet", base=results / "base", normaliser=results / "normaliser.parquet", models=sorted((results / "rewards").glob("*")))
+    actor = train.make_actor(section, files.base, method, seed)
+    task = train.make_task(section, method, actor, files, None)
+    with tempfile.TemporaryDirectory() as checkpoints:
+        loop = Loop(actor, method, section.ppo, task, seed, Path(checkpoints))
+        train.train(loop, f"{row} s{seed}")
+    spec = experiment.generation
+    found = measure(loop, list(section.objectives), generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p))
+    recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= section.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
+    return {"seed": seed, "seconds": round(loop.seconds, 1), **recent, **found}
+
+
+def show(path: Path) -> str:
+    """Return the variants' means over seeds as a Markdown table."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    objectives = list(rows[0]["tau"])
+    lines = []
+    for name in dict.fromkeys(r["name"] for r in rows):
+        mine = [r for r in rows if r["name"] == name]
+        means = {key: float(np.mean([r[key] for r in mine])) for key in ("hypervolume", "kl", "seconds")}
+        volumes = ", ".join(f"{r['hypervolume']:.3f}" for r in mine)
+        taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" for o in objectives]
+        lines.append([name, f"{means['hypervolume']:.3f}", volumes, *taus, f"{means['kl']:.2f}", f"{means['seconds']:.0f}"])
+    return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "KL", "seconds"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--experiment", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--results", type=Path, help="results/<task> of a run that has made its reference scores")
+    parser.add_argument("--variants", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of variants; all without it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print a file of trials and do nothing else")
+    given = parser.parse_args()
+    if given.table is not None:
+        print(show(given.table))
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    variants = yaml.safe_load(given.variants.read_text(encoding="utf-8"))
+    for seed in given.seeds:
+        for name in given.only or variants:
+            variant = variants[name]
+            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed)
+            with given.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"name": name, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
