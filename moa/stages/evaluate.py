@@ -208,8 +208,8 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
 
     for metric, kept in (("hypervolume", answered), ("hypervolume_readable", readable)):
         volume = fronts.hypervolume(points[kept], scale.reference)
-        ends = bootstrap.corrected_interval(volume, fronts.hypervolumes(drawn[:, kept], scale.reference))
-        yield row(metric, volume, ends, behind=int(kept.sum()))
+        draws = fronts.hypervolumes(drawn[:, kept], scale.reference)
+        yield row(metric, volume, bootstrap.corrected_interval(volume, draws), behind=int(kept.sum()))
     for verdict in ("non_dominated", "below_reference", "degenerate"):
         yield row(verdict, sum(q[verdict] for q in quality))
     for metric, values, draws in _steering(one, points, drawn):

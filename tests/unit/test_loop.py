@@ -211,14 +211,15 @@ def test_gradient_checkpointing_acts_and_changes_nothing(tmp_path: Path) -> None
         torch.testing.assert_close(p, q, atol=1e-6, rtol=0)
 
 
-def test_moc_trains_on_a_four_bit_base(tmp_path: Path) -> None:
-    """The loop itself on NF4: the reference is the same quantised base, so the KL still starts at exactly 0."""
+@pytest.mark.parametrize(("quantisation", "packed"), [("nf4", torch.uint8), ("int8", torch.int8)])
+def test_moc_trains_on_a_quantised_base(quantisation: str, packed: torch.dtype, tmp_path: Path) -> None:
+    """The loop itself: the reference is the same quantised base, so the KL still starts at exactly 0."""
     base().save_pretrained(tmp_path / "base")
-    lm = load_base(tmp_path / "base", Model(source="base", quantisation="nf4"))
+    lm = load_base(tmp_path / "base", Model.model_validate({"source": "base", "quantisation": quantisation}))
     run = loop("moc", tmp_path / "checkpoints", lm=lm, steps=3)
     start = {n: p.detach().clone() for n, p in run.actor.model.named_parameters() if p.requires_grad}
     list(run.run())
-    assert {p.dtype for n, p in lm.named_parameters() if "q_proj.base_layer.weight" in n} == {torch.uint8}
+    assert {p.dtype for n, p in lm.named_parameters() if "q_proj.base_layer.weight" in n} == {packed}
     assert [v for _, q, _, v in run.curve if q == "kl"][0] == 0.0
     assert all(not torch.equal(start[n], p) for n, p in run.actor.model.named_parameters() if n in start)
 

@@ -17,6 +17,7 @@ from tests import tiny_models
 
 PLAIN = Model(source="x")
 NF4 = Model(source="x", quantisation="nf4")
+INT8 = Model(source="x", quantisation="int8")
 BYTES = tiny_models.tokenizer()
 
 
@@ -43,7 +44,7 @@ def shake(model: PeftModel) -> None:
             parameter.data.normal_(0, 0.3)
 
 
-@pytest.mark.parametrize("spec", [PLAIN, NF4])
+@pytest.mark.parametrize("spec", [PLAIN, NF4, INT8])
 def test_a_fresh_adapter_is_the_base(base: Path, spec: Model) -> None:
     """B = 0, so the product is 0 and the KL is exactly 0."""
     alone = logits(models.load_base(base, spec))
@@ -51,7 +52,7 @@ def test_a_fresh_adapter_is_the_base(base: Path, spec: Model) -> None:
     assert torch.equal(logits(policy), alone)
 
 
-@pytest.mark.parametrize("spec", [PLAIN, NF4])
+@pytest.mark.parametrize("spec", [PLAIN, NF4, INT8])
 def test_adapters_off_is_the_base(base: Path, spec: Model) -> None:
     alone = logits(models.load_base(base, spec))
     policy = models.add_adapter(models.load_base(base, spec), tiny_models.LORA, seed=0)
@@ -63,15 +64,16 @@ def test_adapters_off_is_the_base(base: Path, spec: Model) -> None:
     assert float(distribution_kl(off, alone, 1.0).abs().max()) == 0.0
 
 
-def test_a_four_bit_base_trains(base: Path) -> None:
-    """Four bits are not sixteen; gradients reach the adapter alone, and a few steps lower the loss.
+@pytest.mark.parametrize(("spec", "packed"), [(NF4, torch.uint8), (INT8, torch.int8)], ids=["nf4", "int8"])
+def test_a_quantised_base_trains(base: Path, spec: Model, packed: torch.dtype) -> None:
+    """Four or eight bits are not thirty-two; gradients reach the adapter alone, and a few steps lower the loss.
 
     The forward pass without gradients comes first, as a rollout does: it must not change how later ones differentiate.
     """
-    policy = models.add_adapter(models.load_base(base, NF4), tiny_models.LORA, seed=0)
+    policy = models.add_adapter(models.load_base(base, spec), tiny_models.LORA, seed=0)
     logits(policy)
     layer = policy.get_base_model().model.layers[0].self_attn.q_proj.base_layer
-    assert layer.weight.dtype == torch.uint8, "packed, two weights a byte"
+    assert layer.weight.dtype == packed, "nf4 packs two weights a byte"
     assert not torch.equal(logits(policy), logits(models.load_base(base, PLAIN)))
     trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)
