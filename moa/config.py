@@ -254,6 +254,8 @@ class Ppo(Strict):
     steps: int = Field(100, ge=1)
     batch_size: int = Field(64, ge=2)
     mini_batch_size: int = Field(64, ge=1)
+    advantages: Literal["gae", "group"] = "gae"
+    group_size: int = Field(1, ge=1)  # responses to each prompt with its preference
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
     value_learning_rate: float | None = Field(None, gt=0)
@@ -274,6 +276,10 @@ class Ppo(Strict):
     def _divides(self) -> "Ppo":
         if self.batch_size % self.mini_batch_size:
             raise ValueError(f"mini_batch_size ({self.mini_batch_size}) must divide batch_size ({self.batch_size})")
+        if self.batch_size % self.group_size:
+            raise ValueError(f"group_size ({self.group_size}) must divide batch_size ({self.batch_size})")
+        if self.advantages == "group" and self.group_size < 2:
+            raise ValueError(f"advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is {self.group_size})")
         return self
 
 

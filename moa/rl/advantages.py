@@ -1,4 +1,4 @@
-"""Advantages: generalised advantage estimation and whitening.
+"""Advantages: generalised advantage estimation, group-relative advantages, and whitening.
 
 Shapes: H streams, B samples, T response tokens; a leading H may be absent. Masks are (B, T), 1 on response tokens.
 """
@@ -33,6 +33,26 @@ def gae(values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lam: float)
         advantages[..., t] = running
     advantages = advantages * mask
     return advantages, (advantages + values) * mask
+
+
+def group_relative(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Group-relative advantages, without a critic (Shao et al. 2024, arXiv 2402.03300, section 4.1.2): one per response and stream.
+
+    A^k_b = (r^k_b - mean r^k) / (std r^k + 1e-4), mean and unbiased standard deviation over the group of b, as in TRL. Each
+    stream is standardised by itself, before any combination (GDPO; arXiv 2601.05242).
+
+    Args:
+        rewards: (B, H), each response's whole reward.
+        groups: (B,) group numbers; every group has at least two responses.
+
+    Returns:
+        (B, H); 0 where a whole group has the same reward.
+    """
+    out = torch.zeros_like(rewards)
+    for group in groups.unique():
+        rows = groups == group
+        out[rows] = (rewards[rows] - rewards[rows].mean(0)) / (rewards[rows].std(0) + 1e-4)
+    return out
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from moa.errors import Diverged
 from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores
 from moa.models import ValueHeads, forward, output_matrix
-from moa.rl.advantages import gae, masked_mean, whiten, whiten_groups
+from moa.rl.advantages import gae, group_relative, masked_mean, whiten, whiten_groups
 from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity
 
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
@@ -130,6 +130,19 @@ def groups_of(preferences: Tensor) -> Tensor:
     return preferences.unique(dim=0, return_inverse=True)[1]
 
 
+def estimate(ppo: Ppo, values: Tensor, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns, both (H, B, T), of values and rewards (H, B, T).
+
+    Group-relative advantages are the same for every token of a response, whose reward is the undiscounted sum over its
+    tokens; nothing learns their returns, which are 0.
+    """
+    if ppo.advantages == "gae":
+        return gae(values, rewards, mask, ppo.gamma, ppo.lam)
+    groups = torch.arange(len(mask), device=mask.device) // ppo.group_size
+    relative = group_relative((rewards * mask).sum(-1).T, groups)
+    return relative.T[:, :, None] * mask, torch.zeros_like(rewards)
+
+
 def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Tensor:
     """Whiten per stream, over the batch or within each preference, then apply the method's own transformation."""
     if ppo.whiten == "batch":
@@ -160,7 +173,7 @@ def collect(
         method: what it is trained by.
         ppo: the loop's settings.
         step: number of the step, for error messages.
-        prompts: B prompts as rewards see them, without preference.
+        prompts: B prompts as rewards see them, without preference; a group's `ppo.group_size` stand beside each other.
         texts: B prompts as the policy reads them.
         preferences: (B, K).
         score: gives (B, K) raw scores.
@@ -180,7 +193,7 @@ def collect(
     rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
     if ppo.kl.place == "heads":
         rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
-    advantages, returns = gae(seen.values, rewards, mask, ppo.gamma, ppo.lam)
+    advantages, returns = estimate(ppo, seen.values, rewards, mask)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
     combination = method.combine(Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None))
     finite(combination.advantages, "the combined advantage", step)

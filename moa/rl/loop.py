@@ -153,9 +153,9 @@ class Loop:
     def _step(self, step: int) -> None:
         began = time.perf_counter()
         seed_step(self.seed, step)
-        task, batch = self.task, self.ppo.batch_size
-        prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch, self.seed, step)]
-        preferences = batch_preferences(task.training, batch, task.dirichlet, self.seed, step)
+        task, batch, size = self.task, self.ppo.batch_size, self.ppo.group_size
+        prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch // size, self.seed, step) for _ in range(size)]
+        preferences = batch_preferences(task.training, batch // size, task.dirichlet, self.seed, step).repeat_interleave(size, 0)
         texts = [task.text_of(p, tuple(w.tolist()) if self.method.conditioned else None) for p, w in zip(prompts, preferences, strict=True)]
         where = next(self.actor.model.parameters()).device
         experience = self._collect(step, prompts, texts, preferences.to(where))

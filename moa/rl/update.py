@@ -104,11 +104,14 @@ class Updater:
         old = experience.seen.logprobs[rows]
         advantages = experience.combination.advantages[rows]
         surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
-        per_head = value_loss(actor.heads(hidden), experience.seen.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
-        loss = surrogate + ppo.value_coefficient * per_head.mean()
+        shown = {"policy_loss": float(surrogate.detach()), "clip_fraction": float(clipped.detach()), "moved": float(approximate_kl(logprobs.detach(), old, mask))}
+        loss = surrogate
+        if ppo.advantages == "gae":
+            per_head = value_loss(actor.heads(hidden), experience.seen.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
+            loss = loss + ppo.value_coefficient * per_head.mean()
+            shown |= {f"value_loss:{k}": float(v) for k, v in enumerate(per_head.detach())}
         if ppo.kl.place == "separate":
             loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], mask, total)
         if ppo.entropy_coefficient:
             loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
-        shown = {"policy_loss": float(surrogate.detach()), "clip_fraction": float(clipped.detach()), "moved": float(approximate_kl(logprobs.detach(), old, mask))}
-        return loss, {**shown, **{f"value_loss:{k}": float(v) for k, v in enumerate(per_head.detach())}}
+        return loss, shown

@@ -61,7 +61,7 @@ def test_the_good_experiment_is_good() -> None:
         ("objectives.sentiment.juge", "short", "unknown key 'objectives.sentiment.juge'. Did you mean 'judge'?"),
         ("rewards.short.fulll", 20, "unknown key 'rewards.short.fulll'. Did you mean 'full'?"),
         ("rewards.taught.data.labell", "x", "unknown key 'rewards.taught.data.labell'. Did you mean 'label'?"),
-        ("ppo.qqqq", 1, "unknown key 'ppo.qqqq'. Known: batch_size, "),
+        ("ppo.qqqq", 1, "unknown key 'ppo.qqqq'. Known: advantages, batch_size, "),
         # wrong or missing kind of reward
         ("rewards.vader.kind", "vadr", "rewards.vader.kind: there is no kind 'vadr'. Did you mean 'vader'?"),
         ("rewards.vader.kind", GONE, "key 'rewards.vader.kind' is missing"),
@@ -76,6 +76,9 @@ def test_the_good_experiment_is_good() -> None:
         # out of range, or against each other
         ("ppo.steps", 0, "ppo.steps: Input should be greater than or equal to 1 (got 0)"),
         ("ppo.mini_batch_size", 7, "ppo: mini_batch_size (7) must divide batch_size (64)"),
+        ("ppo.group_size", 6, "ppo: group_size (6) must divide batch_size (64)"),
+        ("ppo.advantages", "group", "ppo: advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is 1)"),
+        ("ppo.advantages", "critic", "ppo.advantages: Input should be 'gae' or 'group' (got 'critic')"),
         ("model.scratch", GONE, "model: `source: scratch` and a `scratch:` section go together"),
         ("rewards.short.zero", 1, "rewards.short: zero (1) must be above full (20)"),
         ("conditioning.template", "{prompt}", "conditioning: template must hold {preference} exactly once"),

@@ -2,8 +2,9 @@
 
 import torch
 
-from moa.rl.advantages import gae, whiten, whiten_groups
-from moa.rl.experience import token_rewards
+from moa.config import Ppo
+from moa.rl.advantages import gae, group_relative, whiten, whiten_groups
+from moa.rl.experience import estimate, token_rewards
 
 
 def test_gae_by_hand() -> None:
@@ -34,6 +35,29 @@ def test_whiten_groups_removes_each_groups_mean() -> None:
     got = whiten_groups(x, torch.ones(3, 2), torch.tensor([0, 1, 0]))
     torch.testing.assert_close(got[1], torch.tensor([-(0.5**0.5), 0.5**0.5]))
     assert got[[0, 2]].mean().abs() < 1e-6
+
+
+def test_group_relative_by_hand() -> None:
+    """Two groups, in any order, and two streams, each standardised by itself.
+
+    Group 0, first stream: 0, 3, 6 has mean 3 and unbiased deviation sqrt((9 + 0 + 9) / 2) = 3, so -3 / 3.0001 = -0.99997.
+    Group 1, first stream: 10, 12 has mean 11 and deviation sqrt(2): 1 / (1.41421 + 0.0001) = 0.70706.
+    """
+    rewards = torch.tensor([[0.0, 5.0], [10.0, 0.2], [3.0, 5.0], [12.0, 0.1], [6.0, 5.0]])
+    got = group_relative(rewards, torch.tensor([0, 1, 0, 1, 0]))
+    torch.testing.assert_close(got[:, 0], torch.tensor([-0.9999667, -0.7070568, 0.0, 0.7070568, 0.9999667]), atol=1e-6, rtol=0)
+    # second stream: the same reward throughout group 0 says nothing; .2, .1: .05 / (.0707107 + .0001) = 0.706108
+    torch.testing.assert_close(got[:, 1], torch.tensor([0.0, 0.706108, 0.0, -0.706108, 0.0]), atol=1e-5, rtol=0)
+
+
+def test_every_token_of_a_response_has_its_groups_advantage() -> None:
+    """One stream; rewards summed over live tokens are 1 and 3: mean 2, deviation sqrt(2), -+1 / (sqrt(2) + 0.0001) = 0.707057."""
+    rewards = torch.tensor([[[-1.0, 2.0, 9.0], [1.0, 1.0, 1.0]]])  # with the KL in the heads every token has a reward
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    ppo = Ppo(advantages="group", group_size=2, gamma=0.5)  # the discount plays no part
+    advantages, returns = estimate(ppo, torch.full((1, 2, 3), 7.0), rewards, mask)
+    torch.testing.assert_close(advantages, torch.tensor([[[-0.7070568, -0.7070568, 0.0], [0.7070568, 0.7070568, 0.7070568]]]), atol=1e-6, rtol=0)
+    assert not returns.any(), "no value is learnt"
 
 
 def test_whitening_a_constant_is_zero_and_finite() -> None:

@@ -19,6 +19,7 @@ from moa.stages import train
 from tests.tiny_policy import base, count_words, loop
 
 METHODS = ["linear", "moc", "pama", "morlhf"]
+GROUP = {"advantages": "group", "group_size": 3}
 
 
 def weights_for(kind: str) -> tuple[float, float] | None:
@@ -65,15 +66,15 @@ def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
     assert (run.value("policy_moved"), run.value("clip_fraction"), run.value("kl")) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("kind", METHODS)
-def test_resuming_gives_the_bytes_of_never_stopping(kind: str, tmp_path: Path) -> None:
-    whole = loop(kind, tmp_path / "a", weights=weights_for(kind))
+@pytest.mark.parametrize(("kind", "ppo"), [*((kind, {}) for kind in METHODS), ("moc", GROUP)])
+def test_resuming_gives_the_bytes_of_never_stopping(kind: str, ppo: dict[str, object], tmp_path: Path) -> None:
+    whole = loop(kind, tmp_path / "a", weights=weights_for(kind), **ppo)
     list(whole.run())
-    stopped = loop(kind, tmp_path / "b", weights=weights_for(kind))
+    stopped = loop(kind, tmp_path / "b", weights=weights_for(kind), **ppo)
     for step in stopped.run():
         if step == 1:
             break
-    resumed = loop(kind, tmp_path / "b", weights=weights_for(kind))
+    resumed = loop(kind, tmp_path / "b", weights=weights_for(kind), **ppo)
     list(resumed.run())
     assert resumed.resumed in (1, 2)
     assert policy_bytes(resumed, tmp_path / "pb") == policy_bytes(whole, tmp_path / "pa")
@@ -108,12 +109,29 @@ def test_without_a_readable_checkpoint_training_starts_anew(tmp_path: Path, capl
     assert "step-000002 cannot be read" in caplog.text and "step-000001 cannot be read" in caplog.text
 
 
-def test_single_objective_training_raises_its_reward(tmp_path: Path) -> None:
-    run = loop("single_objective", tmp_path, weights=(1.0, 0.0), steps=25, batch_size=32, mini_batch_size=32, epochs=4, learning_rate=5e-2, kl={"coefficient": 0.0})
+@pytest.mark.parametrize("ppo", [{}, {"advantages": "group", "group_size": 8, "whiten": "none"}])
+def test_single_objective_training_raises_its_reward(ppo: dict[str, object], tmp_path: Path) -> None:
+    size = {"steps": 25, "batch_size": 32, "mini_batch_size": 32, "epochs": 4, "learning_rate": 5e-2}
+    run = loop("single_objective", tmp_path, weights=(1.0, 0.0), kl={"coefficient": 0.0}, **size, **ppo)
     list(run.run())
     rewards = [v for _, q, o, v in run.curve if q == "reward" and o == "a"]
     # responses are at most 8 words, of which the random policy draws 'good' as often as 'bad': mean 0
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 1.0
+
+
+def test_a_group_shares_prompt_and_preference_and_needs_no_critic(tmp_path: Path) -> None:
+    """Batch 12 in groups of 3: the prompts and preferences of a batch of 4, each three times."""
+    run = loop("moc", tmp_path, steps=2, **GROUP)
+    read, text_of = [], run.task.text_of
+    run.task.text_of = lambda prompt, preference: read.append((prompt, preference)) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
+    list(run.run())
+    for step in range(2):
+        prompts = [run.task.prompts[i] for i in prompt_indices(9, 4, 0, step)]
+        preferences = [tuple(w) for w in batch_preferences(run.task.training, 4, None, 0, step).tolist()]
+        assert read[12 * step : 12 * step + 12] == [pair for pair in zip(prompts, preferences, strict=True) for _ in range(3)]
+    assert not any(p.any() for p in run.actor.heads.parameters()), "value heads stay as they began"
+    assert {q for _, q, _, _ in run.curve} >= {"policy_loss", "kl"} and "value_loss" not in {q for _, q, _, _ in run.curve}
+    assert {o for _, q, o, _ in run.curve if q == "weight"} == {"a", "b", "control"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "pama", "moc"])

@@ -157,7 +157,9 @@ def train_code(wildcards):
 def texts_of(wildcards):
     """Return the texts and their scores for a trainer that reads them."""
     reads = PLAN.rows[wildcards.row].reads_texts
-    return [f"results/{TASK}/{name}.parquet" for name in ("texts", "text_scores")] * reads
+    return [
+        f"results/{TASK}/{name}.parquet" for name in ("texts", "text_scores")
+    ] * reads
 
 
 def weights(wildcards):
