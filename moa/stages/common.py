@@ -44,7 +44,6 @@ def parser(description: str | None, *paths: str, **options: type) -> argparse.Ar
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
     """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder; others keep their trace."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     exit_with_parent()

@@ -1,5 +1,6 @@
 """Every experiment file of the repository parses and plans; the package imports fast and without torch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,10 @@ def test_the_plan_needs_no_torch() -> None:
     code = "from pathlib import Path; from moa.config import load; from moa.sections import Plan; Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]
+
+
+def test_nothing_is_reported_to_the_hub() -> None:
+    code = "import moa; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True"]

@@ -1,0 +1,78 @@
+"""Stage train_grpo: one policy by TRL's GRPOTrainer; writes adapter, card and curve, as stage train does, without value heads."""
+
+import argparse
+import gc
+import logging
+import time
+
+import torch
+
+from moa.config import TrainSection
+from moa.errors import MoaError
+from moa.methods.grpo import Method
+from moa.preferences import Preference
+from moa.rl import grpo
+from moa.rl.experience import Actor
+from moa.rl.loop import CurveRow
+from moa.stages import common
+from moa.stages.train import make_actor, make_task, parser, read_request, write_curve, write_policy
+
+log = logging.getLogger("moa")
+
+
+class Reporter:
+    """Logs a line of progress every few seconds and at the end."""
+
+    def __init__(self, name: str, steps: int, objectives: list[str]) -> None:
+        self.name, self.steps, self.objectives = name, steps, objectives
+        self.began = self.last = time.perf_counter()
+
+    def __call__(self, step: int, values: dict[tuple[str, str], float]) -> None:
+        now = time.perf_counter()
+        if now - self.last < common.REPORT_SECONDS and step + 1 < self.steps:
+            return
+        self.last = now
+        rewards = " ".join(f"{o} {values['reward', o]:.3f}" for o in self.objectives)
+        left = (now - self.began) / (step + 1) * (self.steps - step - 1)
+        log.info(
+            "%s step %d/%d  %s  KL %.3f  entropy %.2f  %.0f tokens/s  %.0f MiB  ETA %d:%02d",
+            self.name, step + 1, self.steps, rewards, values.get(("kl", "all"), float("nan")), values["entropy", "all"],
+            values["tokens_per_second", "all"], values["memory", "all"], left // 60, left % 60,
+        )  # fmt: skip
+
+
+def train(section: TrainSection, method: Method, args: argparse.Namespace, weights: Preference | None) -> tuple[Actor, list[CurveRow], int]:
+    """Train a policy; after running out of memory, start again with half the micro-batch and the same batch."""
+    micro = section.ppo.mini_batch_size
+    while True:
+        actor = make_actor(section, args.base, method, args.seed)
+        task = make_task(section, method, actor, args, weights)
+        report = Reporter(f"{args.row}/{args.policy} s{args.seed}", section.ppo.steps, method.objectives)
+        try:
+            curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report)
+            return actor, curve, tokens
+        except torch.OutOfMemoryError:
+            if micro == 1:
+                raise MoaError("out of memory with one response at a time; lower ppo.batch_size, generation.max_new_tokens or model size, or set model.quantisation: nf4") from None
+            micro = max(m for m in range(1, micro // 2 + 1) if section.ppo.mini_batch_size % m == 0)
+            log.warning("out of memory: starting again with %d responses at a time (the mini-batch stays %d)", micro, section.ppo.mini_batch_size)
+        del actor, task
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the policy folder and tables CURVES and COSTS; an interrupted run starts anew."""
+    section, method, weights = read_request(args)
+    assert isinstance(method, Method), "only GRPO and its kin name this stage"
+    grpo.check(method, section.ppo)
+    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    actor, curve, cost.tokens = train(section, method, args, weights)
+    write_policy(section, args, method, actor.model, weights, None, {})
+    write_curve(section, args, curve)
+    cost.models = 1
+    cost.write(args.costs)
+
+
+if __name__ == "__main__":
+    common.run(main, parser(__doc__))
