@@ -188,12 +188,13 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
     return out.logits[:, -response - 1 : -1], out.hidden_states[-1][:, -response - 1 : -1]
 
 
-def save_policy(folder: Path, model: PeftModel, heads: ValueHeads, streams: Sequence[str], card: dict[str, Any]) -> None:
-    """Write adapter (plain PEFT layout), value heads and policy.json into an existing folder."""
+def save_policy(folder: Path, model: PeftModel, heads: ValueHeads | None, streams: Sequence[str], card: dict[str, Any]) -> None:
+    """Write adapter (plain PEFT layout), value heads (None: the method has none) and policy.json into an existing folder."""
     # Embeddings are never trained; PEFT's "auto" would ask the hub whether they were.
     model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's stub card says nothing
-    save_file({f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")}, folder / "value_heads.safetensors")
+    if heads is not None:
+        save_file({f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")}, folder / "value_heads.safetensors")
     (folder / "policy.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -7,10 +7,12 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 
 from moa import conditioning, models, tables
 from moa.config import TrainSection
@@ -23,7 +25,7 @@ from moa.process import exclusive
 from moa.provenance import code_hash, file_hash, text_hash
 from moa.rewards import scoring
 from moa.rl.experience import Actor, Scale
-from moa.rl.loop import Loop, Task
+from moa.rl.loop import CurveRow, Loop, Task
 from moa.stages import common
 
 log = logging.getLogger("moa")
@@ -93,10 +95,15 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
 
 def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
     """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed."""
-    code = code_hash("moa.stages.train", type(method).__module__)
-    inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models)]
+    code = code_hash(f"moa.stages.{method.trainer}", type(method).__module__)
+    inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models, *args.texts)]
     key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, code, *inputs)
     return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the file that keeps two processes off one checkpoint folder; its name holds the folder's, dots and all."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def report_progress(loop: Loop, step: int, name: str, rate: float) -> None:
@@ -121,26 +128,48 @@ def train(loop: Loop, name: str) -> None:
 
 def save(loop: Loop, section: TrainSection, args: argparse.Namespace, weights: Preference | None) -> None:
     """Write the policy folder and its curve."""
+    write_policy(section, args, loop.method, loop.actor.model, weights, loop.actor.heads, {"streams": loop.streams})
+    write_curve(section, args, loop.curve)
+
+
+def write_policy(
+    section: TrainSection, args: argparse.Namespace, method: Method, model: PeftModel, weights: Preference | None, heads: models.ValueHeads | None, facts: dict[str, Any]
+) -> None:
+    """Write the policy folder; `facts` are what the card says beyond what every policy's does."""
     card = {
         "task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed, "weights": weights,
-        "objectives": loop.method.objectives, "conditioned": loop.method.conditioned, "streams": loop.streams,
+        "objectives": method.objectives, "conditioned": method.conditioned, **facts,
         "conditioning": section.conditioning.model_dump(), "generation": section.generation.model_dump(), "model": section.model.model_dump(),
     }  # fmt: skip
     with common.folder(args.out) as folder:
-        models.save_policy(folder, loop.actor.model, loop.actor.heads, loop.streams, card)
+        models.save_policy(folder, model, heads, facts.get("streams", []), card)
+
+
+def write_curve(section: TrainSection, args: argparse.Namespace, curve: Sequence[CurveRow]) -> None:
+    """Write table CURVES."""
     key = {"task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed}
-    rows = [{**key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in loop.curve]
-    tables.write(tables.CURVES, rows, args.curve)
+    tables.write(tables.CURVES, [{**key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in curve], args.curve)
 
 
-def main(args: argparse.Namespace) -> None:
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the command line of every stage that trains a policy."""
+    paths = ("prompts", "base", "normaliser", "models*", "texts*", "checkpoints", "out", "curve", "costs")
+    return common.parser(description, *paths, row=str, policy=str, seed=int, weights=str)
+
+
+def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Preference | None]:
+    """Return the section, the method, and the policy's weights; None where the preference varies per sample."""
     section = TrainSection.model_validate_json(args.section)
     method = catalogue.load(args.row, section.settings, list(section.objectives))
     listed = json.loads(args.weights)
-    weights = None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
+    return section, method, None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
+
+
+def main(args: argparse.Namespace) -> None:
+    section, method, weights = read_request(args)
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     folder = checkpoint_folder(args, method)
-    with exclusive(folder.with_suffix(".lock")):
+    with exclusive(lock_of(folder)):
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)
         loop = Loop(actor, method, section.ppo, task, args.seed, folder)
@@ -153,5 +182,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = common.parser(__doc__, "prompts", "base", "normaliser", "models*", "texts*", "checkpoints", "out", "curve", "costs", row=str, policy=str, seed=int, weights=str)
-    common.run(main, arguments)
+    common.run(main, parser(__doc__))
