@@ -22,6 +22,7 @@ from moa.errors import MoaError
 from moa.generation import Decoding, sample
 from moa.preferences import Preference
 from moa.provenance import text_hash
+from moa.targets import Targets
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup"]
@@ -30,10 +31,11 @@ MIXTURE = "mixture"
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy's folder says about it."""
+    """What a policy's folder says about it; with `targets` its prompts show target rewards instead of the preference."""
 
     name: str
     weights: Preference | None = None
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Response:
 
 
 def read_card(folder: Path) -> Card:
-    """Return name and weights from policy.json; a plain PEFT adapter has none and is called after its folder."""
+    """Return name, weights and targets from policy.json; a plain PEFT adapter has none and is called after its folder."""
     path = folder / "policy.json"
     if not path.exists():
         return Card(folder.name)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]))
+        targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), targets)
     except (ValueError, KeyError, TypeError) as error:
         raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
 
@@ -109,8 +112,12 @@ class Answerer:
 
     def texts(self, prompts: Sequence[str], preference: Preference | None) -> list[str]:
         """Return the prompts as the policy reads them."""
-        shown = preference if self.conditioned else None
-        return [conditioning.build(p, shown, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
+        targets = self.cards[0].targets if self.cards else None
+        if targets is not None and preference is not None and self.conditioned:
+            shown = targets.text(preference, self.objectives)
+            return [conditioning.place(p, shown, self.conditioning, self.tokenizer) for p in prompts]
+        read = preference if self.conditioned else None
+        return [conditioning.build(p, read, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
 
 
 def _given(preference: Preference | None, what: str) -> Preference:
