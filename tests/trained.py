@@ -14,7 +14,7 @@ from moa.provenance import text_hash
 from tests import tiny_models
 
 OBJECTIVES = {"sentiment": {"reward": "vader"}, "conciseness": {"reward": "short"}}
-REWARDS = {"vader": {"kind": "vader"}, "short": {"kind": "conciseness", "full": 10, "zero": 80}}
+REWARDS = {"vader": {"kind": "vader"}, "short": {"kind": "conciseness", "full": 1, "zero": 40}}
 
 
 def write_inputs(folder: Path) -> Path:
@@ -47,10 +47,21 @@ def run(main: Callable[[Namespace], None], inputs: Path, out: Path, row: str, we
     )
     main(
         Namespace(
-            section=section.model_dump_json(), row=row, policy="policy", seed=0, weights=json.dumps(weights), prompts=inputs / "prompts.parquet", base=inputs / "base",
-            normaliser=inputs / "normaliser.parquet", models=[], texts=[inputs / "texts.parquet", inputs / "text_scores.parquet"] if row == "ric" else [],
-            checkpoints=out / "checkpoints", out=out / "policy", curve=out / "curve.parquet", costs=out / "costs.parquet",
-        )  # fmt: skip
+            section=section.model_dump_json(),
+            row=row,
+            policy="policy",
+            seed=0,
+            weights=json.dumps(weights),
+            prompts=inputs / "prompts.parquet",
+            base=inputs / "base",
+            normaliser=inputs / "normaliser.parquet",
+            models=[],
+            texts=[inputs / "texts.parquet", inputs / "text_scores.parquet"] if row == "ric" else [],
+            checkpoints=out / "checkpoints",
+            out=out / "policy",
+            curve=out / "curve.parquet",
+            costs=out / "costs.parquet",
+        )
     )
     return out
 

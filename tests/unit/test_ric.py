@@ -222,9 +222,7 @@ def test_more_rounds_than_batches(inputs: Path, tmp_path: Path) -> None:
 def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None:
     """Texts whose second reward says whether they end in '!': after training the prompt decides that."""
     reviews = tiny_models.texts()[:40]
-    texts = [
-        {"task": "t", "text_id": f"x{i}{end}", "split": "train", "prompt": r.prompt, "response": f" is {end * 3}"} for i, r in enumerate(reviews) for end in "!?"
-    ]
+    texts = [{"task": "t", "text_id": f"x{i}{end}", "split": "train", "prompt": r.prompt, "response": f" is {end * 3}"} for i, r in enumerate(reviews) for end in "!?"]
     scores = [
         {"task": "t", "text_id": t["text_id"], "objective": o, "role": "reward", "score": float(t["text_id"].endswith("!") == (o == "sentiment")), "truncated": False}
         for t in texts
@@ -235,7 +233,9 @@ def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None
     for name in ("base", "prompts.parquet", "normaliser.parquet"):
         (tmp_path / name).symlink_to(inputs / name)
     out = trained.run(train_ric.main, tmp_path, tmp_path / "out", "ric", rounds=0, epochs=12)
-    row = answers.load(inputs / "base", Model(source="x"), [out / "policy"], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True)
+    row = answers.load(
+        inputs / "base", Model(source="x"), [out / "policy"], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True
+    )
     row.switch(None)
     for preference, end in (((1.0, 0.0), "!"), ((0.0, 1.0), "?")):
         said = answers.respond(row, row.texts(["The lamp", "My sister", "This old radio"], preference), answers.Decoding(8, 0.1, 1.0), 3, "s")
