@@ -23,6 +23,7 @@ from moa.errors import MoaError
 from moa.generation import Decoding, Rollout, sample
 from moa.preferences import Preference
 from moa.provenance import file_hash, text_hash
+from moa.targets import Targets
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup", "mixture"]
@@ -31,11 +32,17 @@ SOUP = "soup"  # the adapter that holds a soup
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy's folder says about it; `base_hash` identifies the base that it was trained on."""
+    """What a policy's folder says about it.
+
+    Attributes:
+        base_hash: identifies the base that it was trained on.
+        targets: where given, its prompts show target rewards instead of the preference.
+    """
 
     name: str
     weights: Preference | None = None
     base_hash: str | None = None
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ def read_card(folder: Path) -> Card:
         return Card(folder.name)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"))
+        targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"), targets)
     except (ValueError, KeyError, TypeError) as error:
         raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
 
@@ -150,8 +158,12 @@ class Answerer:
 
     def texts(self, prompts: Sequence[str], preference: Preference | None) -> list[str]:
         """Return the prompts as the policy reads them."""
-        shown = preference if self.conditioned else None
-        return [conditioning.build(p, shown, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
+        targets = self.cards[0].targets if self.cards else None
+        if targets is not None and preference is not None and self.conditioned:
+            shown = targets.text(preference, self.objectives)
+            return [conditioning.place(p, shown, self.conditioning, self.tokenizer) for p in prompts]
+        read = preference if self.conditioned else None
+        return [conditioning.build(p, read, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
 
 
 def _given(preference: Preference | None, what: str) -> Preference:

@@ -49,16 +49,19 @@ def build(
     tokenizer: "PreTrainedTokenizerBase",
 ) -> str:
     """Return the text before the response, for `token_rows`; `preference` None gives the plain prompt. Chat templates are applied here."""
+    shown = None if preference is None else preference_text(preference, objectives, conditioning.format)
+    return place(prompt, shown, conditioning, tokenizer)
+
+
+def place(prompt: str, shown: str | None, conditioning: Conditioning, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the text before the response with `shown` where a preference stands; None gives the plain prompt."""
     prompt = as_text(prompt, tokenizer)
-    if preference is None:
-        shown, text = "", conditioning.plain
-    else:
-        shown, text = preference_text(preference, objectives, conditioning.format), conditioning.template
-    if conditioning.chat and preference is not None and conditioning.role == "system":
+    text = conditioning.plain if shown is None else conditioning.template
+    if conditioning.chat and shown is not None and conditioning.role == "system":
         messages = [{"role": "system", "content": shown}, {"role": "user", "content": conditioning.plain.replace("{prompt}", prompt)}]
     else:
         # The prompt goes in last: it may itself hold braces.
-        filled = text.replace("{preference}", shown).replace("{prompt}", prompt)
+        filled = text.replace("{preference}", shown or "").replace("{prompt}", prompt)
         if not conditioning.chat:
             return filled
         messages = [{"role": "user", "content": filled}]

@@ -38,19 +38,25 @@ class Example:
 
 
 def make_examples(
-    prompts: Sequence[str], responses: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, completion_only: bool
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    completion_only: bool,
+    ended: Sequence[bool] | None = None,
 ) -> list[Example]:
     """Return prompt + response + end token as examples; an example whose prompt fills `max_length` is left out, and counted.
 
-    A response that does not fit is cut, and then has no end token: it did not end there.
+    A response that does not fit is cut, and then has no end token: it did not end there. Nor has one that `ended` says
+    did not end; None says that all did.
 
     Raises:
         MoaError: nothing is left.
     """
     end = tokenizer.eos_token_id
     made, cut = [], 0
-    for prompt, response in continuation_rows(prompts, responses, tokenizer):
-        ids = [*prompt, *response, end]
+    for (prompt, response), whole in zip(continuation_rows(prompts, responses, tokenizer), ended or [True] * len(prompts), strict=True):
+        ids = [*prompt, *response, *([end] if whole else [])]
         if len(prompt) >= max_length or not response:
             continue
         cut += len(ids) > max_length
@@ -82,10 +88,16 @@ def micro_batch(batch: int) -> int:
     return batch // MICRO_BATCHES if batch % MICRO_BATCHES == 0 and batch >= 4 * MICRO_BATCHES else batch
 
 
-class Progress(TrainerCallback):
-    """Logs loss and time left every 5 % of the steps, and stops a diverged run at its step."""
+def smaller(micro: int, batch: int) -> int:
+    """Return the next size to try when `micro` examples at a time do not fit: at most half, a divisor of the batch."""
+    return max(m for m in range(1, micro // 2 + 1) if batch % m == 0)
 
-    def __init__(self) -> None:
+
+class Progress(TrainerCallback):
+    """Logs loss and time left every 5 % of the steps, and stops a diverged run at its step; `key` sets its learning rate."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.losses: list[float] = []
         self.began = time.perf_counter()
 
@@ -97,7 +109,7 @@ class Progress(TrainerCallback):
             return
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise Diverged(f"SFT step {state.global_step}: the {name} is NaN or infinite; lower model.sft.learning_rate (now {args.learning_rate:g})")
+                raise Diverged(f"SFT step {state.global_step}: the {name} is NaN or infinite; lower {self.key} (now {args.learning_rate:g})")
         self.losses.append(logs["loss"])
         every = max(1, state.max_steps // 20)
         if state.global_step % every == 0 or state.global_step == state.max_steps:
@@ -117,8 +129,16 @@ class Trained:
     micro_batch_size: int
 
 
-def fine_tune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], spec: Model, sft: Sft, micro: int) -> Trained:
-    """Fine-tune all weights, or a LoRA where `sft.lora` says so; `micro` examples at a time.
+def fine_tune(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    spec: Model,
+    sft: Sft,
+    micro: int,
+    key: str = "model.sft.learning_rate",
+) -> Trained:
+    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has; `micro` examples at a time.
 
     Raises:
         Diverged: loss or gradient is not finite.
@@ -130,7 +150,7 @@ def fine_tune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, exampl
     data = Dataset.from_dict({"input_ids": [e.ids for e in rows], "labels": [e.labels for e in rows]})
     lora = spec.lora
     adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM")
-    progress = Progress()
+    progress = Progress(key)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model,
@@ -147,7 +167,9 @@ def fine_tune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, exampl
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     tail = progress.losses[-max(1, len(progress.losses) // 20) :]
-    return Trained(trainer.model.eval(), trainer.state.global_step, sum(len(e.ids) for e in rows), sum(tail) / len(tail), micro)
+    # Without the mixed-precision wrapper, or an adapter that is trained in stages would collect one per stage.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return Trained(model.eval(), trainer.state.global_step, sum(len(e.ids) for e in rows), sum(tail) / len(tail), micro)
 
 
 def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:

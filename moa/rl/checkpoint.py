@@ -22,13 +22,18 @@ log = logging.getLogger("moa")
 KEPT = 2  # the newest, and one to go back to should the disk lose it
 
 
-def save(folder: Path, step: int, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write a checkpoint of `step` finished steps: complete or absent, all but the one before removed afterwards."""
+def save(folder: Path, step: int, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
+    """Write a checkpoint of `step` finished steps: complete or absent, all but the one before removed afterwards.
+
+    Heads and optimizer are None where the trainer has none to keep.
+    """
     with files.folder(folder / f"step-{step:06d}") as temporary:
         save_file(_plain(get_peft_model_state_dict(model)), temporary / "adapter.safetensors")
-        save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
-        moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
-        save_file(_plain(moments), temporary / "optimizer.safetensors")
+        if heads is not None:
+            save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
+        if optimizer is not None:
+            moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
+            save_file(_plain(moments), temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
@@ -58,10 +63,18 @@ def _check(path: Path) -> None:
             pass
 
 
-def restore(path: Path, model: PeftModel, heads: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def restore(path: Path, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Load a checkpoint into model, heads and optimizer; return its state."""
     restore_adapter(model, path / "adapter.safetensors")
-    heads.load_state_dict(load_file(path / "value_heads.safetensors"))
+    if heads is not None:
+        heads.load_state_dict(load_file(path / "value_heads.safetensors"))
+    if optimizer is not None:
+        _restore_optimizer(path, optimizer)
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def _restore_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     template = optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in load_file(path / "optimizer.safetensors").items():
@@ -69,5 +82,3 @@ def restore(path: Path, model: PeftModel, heads: nn.Module, optimizer: torch.opt
         entries.setdefault(int(index), {})[key] = tensor
     template["state"] = entries
     optimizer.load_state_dict(template)
-    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return state

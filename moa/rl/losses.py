@@ -44,6 +44,12 @@ def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float
     return (logs.exp() * (logs - reference).nan_to_num(0.0)).sum(-1)
 
 
+def estimated_kl(logprobs: Tensor, other_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Estimate KL(policy || other) in nats per token from the policy's own tokens: k3 = exp(d) - d - 1, d = log other - log policy; never negative."""
+    d = (other_logprobs - logprobs) * mask
+    return ((d.exp() - d - 1) * mask).sum() / mask.sum()
+
+
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Half the mean squared log-ratio to the rollout policy: how far the epochs have moved."""
     return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()

@@ -113,7 +113,7 @@ def train(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[sft.T
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise MoaError("model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length, set lora: true or quantisation: nf4") from None
-            micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
+            micro = sft.smaller(micro, spec.batch_size)
             log.warning("out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
         del model
         gc.collect()

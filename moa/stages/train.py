@@ -104,6 +104,11 @@ def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
     return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
 
 
+def lock_of(folder: Path) -> Path:
+    """Return the file that keeps two processes off one checkpoint folder; its name holds the folder's, dots and all."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
 def report_progress(loop: Loop, step: int, name: str, rate: float) -> None:
     """Log one line: step, rewards, KL, entropy, tokens per second, time left."""
     rewards = " ".join(f"{o} {loop.value('reward', o):.3f}" for o in loop.method.objectives)
@@ -167,7 +172,7 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     folder = checkpoint_folder(args, method)
-    with exclusive(folder.with_suffix(".lock")):
+    with exclusive(lock_of(folder)):
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)
         loop = Loop(actor, method, section.ppo, task, args.seed, folder)

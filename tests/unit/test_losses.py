@@ -5,7 +5,7 @@ import math
 import torch
 
 from moa.rl.loop import AdaptiveKl
-from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, sensitivity, value_loss
+from moa.rl.losses import distribution_kl, estimated_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, sensitivity, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -46,6 +46,13 @@ def test_kl_of_two_distributions_by_hand() -> None:
     torch.testing.assert_close(distribution_kl(policy, reference, 1.0), expected)
     # At temperature 1/2 log-odds double: (1/10, 9/10) against (1/2, 1/2)
     torch.testing.assert_close(distribution_kl(policy, reference, 0.5)[0, 1], torch.tensor(0.1 * math.log(0.2) + 0.9 * math.log(1.8)))
+
+
+def test_kl_estimated_from_drawn_tokens_by_hand() -> None:
+    a, b = torch.log(torch.tensor([[0.5, 0.25]])), torch.log(torch.tensor([[0.25, 0.25]]))
+    assert float(estimated_kl(a, a, torch.ones(1, 2))) == 0.0
+    # d = log(0.25/0.5) = -log 2 on the first token: exp(d) - d - 1 = 0.5 + log 2 - 1; second token 0; mean of two
+    torch.testing.assert_close(estimated_kl(a, b, torch.ones(1, 2)), torch.tensor((math.log(2) - 0.5) / 2))
 
 
 def test_entropy_and_logprobs_use_the_temperature() -> None:

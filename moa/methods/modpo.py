@@ -1,0 +1,49 @@
+"""MODPO: direct preference optimisation with a margin from the other objectives (Zhou et al. 2023, arXiv 2310.03708; papers.md 3.5).
+
+    loss = -log sigma( (beta (D log pi - D log pi_ref) - sum_{j != k} w_j D R^j) / w_k ),     D = chosen minus rejected
+
+One policy per evaluation preference w; k is the objective whose preferences the pairs hold. With labels from the
+Bradley-Terry model of R^k its minimum is pi_ref exp(sum_j w_j R^j / beta). Differences: docs/methods/modpo.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from moa.errors import MoaError, nearest
+from moa.methods import base
+from moa.preferences import Preference
+
+
+class Settings(base.Settings):
+    beta: float = Field(0.1, gt=0)
+    objective: str | None = None  # k; None: the one with the largest weight
+    responses: int = Field(2, ge=2)  # per prompt; every pair of them is used
+    labels: Literal["drawn", "expected"] = "drawn"  # which response is chosen: drawn once, or the loss's mean over the draw
+    scale: float = Field(1.0, gt=0)  # rewards are multiplied by it, in labels and margins alike
+    epochs: int | None = Field(None, ge=1)  # None: ppo.epochs
+    learning_rate: float | None = Field(None, gt=0)  # None: ppo.learning_rate
+
+
+class Method(base.Method):
+    """One policy per evaluation preference, all its own; the one at a corner is trained by plain DPO."""
+
+    schema = Settings
+    settings: Settings
+    answers = "nearest"
+    trainer = "train_modpo"
+
+    def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
+        super().__init__(row, settings, objectives)
+        if settings.objective is not None and settings.objective not in objectives:
+            raise MoaError(f"methods.{row}.objective: no objective '{settings.objective}'.{nearest(settings.objective, objectives)}")
+
+    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+        return base.weighted_policies(self.row, self.row, self.objectives, evaluation)
+
+    def labelled(self, weights: Preference) -> int:
+        """Return k, the objective whose preferences the pairs hold; the first one on a tie."""
+        chosen = self.settings.objective
+        return self.objectives.index(chosen) if chosen is not None else weights.index(max(weights))

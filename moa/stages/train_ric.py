@@ -1,0 +1,232 @@
+"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses; resumes after each part."""
+
+import argparse
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+from moa import answers, conditioning, sft
+from moa.config import Sft, TrainSection
+from moa.errors import MoaError
+from moa.methods import ric
+from moa.process import exclusive, peak_memory
+from moa.provenance import text_hash
+from moa.rl import checkpoint
+from moa.rl.experience import Actor
+from moa.rl.loop import CurveRow, Task, prompt_indices
+from moa.stages import common, train
+from moa.stages.base import read_scores, read_texts
+from moa.targets import Targets, rewards_text
+
+log = logging.getLogger("moa")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts with responses, whether these ended, and their rewards (n, K) as z-scores."""
+
+    prompts: list[str]
+    responses: list[str]
+    ended: list[bool]
+    rewards: ric.Array
+
+    def take(self, rows: Sequence[int]) -> "Examples":
+        return Examples([self.prompts[i] for i in rows], [self.responses[i] for i in rows], [self.ended[i] for i in rows], self.rewards[list(rows)])
+
+    def __add__(self, other: "Examples") -> "Examples":
+        rewards = np.concatenate([self.rewards, other.rewards])
+        return Examples(self.prompts + other.prompts, self.responses + other.responses, self.ended + other.ended, rewards)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a round asks: prompts, the preferences (n, K) behind their targets, and the prompts as the policy reads them."""
+
+    prompts: list[str]
+    preferences: torch.Tensor
+    texts: list[str]
+
+
+@dataclass
+class Ric:
+    """One policy's training.
+
+    Attributes:
+        curve: rows so far; a step is a batch of `ppo.batch_size` generated responses, as in the shared loop.
+        seconds: spent so far, earlier attempts included.
+        tokens: read in fine-tuning and generated so far.
+        finished: parts (offline, then rounds) that are done.
+    """
+
+    section: TrainSection
+    method: ric.Method
+    actor: Actor
+    task: Task
+    texts: Examples
+    targets: Targets
+    seed: int
+    checkpoints: Path
+    curve: list[CurveRow] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: int = 0
+    finished: int = 0
+    earlier_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        ppo, settings = self.section.ppo, self.method.settings
+        self.sft = self.section.model.sft or Sft()
+        self.steps = max(1, round(settings.epochs * len(self.texts.prompts) / self.sft.batch_size))
+        self.batches = ppo.steps // settings.rounds if settings.rounds else 0  # of a round
+        if settings.rounds and not self.batches:
+            raise MoaError(f"methods.{self.method.row}.rounds: {settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of responses; lower it to {ppo.steps}")
+        # All prompts at once, so that one that does not fit is refused before training, not in its middle.
+        self.questions = [self._ask(number) for number in range(settings.rounds)]
+        for asked in self.questions:
+            conditioning.encode(asked.texts, self.actor.tokenizer, self.actor.context - self.actor.decoding.max_new_tokens)
+
+    def run(self) -> None:
+        """Train to the end, from the last finished part if there is one."""
+        self._resume()
+        parts = 1 + self.method.settings.rounds
+        for part in range(self.finished, parts):
+            began = time.perf_counter()
+            if part == 0:
+                loss = self._fit(self.texts, self.steps, 1.0, part)
+                self.curve.append((0, "offline_loss", "all", loss))
+            else:
+                self._round(part)
+            self.finished, self.seconds = part + 1, self.seconds + time.perf_counter() - began
+            if self.finished < parts:
+                state = {"curve": self.curve, "seconds": self.seconds, "tokens": self.tokens}
+                checkpoint.save(self.checkpoints, self.finished, self.actor.model, None, None, state)
+
+    def _resume(self) -> None:
+        path = checkpoint.newest(self.checkpoints)
+        if path is None:
+            return
+        state = checkpoint.restore(path, self.actor.model, None, None)
+        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.seconds, self.tokens, self.finished = state["seconds"], state["tokens"], int(state["step"])
+        self.earlier_seconds = self.seconds
+        log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
+
+    def _ask(self, number: int) -> Questions:
+        """Draw a round's prompts, and preferences uniformly from the simplex."""
+        count = self.batches * self.section.ppo.batch_size
+        prompts = [self.task.prompts[i] for i in prompt_indices(len(self.task.prompts), count, self.seed, number)]
+        rng = np.random.default_rng(int(text_hash("ric", str(self.seed), str(number)), 16))
+        drawn = rng.dirichlet(np.ones(len(self.method.objectives)), count)
+        shown = [self.targets.text(tuple(w), self.method.objectives) for w in drawn.tolist()]
+        texts = [conditioning.place(p, s, self.section.conditioning, self.actor.tokenizer) for p, s in zip(prompts, shown, strict=True)]
+        return Questions(prompts, torch.tensor(drawn, dtype=torch.float32), texts)
+
+    def _round(self, part: int) -> None:
+        """Generate with random targets, keep the better responses, train on them and on some of the texts."""
+        began, settings = time.perf_counter(), self.method.settings
+        found = self._generate(part)
+        better = ric.kept(found.rewards, settings.quantile)
+        count = min(round(settings.originals * len(found.prompts)), len(self.texts.prompts))
+        rng = np.random.default_rng(int(text_hash("ric originals", str(self.seed), str(part)), 16))
+        originals = self.texts.take(rng.permutation(len(self.texts.prompts))[:count].tolist())
+        loss = self._fit(found.take(np.flatnonzero(better).tolist()) + originals, max(1, round(settings.round_steps * self.steps)), settings.round_rate, part)
+        last = part * self.batches - 1
+        quantities = {"online_loss": loss, "kept_share": float(better.mean()), "seconds": time.perf_counter() - began, "memory": peak_memory()[0]}
+        self.curve += [(last, quantity, "all", value) for quantity, value in quantities.items()]
+
+    def _generate(self, part: int) -> Examples:
+        """Answer a round's questions with the current policy, score the answers, and log them."""
+        actor, asked, names = self.actor, self.questions[part - 1], self.method.objectives
+        actor.model.config.use_cache = True  # fine-tuning switched it off
+        answerer = answers.Answerer(actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True)
+        clock = common.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
+        found = answers.respond(answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add)
+        raw = self.task.score(asked.prompts, [r.text for r in found])
+        self.tokens += sum(r.tokens + r.finished for r in found)
+        self._log(part, asked, found, torch.from_numpy(raw))
+        return Examples(asked.prompts, [r.text for r in found], [r.finished for r in found], ric.zscores(raw, self.targets))
+
+    def _log(self, part: int, asked: Questions, found: Sequence[answers.Response], raw: torch.Tensor) -> None:
+        """Add a round's responses to the curve, batch by batch."""
+        size = self.section.ppo.batch_size
+        for batch in range(self.batches):
+            rows = slice(batch * size, (batch + 1) * size)
+            scores = self.task.scale.apply(raw[rows].to(self.task.scale.low.device))
+            lengths = [r.tokens + r.finished for r in found[rows]]
+            shown = [("reward", o, v) for o, v in zip(self.method.objectives, scores.raw.mean(0).tolist(), strict=True)]
+            shown += [("normalised_reward", o, v) for o, v in zip(self.method.objectives, scores.quantile.mean(0).tolist(), strict=True)]
+            shown += [
+                ("control_error", "all", float(self.method.control_error(scores, asked.preferences[rows].to(scores.raw.device)))),
+                ("response_tokens", "all", sum(lengths) / size),
+                ("finished_rate", "all", sum(r.finished for r in found[rows]) / size),
+            ]
+            self.curve += [((part - 1) * self.batches + batch, *row) for row in shown]
+
+    def _fit(self, examples: Examples, steps: int, rate: float, part: int) -> float:
+        """Train the adapter on examples whose prompts show their rewards; return the loss at the end."""
+        settings, actor = self.method.settings, self.actor
+        shown = [rewards_text(r, self.method.objectives, self.targets.format) for r in examples.rewards.tolist()]
+        prompts = [conditioning.place(p, s, self.section.conditioning, actor.tokenizer) for p, s in zip(examples.prompts, shown, strict=True)]
+        limit = min(self.sft.max_length, actor.context)
+        made = sft.make_examples(prompts, examples.responses, actor.tokenizer, limit, completion_only=True, ended=examples.ended)
+        full = settings.learning_rate or self.sft.learning_rate
+        chosen = {"steps": steps, "learning_rate": rate * full, "lora": False, "seed": self.seed + part}  # the adapter is there already
+        log.info("%s part %d: %d examples, %d steps", self.method.row, part, len(made), steps)
+        trained = self._fitting(made, self.sft.model_copy(update=chosen))
+        self.tokens += trained.tokens
+        return trained.loss
+
+    def _fitting(self, made: Sequence[sft.Example], spec: Sft) -> sft.Trained:
+        """Fine-tune from the adapter as it is; where memory runs out, again from there with fewer examples at a time."""
+        actor, micro = self.actor, sft.micro_batch(spec.batch_size)
+        before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
+        while True:
+            try:
+                return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, f"methods.{self.method.row}.learning_rate")
+            except torch.OutOfMemoryError:
+                if micro == 1:
+                    raise MoaError("out of memory with one example at a time; lower model.sft.max_length, or set model.quantisation: nf4") from None
+            micro = sft.smaller(micro, spec.batch_size)
+            log.warning("out of memory: again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
+            torch.cuda.empty_cache()
+            set_peft_model_state_dict(actor.model, before)
+
+
+def read_examples(paths: Sequence[Path], objectives: Sequence[str]) -> Examples:
+    """Return the train texts with their raw rewards, from tables TEXTS and TEXT_SCORES."""
+    if len(paths) != 2:
+        raise MoaError(f"--texts: {len(paths)} files given; give texts.parquet and text_scores.parquet (rule score_texts makes them)")
+    rows = read_texts(paths[0])
+    rewards = read_scores(paths[1], [r["text_id"] for r in rows], objectives)
+    return Examples([r["prompt"] for r in rows], [r["response"] for r in rows], [True] * len(rows), rewards)
+
+
+def main(args: argparse.Namespace) -> None:
+    section, method, weights = train.read_request(args)
+    assert isinstance(method, ric.Method), "only Rewards-in-Context trains so"
+    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    folder = train.checkpoint_folder(args, method)
+    with exclusive(train.lock_of(folder)):
+        texts = read_examples(args.texts, method.objectives)
+        targets = method.targets(texts.rewards, args.seed)
+        actor = train.make_actor(section, args.base, method, args.seed)
+        task = train.make_task(section, method, actor, args, weights)
+        standardised = replace(texts, rewards=ric.zscores(texts.rewards, targets))
+        run = Ric(section, method, actor, task, standardised, targets, args.seed, folder)
+        run.run()
+        train.write_policy(section, args, method, actor.model, weights, None, {"targets": targets.model_dump()})
+        train.write_curve(section, args, run.curve)
+        shutil.rmtree(folder, ignore_errors=True)
+    cost.tokens, cost.models = run.tokens, 1
+    cost.earlier_seconds = run.earlier_seconds
+    cost.write(args.costs)
+
+
+if __name__ == "__main__":
+    common.run(main, train.parser(__doc__))

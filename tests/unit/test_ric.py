@@ -1,0 +1,242 @@
+"""Rewards-in-Context: targets by hand, what its prompt shows, what a round keeps, and a tiny policy end to end."""
+
+import json
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from moa import answers, sft, tables
+from moa.config import Conditioning, Model
+from moa.errors import Diverged, MoaError
+from moa.methods import catalogue, ric
+from moa.respond import respond
+from moa.stages import train_ric
+from moa.targets import Targets, direction, rewards_text
+from tests import tiny_models, trained
+
+NAMES = ["sentiment", "conciseness"]
+TARGETS = Targets(low=(-1.0, -2.0), high=(1.0, 2.0), mean=(0.0, 0.0), std=(1.0, 1.0))
+
+
+def make(**settings: Any) -> ric.Method:
+    method = catalogue.load("ric", settings, NAMES)
+    assert isinstance(method, ric.Method)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ("l2", [0.6 / sqrt(0.52), 0.4 / sqrt(0.52)]),  # 0.36 + 0.16 = 0.52
+        ("linf", [1.0, 0.4 / 0.6]),
+        ("linear", [0.6, 0.4]),
+    ],
+)
+def test_directions_by_hand(form: Any, wanted: list[float]) -> None:
+    assert direction((0.6, 0.4), form) == pytest.approx(wanted)
+
+
+def test_targets_by_hand() -> None:
+    """linear (.75, .25): .75 * 2 - 1 = .5 and .25 * 4 - 2 = -1; linf: 1 and a third of 4 less 2."""
+    assert TARGETS.model_copy(update={"map": "linear"}).rewards((0.75, 0.25)) == pytest.approx([0.5, -1.0])
+    assert TARGETS.model_copy(update={"map": "linf"}).rewards((0.75, 0.25)) == pytest.approx([1.0, 4 / 3 - 2])
+    half = 1 / sqrt(2)  # l2 of (.5, .5)
+    assert TARGETS.rewards((0.5, 0.5)) == pytest.approx([2 * half - 1, 4 * half - 2])
+
+
+@pytest.mark.parametrize("form", ["l2", "linf", "linear"])
+def test_a_corner_asks_for_the_most_of_one_and_the_least_of_the_others(form: Any) -> None:
+    targets = TARGETS.model_copy(update={"map": form})
+    assert targets.rewards((1.0, 0.0)) == [1.0, -2.0]
+    assert targets.rewards((0.0, 1.0)) == [-1.0, 2.0]
+
+
+def test_compat_draws_normal_bounds_and_rounds() -> None:
+    scores = np.array([[0.0, 10.0], [2.0, 30.0]])
+    targets = make(compat="ric").targets(scores, 0)
+    assert all(-4.8 < low < -3.3 and 3.3 < high < 4.8 for low, high in zip(targets.low, targets.high, strict=True)), "20 000 draws of N(0, 1)"
+    assert targets == make(compat="ric").targets(scores, 0) != make(compat="ric").targets(scores, 1), "the seed decides"
+    rounded = TARGETS.model_copy(update={"step": 0.1})
+    assert rounded.rewards((0.5, 0.5)) == [0.4, 0.8]  # .41421 and .82843
+    assert TARGETS.rewards((0.5, 0.5)) != rounded.rewards((0.5, 0.5))
+
+
+def test_bounds_are_quantiles_of_the_standardised_texts() -> None:
+    """Rewards 0 to 4: mean 2, std sqrt 2; the quarter quantile is 1, so (1 - 2) / sqrt 2."""
+    scores = np.stack([np.arange(5.0), 10 * np.arange(5.0)], 1)
+    targets = make(bounds=[0.25, 1.0]).targets(scores, 0)
+    assert targets.low == pytest.approx([-1 / sqrt(2)] * 2)
+    assert targets.high == pytest.approx([sqrt(2)] * 2)
+    assert (targets.mean, targets.std) == (pytest.approx((2.0, 20.0)), pytest.approx((sqrt(2), 10 * sqrt(2))))
+    assert ric.zscores(np.array([[3.0, 20.0]]), targets).tolist() == [pytest.approx([1 / sqrt(2), 0.0])]
+
+
+def test_equal_rewards_have_no_unit() -> None:
+    with pytest.raises(MoaError, match=r"methods.ric: all texts have the same reward of objective 'conciseness'"):
+        make().targets(np.array([[0.0, 1.0], [2.0, 1.0]]), 0)
+
+
+def test_bounds_are_ordered() -> None:
+    with pytest.raises(MoaError, match="methods.ric.*two quantiles, the smaller first"):
+        make(bounds=[0.9, 0.1])
+
+
+def test_prompt_text() -> None:
+    assert rewards_text([1.2345, -0.35], NAMES, "names") == "sentiment 1.2 conciseness -0.3"  # -0.35 lies just above -.35 in binary
+    assert rewards_text([1.2, -0.4], NAMES, "tags") == "<rm1_score> 1.2 <rm2_score> -0.4"
+    assert rewards_text([-0.04, 0.0], NAMES, "names") == "sentiment 0.0 conciseness 0.0", "no minus zero"
+    assert TARGETS.text((1.0, 0.0), NAMES) == "sentiment 1.0 conciseness -2.0"
+
+
+def test_a_response_good_at_anything_is_kept() -> None:
+    """Quantile .7 of 0..9 is 6.3: 7, 8, 9 pass. The second reward runs the other way, so 0, 1, 2 pass by it."""
+    ascending = np.arange(10.0)
+    assert np.flatnonzero(ric.kept(np.stack([ascending, 9 - ascending], 1), 0.7)).tolist() == [0, 1, 2, 7, 8, 9]
+    assert ric.kept(np.ones((3, 2)), 0.7).all(), "at the quantile counts"
+
+
+def save_policy(folder: Path) -> Path:
+    """A random conditioned policy whose card holds targets."""
+    tiny_models.save_adapter(folder, seed=0, conditioned=True)
+    card = json.loads((folder / "policy.json").read_text())
+    settings = {"conditioning": Conditioning().model_dump(), "generation": {"max_new_tokens": 6}, "model": Model(source="x").model_dump()}
+    (folder / "policy.json").write_text(json.dumps(card | settings | {"targets": TARGETS.model_dump()}))
+    return folder
+
+
+def test_the_card_decides_what_the_prompt_shows(tmp_path: Path) -> None:
+    base = tiny_models.save_base(tmp_path / "t" / "base")
+    folder = save_policy(tmp_path / "t" / "policies" / "ric" / "policy" / "s0")
+    row = answers.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=True)
+    assert row.texts(["My {preference}"], (1.0, 0.0)) == ["a 1.0 b -2.0 My {preference}"]
+    assert row.texts(["My"], None) == ["My"], "the reference reads plain prompts"
+    said = respond(folder, "The lamp", {"a": 1.0, "b": 0.0})
+    assert said and said != respond(folder, "The lamp", {"a": 0.0, "b": 1.0}), "moa respond shows targets too"
+
+
+def test_a_damaged_card(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text(json.dumps({"policy": "p", "weights": None, "targets": {"low": [0], "high": [0, 1], "mean": [0], "std": [1]}}))
+    with pytest.raises(MoaError, match="policy.json: not a policy's card"):
+        answers.read_card(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained.write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained.run(train_ric.main, inputs, tmp_path_factory.mktemp("finished"), "ric")
+
+
+def test_end_to_end(inputs: Path, finished: Path) -> None:
+    policy = finished / "policy"
+    assert sorted(p.name for p in policy.iterdir()) == ["adapter", "policy.json"]
+    texts = {r["text_id"] for r in tables.read(tables.TEXTS, inputs / "texts.parquet").to_pylist() if r["split"] == "train"}
+    scores = [r["score"] for r in tables.read(tables.TEXT_SCORES, inputs / "text_scores.parquet").to_pylist() if r["text_id"] in texts and r["objective"] == "sentiment"]
+    targets = answers.read_card(policy).targets
+    assert targets is not None
+    assert targets.mean[0] == pytest.approx(np.mean(scores)), "of the train texts alone"
+    assert targets.low[0] == pytest.approx((np.quantile(scores, 0.01) - np.mean(scores)) / np.std(scores))
+    row = answers.load(inputs / "base", Model(source="x"), [policy], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True)
+    assert row.texts(["My"], (0.0, 1.0)) == [f"sentiment {targets.low[0]:.1f} conciseness {targets.high[1]:.1f}: My"]
+    assert not list((finished / "checkpoints").glob("*/")), "checkpoints vanish when the job ends well"
+
+
+def test_no_more_responses_than_the_shared_loop(finished: Path) -> None:
+    """4 steps of 8 responses: two rounds of two batches."""
+    rows = trained.curve(finished)
+    assert [s for s, q, o, _ in rows if (q, o) == ("reward", "sentiment")] == [0, 1, 2, 3]
+    assert [s for s, q, _, _ in rows if q == "online_loss"] == [1, 3]
+    assert [s for s, q, _, _ in rows if q == "offline_loss"] == [0]
+    assert all(0.3 <= v <= 1.0 for _, q, _, v in rows if q == "kept_share")
+    assert len({row[:3] for row in rows}) == len(rows)
+
+
+def test_interrupted_between_parts_gives_the_same_policy(inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second round fails once; what follows resumes after the first and ends with the bytes of never stopping."""
+    real, steps = sft.fine_tune, []
+
+    def failing(*arguments: Any) -> sft.Trained:
+        steps.append(arguments[4].steps)
+        if len(steps) == 3:
+            raise RuntimeError("pulled the plug")
+        return real(*arguments)
+
+    monkeypatch.setattr(sft, "fine_tune", failing)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        trained.run(train_ric.main, inputs, tmp_path, "ric")
+    trained.run(train_ric.main, inputs, tmp_path, "ric")
+    assert steps == [7, 1, 1, 1], "56 texts in batches of 8, a fifth of that per round; the fourth is the second round again"
+    again, whole = (load_file(path / "policy" / "adapter" / "adapter_model.safetensors") for path in (tmp_path, finished))
+    assert all(again[name].equal(whole[name]) for name in whole)
+    assert trained.curve(tmp_path) == trained.curve(finished)
+
+
+def test_rates_of_the_parts(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rounds train at 1/14 of the offline rate, on kept responses and half as many texts as responses: at most 16 + 8."""
+    real, seen = sft.fine_tune, []
+
+    def watched(*arguments: Any) -> sft.Trained:
+        seen.append((arguments[4].learning_rate, len(arguments[2])))
+        return real(*arguments)
+
+    monkeypatch.setattr(sft, "fine_tune", watched)
+    trained.run(train_ric.main, inputs, tmp_path, "ric", learning_rate=0.014)
+    assert [rate for rate, _ in seen] == pytest.approx([0.014, 0.001, 0.001])
+    assert seen[0][1] == 56
+    assert all(8 < count <= 24 for _, count in seen[1:])
+
+
+def test_out_of_memory_starts_the_part_again_with_fewer_examples(inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tried = sft.fine_tune, []
+
+    def small_gpu(*arguments: Any) -> sft.Trained:
+        tried.append(arguments[5])
+        if arguments[5] > 4:
+            arguments[0].get_parameter("base_model.model.model.layers.0.mlp.up_proj.lora_B.default.weight").data.fill_(9.0)  # half a step was taken
+            raise sft.torch.OutOfMemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(sft, "fine_tune", small_gpu)
+    trained.run(train_ric.main, inputs, tmp_path, "ric", rounds=0)
+    assert tried == [8, 4]
+    assert trained.curve(tmp_path)[0][3] == pytest.approx(trained.curve(finished)[0][3], abs=1e-3), "the loss of the first part, as without the failure"
+
+
+def test_divergence_names_the_methods_own_rate(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"lower methods.ric.learning_rate \(now 1e\+30\)"):
+        trained.run(train_ric.main, inputs, tmp_path, "ric", learning_rate=1e30)
+
+
+def test_more_rounds_than_batches(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match=r"methods.ric.rounds: 2 rounds share ppo.steps \(1\) batches"):
+        trained.run(train_ric.main, inputs, tmp_path, "ric", ppo={"steps": 1})
+
+
+def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None:
+    """Texts whose second reward says whether they end in '!': after training the prompt decides that."""
+    reviews = tiny_models.texts()[:40]
+    texts = [{"task": "t", "text_id": f"x{i}{end}", "split": "train", "prompt": r.prompt, "response": f" is {end * 3}"} for i, r in enumerate(reviews) for end in "!?"]
+    scores = [
+        {"task": "t", "text_id": t["text_id"], "objective": o, "role": "reward", "score": float(t["text_id"].endswith("!") == (o == "sentiment")), "truncated": False}
+        for t in texts
+        for o in NAMES
+    ]
+    for name, table, rows in (("texts", tables.TEXTS, texts), ("text_scores", tables.TEXT_SCORES, scores)):
+        tables.write(table, rows, tmp_path / f"{name}.parquet")
+    for name in ("base", "prompts.parquet", "normaliser.parquet"):
+        (tmp_path / name).symlink_to(inputs / name)
+    out = trained.run(train_ric.main, tmp_path, tmp_path / "out", "ric", rounds=0, epochs=12)
+    row = answers.load(
+        inputs / "base", Model(source="x"), [out / "policy"], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True
+    )
+    row.switch(None)
+    for preference, end in (((1.0, 0.0), "!"), ((0.0, 1.0), "?")):
+        said = answers.respond(row, row.texts(["The lamp", "My sister", "This old radio"], preference), answers.Decoding(8, 0.1, 1.0), 3, "s")
+        assert all(end in r.text for r in said), [r.text for r in said]
