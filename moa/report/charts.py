@@ -147,8 +147,10 @@ def control(task: Task, look: dict[str, Look], objective: str) -> Figure:
         "xaxis": {"title": {"text": f"weight of {chart_text(objective)} in the preference"}, "range": [-0.04, 1.04]},
         "yaxis": {"title": {"text": f"{chart_text(objective)} (mean score)"}, "range": _without_reference(task, objective, drawn)},
         "margin": MARGIN,
+        # Below the axis title, which a legend of many methods would cover.
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "font": {"size": 12}},
     }
-    return {"height": 440, "variants": {"raw": {"data": traces, "layout": layout, "labels": []}}}
+    return {"height": 480, "variants": {"raw": {"data": traces, "layout": layout, "labels": []}}}
 
 
 def _without_reference(task: Task, objective: str, drawn: Axis) -> list[float]:

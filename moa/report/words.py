@@ -103,6 +103,8 @@ def _winner(task: Task) -> str:
     others, close = len(task.methods) - 1, rivals(task)
     if others == 0:
         return f"{opening}; no other method was run."
+    if not close and row["seeds"] == 1:
+        return f"{opening}, above the intervals of every other method ({others}). One seed: another training run may rank them otherwise."
     if not close:
         return f"{opening}, and can be told apart from every other method ({others})."
     named = f" ({listed(close)})" if len(close) <= 4 else ""

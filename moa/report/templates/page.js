@@ -35,6 +35,7 @@
       hovermode: "closest",
       dragmode: false,
       showlegend: true,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: "@muted", activecolor: "@ink" },
       legend: { orientation: "h", x: 0, xanchor: "left", y: -0.17, yanchor: "top", font: { size: 12 } },
       ...figure.layout,
       xaxis: axis(figure.layout.xaxis, narrow),
