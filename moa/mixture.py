@@ -70,16 +70,15 @@ def sample(model: PeftModel, weights: Mapping[str, float], tokenizer: PreTrained
     """
     where = next(model.parameters()).device
     ids, prompt_mask = (t.to(where) for t in encode(prompts, tokenizer, context - decoding.max_new_tokens))
-    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    eos = int(tokenizer.eos_token_id)
     reader, warp = Reader(model, weights), filters(decoding, ids.shape[1], eos, where)
     mask, alive = prompt_mask, torch.ones(len(ids), dtype=torch.bool, device=where)
     for _ in range(decoding.max_new_tokens):
         scores = warp(ids, reader.next(ids, mask))
-        # Rows that have ended draw as well, so that the others' draws are those of `generate`.
-        drawn = torch.multinomial(torch.softmax(scores, -1), 1)[:, 0]
-        ids = torch.cat([ids, torch.where(alive, drawn, pad)[:, None]], 1)
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        alive = alive & (drawn != eos)
+        # Rows that have ended draw as well, so that the others' draws are those of `generate`; `finish` takes these off.
+        drawn = torch.multinomial(torch.softmax(scores, -1), 1)
+        ids, mask = torch.cat([ids, drawn], 1), torch.cat([mask, torch.ones_like(drawn)], 1)
+        alive = alive & (drawn[:, 0] != eos)
         if not alive.any():
             break
-    return finish(ids, prompt_mask, eos, pad, tokenizer)
+    return finish(ids, prompt_mask, eos, int(tokenizer.pad_token_id), tokenizer)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from moa import answers, mixture, models, tables
 from moa.conditioning import encode
-from moa.config import Conditioning, GenerateSection, Model
+from moa.config import Conditioning, GenerateSection, Lora, Model
 from moa.errors import MoaError
 from moa.generation import Decoding
 from moa.methods import catalogue
@@ -64,6 +65,22 @@ def test_the_mixture_by_hand(base: Path, corners: list[Path]) -> None:
         found = reader.next(ids, mask).double().softmax(-1)
         assert (found.log() - expected.log()).abs().max() < 1e-4
         assert all((p.log() - expected.log()).abs().max() > 0.5 for p in (a, b)), "the policies differ from it"
+        ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
+        mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
+
+
+def test_positions_count_from_the_first_real_token() -> None:
+    """GPT-2 learns a vector per position, so padding on the left would show; Llama's rotation only sees distances."""
+    torch.manual_seed(0)
+    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(BYTES), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5)).eval()
+    model = models.add_adapter(lm, Lora(rank=4, alpha=8, dropout=0.0, targets=["c_attn"]), 0)
+    ids, mask = encode(PROMPTS, BYTES, 64)
+    reader = mixture.Reader(model, {"default": 1.0})
+    for token in (40, 50):
+        found = reader.next(ids, mask)
+        for row, keep, logits in zip(ids, mask, found, strict=True):
+            with torch.no_grad():
+                torch.testing.assert_close(logits, lm(input_ids=row[keep.bool()][None]).logits[0, -1], atol=1e-3, rtol=1e-3)
         ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
         mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
 
