@@ -1,0 +1,93 @@
+"""Fishwood: the environment against exact expectations, and what linear weights and MOC do on its straight front."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import fishwood as benchmark
+from moa.metrics.fronts import hypervolume
+from moa.testbed.figure import strips
+from moa.testbed.fishwood import CHANCE, ENDS, FISH, STEPS, WOOD, Fishwood
+from moa.testbed.policy import Critic, Policy, logprobs
+
+ENVIRONMENT = Fishwood()
+
+
+def stationary(from_wood: float, from_river: float) -> torch.Tensor:
+    """(1, 2, 2) policy that goes to the river with these probabilities."""
+    return torch.tensor([[[1 - from_wood, from_wood], [1 - from_river, from_river]]])
+
+
+def test_ends_of_the_front() -> None:
+    # always wood: 200 * 0.9 = 180; always fish: the first step still pays in the wood, 0.9, then 199 * 0.1 = 19.9
+    assert ENVIRONMENT.expected(stationary(0, 0))[0].tolist() == pytest.approx(ENDS[0])
+    assert ENVIRONMENT.expected(stationary(1, 1))[0].tolist() == pytest.approx(ENDS[1])
+
+
+def test_every_policy_is_on_the_segment() -> None:
+    # m steps at the river: fish / 0.1 + wood / 0.9 = m + (200 - m) = 200
+    got = ENVIRONMENT.expected(torch.rand(50, 2).unsqueeze(-1) * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(got[:, 0] / 0.1 + got[:, 1] / 0.9, torch.full((50,), 200.0, dtype=torch.float64))
+
+
+def test_expectation_by_counting() -> None:
+    # alternate: at the river at steps 2, 4, ..., 200: 100 of them
+    assert ENVIRONMENT.expected(stationary(1, 0))[0].tolist() == pytest.approx([10.0, 90.0])
+
+
+def test_play_agrees_with_the_expectation() -> None:
+    torch.manual_seed(0)
+    policy = stationary(0.3, 0.6)
+    episodes = ENVIRONMENT.play(policy.expand(4000, -1, -1))
+    totals = episodes.rewards.sum(-1).T.double()
+    errors = (totals.mean(0) - ENVIRONMENT.expected(policy)[0]).abs() / (totals.std(0) / 4000**0.5)
+    assert float(errors.max()) < 4
+    assert (episodes.states[:, 0] == WOOD).all()
+    assert (episodes.states[:, 1:] == episodes.actions[:, :-1]).all()  # an action is the next state
+    fish, wood = episodes.rewards
+    assert not (fish[episodes.states == WOOD]).any() and not (wood[episodes.states == FISH]).any()
+    assert float(wood[episodes.states == WOOD].mean()) == pytest.approx(CHANCE[WOOD], abs=0.005)
+
+
+def test_log_probabilities_are_of_the_actions_taken() -> None:
+    logits = torch.tensor([[[0.0, np.log(3.0)], [np.log(4.0), 0.0]]], dtype=torch.float64)  # river with 3/4 from the wood, 1/5 from the river
+    episodes = ENVIRONMENT.play(torch.softmax(logits, -1))
+    expected = torch.tensor([[0.25, 0.75], [0.8, 0.2]], dtype=torch.float64)[episodes.states, episodes.actions].log()
+    torch.testing.assert_close(logprobs(logits, episodes), expected)
+
+
+def test_critic_can_hold_a_stationary_value() -> None:
+    """V = slope (T - t) / T + level, per state: with last-layer biases 3 and 5 the first step is worth 8, the last 3/200 + 5."""
+    critic = Critic(ENVIRONMENT, heads=1, hidden=4)
+    last = critic.net[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([3.0, 5.0])
+    values = critic(torch.zeros(1, 2), torch.zeros(1, STEPS, dtype=torch.int64))
+    assert values.shape == (1, 1, STEPS)
+    assert values[0, 0, [0, -1]].tolist() == pytest.approx([8.0, 3 / STEPS + 5])
+
+
+def test_policies_start_near_a_coin_toss() -> None:
+    probabilities = Policy(ENVIRONMENT, 16).probabilities([(0.5, 0.5), (1.0, 0.0)])
+    torch.testing.assert_close(probabilities, torch.full((2, 2, 2), 0.5), atol=0.1, rtol=0)
+
+
+def test_metrics_by_hand() -> None:
+    # all points at one end: no area, the whole segment is the gap, and no order
+    end = benchmark.metrics(np.tile(ENDS[0], (11, 1)))
+    assert end["hypervolume"] == pytest.approx(0, abs=1e-12) and end["gap"] == pytest.approx(1) and end["tau"] == 0
+    # exactly where the preferences ask: 11 points at tenths. Area sum_{i=1}^{9} 0.1 * (1 - i / 10) = 0.45 of 0.5
+    asked = np.array([(19.9 * p, 0.9 + 179.1 * q) for p, q in benchmark.GRID])
+    ideal = benchmark.metrics(asked)
+    assert ideal["hypervolume"] == pytest.approx(0.9)
+    assert ideal["gap"] == pytest.approx(0.1, abs=1e-6) and ideal["tau"] == pytest.approx(1) and ideal["error"] == pytest.approx(0, abs=1e-6)
+    assert hypervolume(np.array([(0.5, 0.5)]), np.zeros(2)) / benchmark.TRIANGLE == pytest.approx(0.5)
+
+
+def test_table_and_figure_hold_every_row() -> None:
+    asked = np.array([(19.9 * p, 0.9 + 179.1 * q) for p, q in benchmark.GRID])
+    outcomes = {"one & two": [benchmark.Outcome(asked, 1.0), benchmark.Outcome(asked, 3.0)]}
+    assert "| one & two | 0.900 ± 0.000 | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.000 ± 0.000 | 2.0 |" in benchmark.table(outcomes)
+    drawn = strips("A < B", ("left", "right"), {"one & two": [[0.0, 0.5, 1.0]]})
+    assert "one &amp; two" in drawn and "A &lt; B" in drawn and drawn.count("<line") == 1
