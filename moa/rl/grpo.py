@@ -185,7 +185,7 @@ def arguments(method: Method, ppo: Ppo, decoding: Decoding, seed: int, folder: s
         loss_type=chosen.loss_type,
         scale_rewards=method.scale_rewards,
         learning_rate=chosen.learning_rate or ppo.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=ppo.schedule,  # TRL has the same words for it
         max_grad_norm=ppo.max_grad_norm,
         activation_checkpointing=checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
