@@ -91,15 +91,16 @@ class Plan:
         )
 
     def train(self, row: str) -> config.TrainSection:
-        experiment, conditioned = self.experiment, self.rows[row].conditioned
+        experiment, method = self.experiment, self.rows[row]
+        varied = method.conditioned and method.answers == "policy"  # else every policy has weights of its own
         return config.TrainSection(
             **dict(self.scoring(judges=False)),
             model=experiment.model,
             conditioning=self._conditioning(row),
             generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples", "batch_size"),
             ppo=experiment.ppo,
-            training=experiment.training_preferences() if conditioned else [],
-            dirichlet=experiment.preferences.dirichlet if conditioned else None,
+            training=experiment.training_preferences() if varied else [],
+            dirichlet=experiment.preferences.dirichlet if varied else None,
             settings=self._settings(row),
         )
 

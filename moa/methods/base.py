@@ -83,7 +83,7 @@ class Method:
     """A method that trains with the shared PPO loop; subclasses override what differs."""
 
     schema: ClassVar[type[Settings]] = Settings  # of the row's section in the config
-    conditioned: ClassVar[bool] = False  # the preference stands in the prompt
+    conditioned: bool = False  # the preference stands in the prompt
     steerable: ClassVar[bool] = True  # answers differently for different preferences
     extra_heads: tuple[str, ...] = ()  # names of value heads beyond the objectives'
     reads_sensitivity: ClassVar[bool] = False  # `combine` reads Batch.sensitivity

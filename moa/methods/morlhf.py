@@ -8,16 +8,21 @@ Differences from the Rewards-in-Context code, and choices:
    advantage of the summed normalised reward).
 2. Its three-objective runs always use 0.33 each; here every evaluation preference has its own policy.
 3. The corners are the single-objective policies, trained once and shared.
+4. The paper's prompts are plain. `prompts: preference` puts a policy's own weights into its prompts, so that it starts where
+   the conditioned methods start (the base has learnt from the warm start what a preference means); then no corner is shared.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from moa.methods import base
-from moa.preferences import Preference
+from moa.preferences import Preference, label
 
 
 class Settings(base.Settings):
-    corners: str = "single_objective"  # the row that trains the corner policies
+    corners: str = "single_objective"  # the row that trains the corner policies; not read with `prompts: preference`
+    prompts: Literal["plain", "preference"] = "plain"  # what a policy reads: the prompt alone, or its weights as well
 
 
 class Method(base.Method):
@@ -27,7 +32,13 @@ class Method(base.Method):
     settings: Settings
     answers = "nearest"
 
+    def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
+        super().__init__(row, settings, objectives)
+        self.conditioned = settings.prompts == "preference"
+
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+        if self.conditioned:
+            return [base.Policy(self.row, label(w), w) for w in evaluation]
         return base.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
 
     def combine(self, batch: base.Batch) -> base.Combination:

@@ -86,6 +86,9 @@ def test_policies_are_shared_not_trained_twice() -> None:
         ("row", "w0.75-0.25"),
         ("single_objective", "a"),
     ]
+    shown = make("morlhf", prompts="preference")
+    assert shown.conditioned and not make("morlhf").conditioned
+    assert [p.row for p in shown.policies(grid)] == ["row"] * 5  # a plain prompt's corner would be another policy
 
 
 def test_unknown_method_and_key_name_the_nearest() -> None:
