@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 class Settings(base.Settings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
-    control: Literal["sample", "mean", "feedback"] = "sample"
+    control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
-    target: Target = "range"
+    target: Target = "arc"
     phi: float = Field(0.0, ge=0)
-    weights: Literal["min_norm", "uniform", "lagrangian"] = "min_norm"
-    multiplier: float = Field(2.0, ge=0)  # of `lagrangian`
+    weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
+    multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
