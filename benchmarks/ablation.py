@@ -75,7 +75,8 @@ def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> 
         loop = Loop(actor, method, section.ppo, task, seed, Path(checkpoints))
         train.train(loop, f"{row} s{seed}")
     spec = experiment.generation
-    found = measure(loop, list(section.objectives), experiment.evaluation_preferences(), generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p))
+    decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
+    found = measure(loop, list(section.objectives), experiment.evaluation_preferences(), decoding)
     recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= section.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
     return {"seed": seed, "seconds": round(loop.seconds, 1), **recent, **found}
 

@@ -62,6 +62,8 @@ ROWS = {
     "moc, multiplier 2, sample": Setup(MULTIPLIER),
     "moc, multiplier 2, mean": Setup({**MULTIPLIER, "control": "mean"}),
     "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback"}),
+    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0}),
+    "moc, as by default (feedback, multiplier 4, arc)": Setup({"kind": "moc"}),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
 }
 
