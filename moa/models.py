@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from moa.config import Lora, Model
+from moa.config_keys import Lora, Model
 from moa.errors import MoaError
 
 log = logging.getLogger("moa")

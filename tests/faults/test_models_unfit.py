@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from moa import models
-from moa.config import Lora, Model
+from moa.config_keys import Lora, Model
 from moa.errors import MoaError
 from tests import tiny_models
 
@@ -59,7 +59,7 @@ def test_a_hub_id_without_the_hub() -> None:
 REVISIONS = """
 import sys
 from moa import models
-from moa.config import Model
+from moa.config_keys import Model
 from moa.errors import MoaError
 
 stored, missing = sys.argv[1:]
