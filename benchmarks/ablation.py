@@ -1,10 +1,11 @@
 """Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc.md's tables.
 
 Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
-prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment)}.
+prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment)};
+a name with an underscore in front is no variant.
 
     snakemake --cores all reference_scores
-    python benchmarks/ablation.py --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
+    python benchmarks/ablation.py --experiment experiments/full.yaml --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
     python benchmarks/ablation.py --table variants.jsonl
 """
 
@@ -26,7 +27,7 @@ from moa import config, generation
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
 from moa.metrics.steering import kendall_tau
-from moa.preferences import lattice
+from moa.preferences import Preference
 from moa.report.summary import table
 from moa.rl.loop import Loop
 from moa.sections import Plan
@@ -34,7 +35,7 @@ from moa.stages import train
 from moa.tasks import reviews
 
 log = logging.getLogger("moa")
-PROMPTS, GRID, REPEATS = 100, 10, 2  # development prompts; steps of the preference grid; responses per prompt and preference
+PROMPTS, REPEATS = 100, 2  # development prompts; responses per prompt and preference
 LAST = 10  # steps over which KL and entropy are averaged
 
 
@@ -46,10 +47,9 @@ def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Exper
     return config.parse(data, str(path))
 
 
-def measure(loop: Loop, objectives: list[str], decoding: generation.Decoding) -> dict[str, Any]:
-    """Return mean normalised rewards over the grid, their hypervolume (against 0) and tau per objective."""
+def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding) -> dict[str, Any]:
+    """Return mean normalised rewards over the evaluation preferences, their hypervolume (against 0) and tau per objective."""
     prompts = reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
-    grid = lattice(len(objectives), GRID)
     points = []
     for preference in grid:
         torch.manual_seed(1)
@@ -75,7 +75,8 @@ def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> 
         loop = Loop(actor, method, section.ppo, task, seed, Path(checkpoints))
         train.train(loop, f"{row} s{seed}")
     spec = experiment.generation
-    found = measure(loop, list(section.objectives), generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p))
+    decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
+    found = measure(loop, list(section.objectives), experiment.evaluation_preferences(), decoding)
     recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= section.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
     return {"seed": seed, "seconds": round(loop.seconds, 1), **recent, **found}
 
@@ -111,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     variants = yaml.safe_load(given.variants.read_text(encoding="utf-8"))
     for seed in given.seeds:
-        for name in given.only or variants:
+        for name in given.only or [n for n in variants if not n.startswith("_")]:
             variant = variants[name]
             found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed)
             with given.out.open("a", encoding="utf-8") as file:

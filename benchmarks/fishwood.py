@@ -41,7 +41,7 @@ class Setup(NamedTuple):
     training: tuple[Preference, ...] = tuple(GRID)
 
 
-MOC = {"kind": "moc", "target": "plain"}  # the front is straight: the target p lies exactly on it
+MOC = {"kind": "moc", "control": "sample", "weights": "min_norm", "target": "plain"}  # the front is straight: the target p lies exactly on it
 MULTIPLIER = {**MOC, "weights": "lagrangian", "multiplier": 2.0}
 ROWS = {
     "linear, raw rewards": Setup({"kind": "linear"}, raw=True),
@@ -56,12 +56,14 @@ ROWS = {
     "moc, weighted": Setup({**MOC, "streams": "weighted"}),
     "moc, utility": Setup(MOC),
     "moc, utility, whitened": Setup(MOC, whiten="batch"),
-    "moc, target range, whitened (default)": Setup({"kind": "moc"}, whiten="batch"),
+    "moc, target range, whitened": Setup({"kind": "moc", "control": "sample", "weights": "min_norm", "target": "range"}, whiten="batch"),
     "moc, uniform weights": Setup({**MOC, "weights": "uniform"}),
     "moc, weights per preference": Setup({**MOC, "granularity": "preference"}),
     "moc, multiplier 2, sample": Setup(MULTIPLIER),
     "moc, multiplier 2, mean": Setup({**MULTIPLIER, "control": "mean"}),
     "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback"}),
+    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0}),
+    "moc, as by default (feedback, multiplier 4, arc)": Setup({"kind": "moc"}),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
 }
 

@@ -15,7 +15,8 @@ Where the paper is silent or we had to choose (papers.md 1.2, 1.3; every choice 
    (2/N) sum_i (p~_i - Rbar^i_p) A^i, whose size is the violation, where whitening would blow a met constraint up to noise.
 3. Scale of R: quantiles of the reference policy's scores to [0, 1], clipped, or z-scores, or raw.
 4. Target p~: p / max p (asks the middle preference for everything), p, p against R normalised to sum 1, or p / max p
-   within the range of rewards that the preferences achieve so far (`range`).
+   within the range of rewards that the preferences achieve so far (`range`), or p / |p| within it (`arc`): p / max p asks
+   every preference above 1/2 for the whole range of its objective and so for no order among them.
 5. Weights. `min_norm` as the paper has it; `uniform`; or `lagrangian`: reward streams at 1, control at a fixed multiplier.
 6. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 7. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 
 class Settings(base.Settings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
-    control: Literal["sample", "mean", "feedback"] = "sample"
+    control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
-    target: Target = "range"
+    target: Target = "arc"
     phi: float = Field(0.0, ge=0)
-    weights: Literal["min_norm", "uniform", "lagrangian"] = "min_norm"
-    multiplier: float = Field(2.0, ge=0)  # of `lagrangian`
+    weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
+    multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from moa.methods.base import Scores
 
 Scale = Literal["quantile", "zscore", "raw"]
-Target = Literal["scaled", "plain", "simplex", "range"]
+Target = Literal["scaled", "plain", "simplex", "range", "arc"]
+WITHIN = ("range", "arc")  # targets that lie between the least and the largest reward that any preference achieves
 MEMORY = 0.9  # of the running mean reward per preference
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
 
@@ -31,8 +32,10 @@ def on_scale(scores: Scores, scale: Scale, target: Target) -> Tensor:
 
 
 def targets(preferences: Tensor, target: Target) -> Tensor:
-    """Return p~ (B, K): p / max p ('scaled', 'range'), else p."""
-    return preferences / preferences.amax(1, keepdim=True) if target in ("scaled", "range") else preferences
+    """Return p~ (B, K): p / max p ('scaled', 'range'), p / |p| ('arc', the l2 map of Rewards-in-Context), else p."""
+    if target in ("scaled", "range"):
+        return preferences / preferences.amax(1, keepdim=True)
+    return preferences / preferences.norm(dim=1, keepdim=True) if target == "arc" else preferences
 
 
 def per_sample(rewards: Tensor, wanted: Tensor, phi: float) -> Tensor:
@@ -73,14 +76,14 @@ class Achieved:
         return low, (seen.amax(0) - low).clamp(min=LEAST_RANGE)
 
     def wanted(self, preferences: Tensor, target: Target) -> Tensor:
-        """Return p~ (B, K); 'range' puts p / max p between the least and the largest reward that any preference achieves."""
+        """Return p~ (B, K); 'range' and 'arc' lie between the least and the largest reward that any preference achieves."""
         asked = targets(preferences, target)
-        if target != "range":
+        if target not in WITHIN:
             return asked
         low, width = self.range(preferences)
         return low + width * asked
 
     def shortfall(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
-        """Return p~ - Rbar_p (B, K), on the achieved range's scale for 'range'."""
+        """Return p~ - Rbar_p (B, K), on the achieved range's scale for 'range' and 'arc'."""
         missing = self.wanted(preferences, target) - means
-        return missing / self.range(preferences)[1] if target == "range" else missing
+        return missing / self.range(preferences)[1] if target in WITHIN else missing

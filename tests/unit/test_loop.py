@@ -18,7 +18,7 @@ from moa.rl.loop import batch_preferences, prompt_indices
 from moa.stages import train
 from tests.tiny_policy import base, count_words, loop
 
-METHODS = ["linear", "moc", "pama", "morlhf"]
+METHODS = ["mse_only", "moc", "pama", "morlhf"]
 GROUP = {"advantages": "group", "group_size": 3}
 
 
@@ -121,7 +121,7 @@ def test_single_objective_training_raises_its_reward(ppo: dict[str, object], tmp
 
 def test_a_group_shares_prompt_and_preference_and_needs_no_critic(tmp_path: Path) -> None:
     """Batch 12 in groups of 3: the prompts and preferences of a batch of 4, each three times."""
-    run = loop("moc", tmp_path, steps=2, **GROUP)
+    run = loop("mse_only", tmp_path, steps=2, **GROUP)
     read, text_of = [], run.task.text_of
     run.task.text_of = lambda prompt, preference: read.append((prompt, preference)) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
     list(run.run())

@@ -166,6 +166,8 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
     means = achieved.update(torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.7, 0.6]]), preferences)
     # ranges: first objective 0.3 to 0.9, second 0.2 to 1.0; the middle asks for both ends: (0.9, 1.0)
     torch.testing.assert_close(achieved.wanted(preferences, "range"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.9, 1.0]]))
+    # on the arc the middle asks for sqrt(1/2) of each range: 0.3 + 0.7071 * 0.6 and 0.2 + 0.7071 * 0.8
+    torch.testing.assert_close(achieved.wanted(preferences, "arc"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.72426, 0.76569]]))
     # what is missing, in ranges: the corners nothing; the middle 0.2 / 0.6 and 0.4 / 0.8
     torch.testing.assert_close(achieved.shortfall(means, preferences, "range"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
 
