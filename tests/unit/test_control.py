@@ -27,6 +27,8 @@ def test_targets() -> None:
     preferences = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     for target in ("scaled", "range"):
         torch.testing.assert_close(control.targets(preferences, target), torch.tensor([[1.0, 1 / 3], [1.0, 1.0]]))
+    # the length of (0.75, 0.25) is sqrt(0.625) = 0.790569
+    torch.testing.assert_close(control.targets(preferences, "arc"), torch.tensor([[0.948683, 0.316228], [0.5**0.5, 0.5**0.5]]))
     for target in ("plain", "simplex"):
         assert torch.equal(control.targets(preferences, target), preferences)
 
@@ -65,5 +67,7 @@ def test_a_narrow_range_counts_as_a_twentieth() -> None:
     torch.testing.assert_close(torch.stack([low, width]), torch.tensor([[0.5, 0.2], [0.05, 1.0]]))
     # wanted: (0.5 + 0.05 * 1, 0.2 + 1 * 0) and (0.55, 1.2); missing (0.05, 0) and (0.04, 0), over the widths (1, 0) and (0.8, 0)
     torch.testing.assert_close(achieved.shortfall(means, preferences, "range"), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
+    # on the arc (0.5 + 0.05 * 0.707107) - 0.51 = 0.0253553 and (0.2 + 0.707107) - 1.2 = -0.292893 for the second
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc"), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
     # 'scaled' knows no range: (1, 0) - (0.5, 0.2) and (1, 1) - (0.51, 1.2)
     torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled"), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))

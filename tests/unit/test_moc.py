@@ -61,11 +61,11 @@ def test_the_control_error_uses_the_rows_scale_and_target() -> None:
     # quantile and p: 0.15^2 and 0.05^2; z-scores and p / max p: 1^2 and (4/3)^2; shares 3/4 and 1/4 meet p exactly
     expected = {("quantile", "plain"): (0.0225 + 0.0025) / 2, ("zscore", "scaled"): (1 + 16 / 9) / 2, ("raw", "simplex"): 0.0}
     for (scale, target), error in expected.items():
-        torch.testing.assert_close(make(scale=scale, target=target).control_error(scores, preferences), torch.tensor(error))
+        torch.testing.assert_close(make(control="sample", scale=scale, target=target).control_error(scores, preferences), torch.tensor(error))
 
 
 def test_a_row_has_a_head_for_control_and_names_its_streams() -> None:
-    method = make(weights="uniform")
+    method = make(control="sample", weights="uniform")
     assert (method.row, method.extra_heads) == ("row", ("control",))
     got = method.combine(batch(torch.ones(3, 1, 1), torch.tensor([[0.75, 0.25]])))
     assert got.logged == (("stream_weight", "utility", 0.5), ("stream_weight", "control", 0.5), ("duality_gap", "all", 0.0))
