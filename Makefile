@@ -4,9 +4,10 @@ PYTHON := $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+MUTMUT := .mutmut/bin/mutmut
 ARGS ?=
 
-.PHONY: run test lint setup clean
+.PHONY: run test lint mutation setup clean
 
 # Goes on after a crash by itself: unlock removes a lock only when the snakemake that took it is gone.
 # A dry run (ARGS=-n) makes nothing, so it ends without a leaderboard.
@@ -24,6 +25,10 @@ lint: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile tests/tiny.yaml
 
+# Changes the equations one place at a time and counts what the unit tests notice: docs/mutation.md.
+mutation: $(MUTMUT)
+	$(BIN)/python benchmarks/mutation.py --mutmut $(MUTMUT) $(ARGS)
+
 setup: $(READY)
 
 # torch comes first and alone: asked for by another package it may arrive as a build for another machine.
@@ -33,6 +38,14 @@ $(READY): requirements.txt requirements-dev.txt requirements.lock.txt pyproject.
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
 	$(BIN)/python -m pip install --quiet -c requirements.lock.txt -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+# Not in .venv: mutmut brings its own pytest. It finds torch and the rest where .venv has them.
+$(MUTMUT): $(READY)
+	$(BIN)/python -m venv .mutmut
+	.mutmut/bin/python -m pip install --quiet mutmut==3.8.1
+	site="import sysconfig; print(sysconfig.get_path('purelib'))"; \
+		$(BIN)/python -c "$$site" > "$$(.mutmut/bin/python -c "$$site")/project.pth"
 	touch $@
 
 clean:

@@ -3,7 +3,7 @@
 import torch
 
 from moa.config_keys import Ppo
-from moa.rl.advantages import gae, group_relative, whiten, whiten_groups
+from moa.rl.advantages import gae, group_relative, masked_mean, whiten, whiten_groups
 from moa.rl.experience import estimate, token_rewards
 
 
@@ -15,6 +15,11 @@ def test_gae_by_hand() -> None:
     # delta_1 = 1 + 0 - 0.25 = 0.75;  delta_0 = 0 + 0.25 - 0.5 = -0.25;  A_0 = -0.25 + 0.5 * 0.75 = 0.125
     torch.testing.assert_close(advantages, torch.tensor([[0.125, 0.75, 0.0]]))
     torch.testing.assert_close(returns, torch.tensor([[0.625, 1.0, 0.0]]))
+
+
+def test_a_response_of_one_token() -> None:
+    advantages, returns = gae(torch.tensor([[0.25]]), torch.tensor([[1.0]]), torch.ones(1, 1), gamma=0.5, lam=0.5)
+    assert (advantages.tolist(), returns.tolist()) == ([[0.75]], [[1.0]])  # 1 + 0.5 * 0 - 0.25
 
 
 def test_streams_do_not_mix() -> None:
@@ -30,11 +35,23 @@ def test_whiten_by_hand() -> None:
     torch.testing.assert_close(got, torch.tensor([[-(0.5**0.5), 0.5**0.5, 0.0]]))
 
 
+def test_streams_are_whitened_each_by_itself() -> None:
+    x = torch.tensor([[[1.0, 3.0, 100.0]], [[-10.0, 30.0, 100.0]]])  # two streams of one sample; the third token is padding
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    assert masked_mean(x, mask).tolist() == [2.0, 10.0]
+    # second stream: 10 -+ 20, unbiased variance (400 + 400) / 1 = 800; as in the first, -+1 / sqrt 2
+    alone = torch.tensor([[-(0.5**0.5), 0.5**0.5, 0.0]])
+    torch.testing.assert_close(whiten(x, mask), torch.stack([alone, alone]))
+
+
 def test_whiten_groups_removes_each_groups_mean() -> None:
-    x = torch.tensor([[1.0, 3.0], [11.0, 13.0], [1.0, 3.0]])
-    got = whiten_groups(x, torch.ones(3, 2), torch.tensor([0, 1, 0]))
-    torch.testing.assert_close(got[1], torch.tensor([-(0.5**0.5), 0.5**0.5]))
-    assert got[[0, 2]].mean().abs() < 1e-6
+    x = torch.tensor([[1.0, 3.0], [11.0, 13.0], [1.0, 3.0], [5.0, 9.0]])
+    got = whiten_groups(x, torch.ones(4, 2), torch.tensor([0, 1, 0, 2]))
+    # groups 1 and 2: mean -+ half the gap, variance gap^2 / 2, so -+1 / sqrt 2 whatever the gap
+    for row in (1, 3):
+        torch.testing.assert_close(got[row], torch.tensor([-(0.5**0.5), 0.5**0.5]))
+    # group 0: 1, 3, 1, 3 has mean 2 and variance 4 / 3
+    torch.testing.assert_close(got[[0, 2]], torch.tensor([[-(0.75**0.5), 0.75**0.5]] * 2))
 
 
 def test_group_relative_by_hand() -> None:

@@ -1,10 +1,13 @@
 """What the benchmark scripts return, at tiny sizes: the numbers' meaning, never their speed."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import pama_cost
+from benchmarks import mutation, pama_cost
 from moa.config_keys import Lora, Scratch
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -46,3 +49,24 @@ def test_rows_and_page(work: pama_cost.Work) -> None:
     assert all(np.isfinite(r["median"]) for r in rows)
     page = pama_cost.page(rows, "python x.py", "a machine")
     assert page.count("MGDA: n backward passes") == 3  # two sizes and a slope
+
+
+def test_a_mutants_change_is_named_and_only_failing_tests_kill(tmp_path: Path) -> None:
+    """Of three mutants of one function a test noticed the first, none the second, and nothing reached the third (code 33)."""
+    source = "def x_half__mutmut_orig(x=1):\n    y = x\n    return y / 2\n"
+    for number, last in ((1, "y * 2"), (2, "y / 3"), (3, "None")):
+        source += f"def x_half__mutmut_{number}(x=1):\n    y = x\n    return {last}\n"
+    (tmp_path / "mutants").mkdir()
+    (tmp_path / "mutants" / "m.py").write_text(source)
+    codes = {f"moa.m.x_half__mutmut_{number}": code for number, code in ((1, 1), (2, 0), (3, 33))}
+    (tmp_path / "mutants" / "m.py.meta").write_text(json.dumps({"exit_code_by_key": codes}))
+    page = mutation.page(mutation.read(tmp_path, ["m.py"])).splitlines()
+    assert page[2:4] == ["| m.py | 3 | 1 | 2 | 33.3 % |", "| all | 3 | 1 | 2 | 33.3 % |"]
+    assert page[-2:] == ["- m.x_half__mutmut_2: `return y / 2 -> return y / 3`", "- m.x_half__mutmut_3: `return y / 2 -> return None` (exit code 33)"]
+
+
+def test_the_configured_files_and_tests_exist() -> None:
+    text = mutation.configuration(mutation.FILES)
+    named = [line.strip() for line in text.splitlines() if line.strip().endswith(".py")]
+    assert len(named) == len(mutation.FILES) + len(mutation.TESTS)
+    assert all((mutation.ROOT / name).is_file() for name in named)

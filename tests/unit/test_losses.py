@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from moa.rl.loop import AdaptiveKl
@@ -53,6 +54,14 @@ def test_kl_estimated_from_drawn_tokens_by_hand() -> None:
     assert float(estimated_kl(a, a, torch.ones(1, 2))) == 0.0
     # d = log(0.25/0.5) = -log 2 on the first token: exp(d) - d - 1 = 0.5 + log 2 - 1; second token 0; mean of two
     torch.testing.assert_close(estimated_kl(a, b, torch.ones(1, 2)), torch.tensor((math.log(2) - 0.5) / 2))
+    # with the second token padding, the first alone
+    torch.testing.assert_close(estimated_kl(a, b, torch.tensor([[1.0, 0.0]])), torch.tensor(math.log(2) - 0.5))
+
+
+def test_reference_loss_by_hand() -> None:
+    # (3 - 1)^2 = 4 and (2 - 2)^2 = 0 on two tokens, 7 on padding; half of 4 over a mini-batch of 8 tokens
+    got = reference_loss(torch.tensor([[3.0, 2.0, 7.0]]), torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor(8.0))
+    assert float(got) == 0.25
 
 
 def test_entropy_and_logprobs_use_the_temperature() -> None:
@@ -82,6 +91,17 @@ def test_sensitivity_is_the_squared_gradient_at_the_hidden_state() -> None:
     gradient = torch.autograd.grad(logprobs.sum(), hidden)[0]  # a token's log-probability depends on its own state alone
     got = sensitivity(logits.detach(), tokens, output, temperature)
     torch.testing.assert_close(got, gradient.square().sum(-1).float(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="shorter"):
+        sensitivity(logits.detach(), tokens[:1], output, temperature)  # one sample's tokens for two: never cut in silence
+
+
+@pytest.mark.parametrize(("differentiable", "carries"), [({}, False), ({"differentiable": False}, False), ({"differentiable": True}, True)])
+def test_the_entropy_carries_a_gradient_only_if_asked(differentiable: dict[str, bool], carries: bool) -> None:
+    logits = torch.zeros(1, 1, 2, requires_grad=True)
+    logprobs, entropy = logprobs_and_entropy(logits, torch.tensor([[1]]), 1.0, **differentiable)
+    assert logprobs.requires_grad and entropy.requires_grad == carries
+    with torch.no_grad():
+        assert not logprobs_and_entropy(logits, torch.tensor([[1]]), 1.0, **differentiable)[1].requires_grad
 
 
 def test_a_token_that_cannot_be_drawn_has_no_share_of_the_entropy() -> None:

@@ -9,6 +9,7 @@ from moa.methods import catalogue, mgda_ub, pama
 from moa.methods.base import Batch, Scores, weighted
 from moa.preferences import lattice
 from moa.rl.losses import sensitivity
+from moa.rl.weights import solve
 
 NAMES = ["a", "b"]
 ONES = torch.ones(2, 3)
@@ -23,10 +24,11 @@ def batch(advantages: torch.Tensor, mask: torch.Tensor, preferences: torch.Tenso
     return Batch(advantages, mask, preferences, Scores(nothing, nothing, nothing))
 
 
-def test_linear_sums_with_each_samples_preference() -> None:
+@pytest.mark.parametrize("kind", ["linear", "morlhf", "single_objective"])
+def test_linear_sums_with_each_samples_preference(kind: str) -> None:
     advantages = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [[10.0, 20.0, 30.0], [5.0, 5.0, 5.0]]])  # (2, 2, 3)
     preferences = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
-    got = make("linear").combine(batch(advantages, ONES, preferences))
+    got = make(kind).combine(batch(advantages, ONES, preferences))
     # second sample: 0.25 * 1 + 0.75 * 5 = 4
     torch.testing.assert_close(got.advantages, torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.625, 0.375]))
@@ -69,6 +71,28 @@ def test_batch_granularity_keeps_credit_per_token() -> None:
     assert got.advantages.tolist() == [[1.0, 2.0]]
 
 
+@pytest.mark.parametrize(
+    ("granularity", "expected", "weights"),
+    [
+        ("token", [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [0.8, 0.2]),  # the second objective at the first token alone: 1 of 5
+        ("sequence", [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], [0.6, 0.4]),  # sample means (4 / 2, 2 / 2): the second; (3 / 3, 9 / 3): the first
+        ("batch", [[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1.0, 0.0]),  # 7 / 5 and 11 / 5: the first
+    ],
+)
+def test_pama_granularities_by_hand(granularity: str, expected: list[list[float]], weights: list[float]) -> None:
+    advantages = torch.tensor([[[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [2.0, 2.0, 5.0]]])
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])  # five tokens
+    got = make("pama", granularity=granularity).combine(batch(advantages, mask, torch.full((2, 2), 0.5)))
+    assert got.advantages.tolist() == expected
+    torch.testing.assert_close(got.weights, torch.tensor(weights))
+
+
+def test_pama_without_noon_keeps_the_sign() -> None:
+    advantages = torch.tensor([[[1.0, -2.0]]])
+    assert make("pama", noon=False).scale(advantages, torch.ones(1, 2)).tolist() == [[[1.0, -2.0]]]
+    assert make("pama").scale(advantages, torch.ones(1, 2)).tolist() == [[[1.0, 0.0]]]
+
+
 def test_weighted_reports_mean_weights() -> None:
     got = weighted(torch.ones(2, 2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert got.weights.tolist() == [0.5, 0.5]
@@ -88,7 +112,15 @@ def test_policies_are_shared_not_trained_twice() -> None:
     ]
     shown = make("morlhf", prompts="preference")
     assert shown.conditioned and not make("morlhf").conditioned
-    assert [p.row for p in shown.policies(grid)] == ["row"] * 5  # a plain prompt's corner would be another policy
+    # a plain prompt's corner would be another policy
+    names = ["w0-1", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25", "w1-0"]
+    assert [(p.row, p.name, p.weights) for p in shown.policies(grid)] == [("row", name, w) for name, w in zip(names, grid, strict=True)]
+
+
+def test_single_objective_trains_and_answers_at_the_corners_alone() -> None:
+    method = make("single_objective")
+    assert [(p.row, p.name, p.weights) for p in method.policies(lattice(2, 4))] == [("row", "a", (1.0, 0.0)), ("row", "b", (0.0, 1.0))]
+    assert method.evaluation_preferences(lattice(2, 4)) == [(1.0, 0.0), (0.0, 1.0)]
 
 
 def test_unknown_method_and_key_name_the_nearest() -> None:
@@ -112,6 +144,18 @@ def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
     torch.testing.assert_close(even.weights, torch.tensor([0.5 / 2**0.5, 0.5 * 2**0.5]), atol=1e-6, rtol=0)
 
 
+def test_mgda_ubs_solver_is_a_setting() -> None:
+    """Plain Frank-Wolfe stops above the minimum that away-steps reach."""
+    advantages = torch.randn(5, 1, 4, generator=torch.Generator().manual_seed(3))
+    seen = Batch(advantages, torch.ones(1, 4), torch.full((1, 2), 0.5), Scores(*torch.zeros(3, 1, 2)), sensitivity=torch.ones(1, 4))
+    rows = advantages[:, 0].double().numpy()
+    found = {solver: make("mgda_ub", solver=solver).combine(seen).weights for solver in ("away", "plain")}
+    for solver, weights in found.items():
+        torch.testing.assert_close(weights, torch.from_numpy(solve(rows @ rows.T / 4, solver).weights).float(), atol=1e-6, rtol=0)
+    assert (found["plain"] - found["away"]).abs().max() > 1e-3
+    torch.testing.assert_close(make("mgda_ub").combine(seen).weights, found["away"], atol=0, rtol=0)
+
+
 def test_mgda_ub_is_the_min_norm_of_real_gradients_at_the_hidden_state() -> None:
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(2, 3, 4, generator=generator, requires_grad=True)
@@ -130,5 +174,10 @@ def test_mse_only_trains_on_the_control_stream_alone() -> None:
     preferences = torch.tensor([[0.75, 0.25]])
     # target (1, 1/3): -((0.9 - 1)^2 + (0.2 - 1/3)^2) / 2 = -0.0138889
     torch.testing.assert_close(method.extra_rewards(scores, preferences), torch.tensor([[-0.0138889]]))
+    # on the curve with the other sign; a second sample at (0, 1/3) misses by (1, 0): the mean of 0.0138889 and 1 / 2
+    both = Scores(torch.zeros(2, 2), torch.tensor([[0.9, 0.2], [0.0, 1 / 3]]), torch.zeros(2, 2))
+    torch.testing.assert_close(method.control_error(both, preferences.expand(2, 2)), torch.tensor(0.2569444))
+    # shares of the sum: 0.9 / 1.1 - 0.75 = 0.0681818 = -(0.2 / 1.1 - 0.25)
+    torch.testing.assert_close(make("mse_only", target="simplex").extra_rewards(scores, preferences), torch.tensor([[-(0.0681818**2)]]))
     got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))
     assert got.advantages.tolist() == [[3.0]] and got.weights.tolist() == [0.0, 0.0, 1.0]

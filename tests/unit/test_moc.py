@@ -39,6 +39,44 @@ def test_control_rewards_by_hand() -> None:
     torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.5, 0.4]])), torch.tensor([-0.0411111]))
 
 
+def test_the_control_reward_is_a_setting() -> None:
+    """Two samples of p = (0.75, 0.25), target (1, 1/3): misses (-0.1, -0.133333) and (-0.5, 0.666667)."""
+    scores, preferences = scored([[0.9, 0.2], [0.5, 1.0]]), torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+    # (0.01 + 0.0177778) / 2 = 0.0138889, within phi; (0.25 + 0.444444) / 2 = 0.347222, 0.247222 beyond
+    got = make(control="sample", target="scaled", phi=0.1).extra_rewards(scores, preferences)
+    torch.testing.assert_close(got, torch.tensor([[0.0], [-0.2472222]]))
+    # the means (0.7, 0.6) miss by (-0.3, 0.266667): -(0.03 - 0.0355556) and -(0.15 + 0.1777778)
+    got = make(control="mean", target="scaled").extra_rewards(scores, preferences)
+    torch.testing.assert_close(got, torch.tensor([[0.0055556], [-0.3277778]]), atol=1e-6, rtol=0)
+    # feedback has no head of its own
+    assert make(control="feedback").extra_rewards(scores, preferences).shape == (2, 0)
+    # shares 0.9 / 1.1 - 0.75 = 0.0681818, and 0.5 / 1.5 - 0.75 = -0.4166667
+    got = make(control="sample", target="simplex").extra_rewards(scores, preferences)
+    torch.testing.assert_close(got, torch.tensor([[-(0.0681818**2)], [-(0.4166667**2)]]))
+
+
+def test_the_control_error_uses_the_rows_scale_and_target() -> None:
+    scores = Scores(torch.tensor([[3.0, 1.0]]), torch.tensor([[0.9, 0.2]]), torch.tensor([[2.0, -1.0]]))
+    preferences = torch.tensor([[0.75, 0.25]])
+    # quantile and p: 0.15^2 and 0.05^2; z-scores and p / max p: 1^2 and (4/3)^2; shares 3/4 and 1/4 meet p exactly
+    expected = {("quantile", "plain"): (0.0225 + 0.0025) / 2, ("zscore", "scaled"): (1 + 16 / 9) / 2, ("raw", "simplex"): 0.0}
+    for (scale, target), error in expected.items():
+        torch.testing.assert_close(make(control="sample", scale=scale, target=target).control_error(scores, preferences), torch.tensor(error))
+
+
+def test_a_row_has_a_head_for_control_and_names_its_streams() -> None:
+    method = make(control="sample", weights="uniform")
+    assert (method.row, method.extra_heads) == ("row", ("control",))
+    got = method.combine(batch(torch.ones(3, 1, 1), torch.tensor([[0.75, 0.25]])))
+    assert got.logged == (("stream_weight", "utility", 0.5), ("stream_weight", "control", 0.5), ("duality_gap", "all", 0.0))
+
+
+def test_padding_has_no_part_in_the_gram_matrix() -> None:
+    # streams (1, 2) and (3, 0) on two tokens, 9 on padding: [[1 + 4, 3], [3, 9]] / 2
+    got = moc.gram(torch.tensor([[[1.0, 2.0, 9.0]], [[3.0, 0.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    assert got.tolist() == [[2.5, 1.5], [1.5, 4.5]]
+
+
 def test_simplex_target_compares_shares() -> None:
     torch.testing.assert_close(control.on_scale(scored([[0.6, 0.2]]), "quantile", "simplex"), torch.tensor([[0.75, 0.25]]))
     with pytest.raises(MoaError, match="feedback needs a target that is linear"):
@@ -54,6 +92,8 @@ def test_weights_solve_the_gram_matrix() -> None:
     torch.testing.assert_close(got.weights, torch.tensor([0.8, 0.2, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[0.8, 0.4]]), atol=1e-5, rtol=0)
     assert [name for quantity, name, _ in got.logged if quantity == "stream_weight"] == ["a", "b", "control"]
+    ((_, _, gap),) = [entry for entry in got.logged if entry[:2] == ("duality_gap", "all")]
+    assert gap < 1e-12
 
 
 def test_per_preference_solves_each_group_alone() -> None:
@@ -62,6 +102,20 @@ def test_per_preference_solves_each_group_alone() -> None:
     # one token per group, all positive: weight on the smallest stream, the first for the first sample, the second for the other
     torch.testing.assert_close(got.advantages, torch.ones(2, 1))
     torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_groups_of_different_sizes() -> None:
+    """Samples 0 and 2 share a preference, 1 and 3 have their own. In each group one stream is the smallest at every token."""
+    advantages = torch.tensor([[[1.0], [2.0], [1.0], [5.0]], [[2.0], [1.0], [3.0], [5.0]], [[9.0], [9.0], [9.0], [4.0]]])
+    preferences = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+    got = make(**MIN_NORM, granularity="preference").combine(batch(advantages, preferences))
+    torch.testing.assert_close(got.advantages, torch.tensor([[1.0], [1.0], [1.0], [4.0]]))
+    # the first stream has all the weight in 2 of 4 samples, the second and control in 1 each
+    assert [entry[:2] for entry in got.logged[:3]] == [("stream_weight", "a"), ("stream_weight", "b"), ("stream_weight", "control")]
+    assert [entry[2] for entry in got.logged[:3]] == pytest.approx([0.5, 0.25, 0.25], abs=1e-6)
+    # one matrix for all: corner preferences belong to it as well, so every sample has the same weights
+    together = make(**{**MIN_NORM, "weights": "uniform"}).combine(batch(advantages, preferences))
+    torch.testing.assert_close(together.advantages, torch.tensor([[4.0], [4.0], [13 / 3], [14 / 3]]))
 
 
 def test_streams_by_hand() -> None:
@@ -81,6 +135,14 @@ def test_feedback_adds_what_is_missing() -> None:
     # head weights: 0.75 + 2 * 0.5 = 1.75 and 0.25 - 2 * 0.466667 = -0.683333
     torch.testing.assert_close(got.weights, torch.tensor([1.75, -0.683333]), atol=1e-5, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[1.066667]]), atol=1e-5, rtol=0)
+
+
+def test_feedback_has_the_last_stream_to_itself() -> None:
+    # as above with both objectives' streams: 0.75 * 1 and 0.25 * 1, control 1 * (0.5, -0.466667) times the multiplier 3
+    method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0)
+    got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
+    torch.testing.assert_close(got.weights, torch.tensor([0.75 + 1.5, 0.25 - 1.4]))
+    assert got.logged == (("stream_weight", "a", 1.0), ("stream_weight", "b", 1.0), ("stream_weight", "control", 3.0), ("duality_gap", "all", 0.0))
 
 
 def test_feedback_is_the_gradient_of_the_constraint() -> None:
@@ -117,6 +179,15 @@ def test_a_met_constraint_asks_for_nothing() -> None:
     torch.testing.assert_close(got.weights, torch.tensor([0.75, 0.25]))
 
 
+def test_each_preference_meets_its_own_constraint() -> None:
+    method = make(phi=0.25, control="feedback", target="scaled", weights="lagrangian", multiplier=1.0)
+    # p = (1/2, 1/2) asks for (1, 1): missing (0.5, 0.5), mean square 0.25, just within phi;
+    # p = (1, 0) asks for (1, 0): missing (1, -1), mean square 1, beyond. Times 2 / N = 1, on top of p itself.
+    got = method.combine(batch(torch.tensor([[[1.0], [1.0]], [[1.0], [10.0]]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]]), [[0.5, 0.5], [0.0, 1.0]]))
+    # 0.5 * 1 + 0.5 * 1 = 1;  (1 + 1) * 1 + (0 - 1) * 10 = -8
+    torch.testing.assert_close(got.advantages, torch.tensor([[1.0], [-8.0]]))
+
+
 def test_running_means_and_smoothed_gram_survive_a_checkpoint() -> None:
     settings = {**MIN_NORM, "control": "mean", "smoothing": 0.5}
     method = make(**settings)
@@ -128,6 +199,7 @@ def test_running_means_and_smoothed_gram_survive_a_checkpoint() -> None:
     assert method.state()["gram batch"] == pytest.approx([0.5, 0.0, 0.5, 0.0, 2.0, 1.0, 0.5, 1.0, 1.0])
     other = make(**settings)
     other.restore(method.state())
+    assert other.state() == method.state()
     torch.testing.assert_close(other.extra_rewards(scores, preferences), method.extra_rewards(scores, preferences))
     # the next batch's matrix is diag(2, 0, 0); half of it and half of the past: M = [[1.25, 0, .25], [0, 1, .5], [.25, .5, .5]]
     got = other.combine(batch(torch.tensor([[[2.0], [0.0]], [[0.0], [0.0]], [[0.0], [0.0]]]), preferences))

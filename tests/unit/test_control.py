@@ -1,0 +1,73 @@
+"""MOC's constraint by hand: scales, targets, running means, the achieved range."""
+
+import pytest
+import torch
+
+from moa.methods.base import Scores
+from moa.rl import control
+
+# Two samples, two objectives; every scale has numbers of its own.
+SCORES = Scores(raw=torch.tensor([[10.0, 30.0], [5.0, 5.0]]), quantile=torch.tensor([[-0.5, 0.6], [1.7, 0.2]]), zscore=torch.tensor([[-2.0, 1.0], [3.0, 1.0]]))
+
+
+def test_scales() -> None:
+    torch.testing.assert_close(control.on_scale(SCORES, "quantile", "plain"), torch.tensor([[0.0, 0.6], [1.0, 0.2]]))  # clipped at both ends
+    assert torch.equal(control.on_scale(SCORES, "zscore", "scaled"), SCORES.zscore)
+    assert torch.equal(control.on_scale(SCORES, "raw", "range"), SCORES.raw)
+
+
+def test_shares_of_each_samples_own_sum() -> None:
+    # 10 / 40 and 30 / 40; 5 / 10 twice
+    assert control.on_scale(SCORES, "raw", "simplex").tolist() == [[0.25, 0.75], [0.5, 0.5]]
+    # -2 counts as 1e-6, so its share is 1e-6 / (1 + 1e-6)
+    torch.testing.assert_close(control.on_scale(SCORES, "zscore", "simplex"), torch.tensor([[1e-6, 1.0], [0.75, 0.25]]), atol=1e-7, rtol=1e-4)
+
+
+def test_targets() -> None:
+    preferences = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+    for target in ("scaled", "range"):
+        torch.testing.assert_close(control.targets(preferences, target), torch.tensor([[1.0, 1 / 3], [1.0, 1.0]]))
+    # the length of (0.75, 0.25) is sqrt(0.625) = 0.790569
+    torch.testing.assert_close(control.targets(preferences, "arc"), torch.tensor([[0.948683, 0.316228], [0.5**0.5, 0.5**0.5]]))
+    for target in ("plain", "simplex"):
+        assert torch.equal(control.targets(preferences, target), preferences)
+
+
+def test_control_rewards_of_three_objectives() -> None:
+    """The mean is over objectives: misses 0.3, 0, 0.6 give (0.09 + 0 + 0.36) / 3 = 0.15."""
+    rewards, wanted = torch.tensor([[0.7, 0.5, 0.4]]), torch.tensor([[1.0, 0.5, 1.0]])
+    torch.testing.assert_close(control.per_sample(rewards, wanted, 0.05), torch.tensor([-0.1]))
+    # at running means 0.4, 0.9, 0.7 those miss by -0.6, 0.4, -0.3: -2 (0.18 + 0 + 0.18) / 3 = -0.24
+    torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]])), torch.tensor([-0.24]))
+
+
+def test_running_means_keep_nine_tenths() -> None:
+    achieved = control.Achieved()
+    first, second = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    got = achieved.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), first)
+    torch.testing.assert_close(got, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # the first batch is all there is
+    # both samples: mean (6, 1); 0.9 * 3 + 0.1 * 6 = 3.3 and 0.9 * 4 + 0.1 * 1 = 3.7; the preference that is absent keeps its own
+    got = achieved.update(torch.tensor([[5.0, 0.0], [7.0, 2.0]]), second)
+    torch.testing.assert_close(got, torch.tensor([[3.3, 3.7], [3.3, 3.7]]))
+    assert achieved.means["w1-0"] == pytest.approx([1.0, 2.0]) and achieved.means["w0.5-0.5"] == pytest.approx([3.3, 3.7])
+
+
+def test_means_of_another_number_of_objectives_are_refused() -> None:
+    achieved = control.Achieved()
+    achieved.means = {"w1-0": [0.5]}
+    with pytest.raises(ValueError, match="argument"):
+        achieved.update(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+
+
+def test_a_narrow_range_counts_as_a_twentieth() -> None:
+    achieved = control.Achieved()
+    preferences = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    means = achieved.update(torch.tensor([[0.5, 0.2], [0.51, 1.2]]), preferences)
+    low, width = achieved.range(means)
+    torch.testing.assert_close(torch.stack([low, width]), torch.tensor([[0.5, 0.2], [0.05, 1.0]]))
+    # wanted: (0.5 + 0.05 * 1, 0.2 + 1 * 0) and (0.55, 1.2); missing (0.05, 0) and (0.04, 0), over the widths (1, 0) and (0.8, 0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range"), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
+    # on the arc (0.5 + 0.05 * 0.707107) - 0.51 = 0.0253553 and (0.2 + 0.707107) - 1.2 = -0.292893 for the second
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc"), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
+    # 'scaled' knows no range: (1, 0) - (0.5, 0.2) and (1, 1) - (0.51, 1.2)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled"), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))
