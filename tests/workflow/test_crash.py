@@ -83,6 +83,7 @@ def test_kill_minus_nine_of_a_job(finished: Path) -> None:
 
 def test_interrupt_by_the_user(finished: Path) -> None:
     """Ctrl-C reaches snakemake and its jobs: both end, no lock stays behind."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores Ctrl-C, and so would its children
     with running(finished, "train", "--cores", "1", *LONGER) as process:
         wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
         time.sleep(1.0)
