@@ -25,7 +25,8 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from moa.config import Lora, Scratch, load
+from moa.config import load
+from moa.config_keys import Lora, Scratch
 from moa.methods.pama import closed_form
 from moa.models import add_adapter, forward
 from moa.rl.losses import logprobs_and_entropy, policy_loss

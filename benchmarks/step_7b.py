@@ -25,7 +25,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import moa.models
-from moa.config import Lora, Ppo
+from moa.config_keys import Lora, Ppo
 from moa.generation import Decoding
 from moa.methods import catalogue
 from moa.preferences import lattice

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa import conditioning, mixture, models
-from moa.config import Conditioning, Model
+from moa.config_keys import Conditioning, Model
 from moa.errors import MoaError
 from moa.generation import Decoding, Rollout, sample
 from moa.preferences import Preference

@@ -18,6 +18,7 @@ from moa.metrics.paired import paired
 from moa.report.summary import rows_of, table
 
 KEPT = (tables.METRICS, tables.POINTS)
+COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired difference is printed
 METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error")
 
 
@@ -68,16 +69,19 @@ def over_seeds(folder: Path, against: str | None) -> str:
     if against is not None and against not in methods:
         raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
     columns = sorted({(metric, objective) for _, metric, objective in values if metric != "order_rate"}, key=lambda c: (METRICS.index(c[0]), c[1]))
-    head = ["method", *(metric if objective == "all" else f"{metric} {objective}" for metric, objective in columns), "seeds"]
-    if against is not None:
-        head.insert(2, f"hypervolume less {against}'s")
-    lines = []
-    for method in methods:
-        cells = [_cell(values.get((method, *column), {})) for column in columns]
-        if against is not None:
-            cells.insert(1, _difference(values[method, "hypervolume", "all"], values[against, "hypervolume", "all"]) if method != against else "")
-        lines.append([method, *cells, str(len(values[method, "hypervolume", "all"]))])
-    return table(head, lines)
+    head, lines = ["method"], [[method] for method in methods]
+    for metric, objective in columns:
+        compared = against is not None and (metric, objective) in COMPARED
+        head.append(metric if objective == "all" else f"{metric} {objective}")
+        if compared:
+            head.append(f"{metric} less {against}'s")
+        for line, method in zip(lines, methods, strict=True):
+            mine = values.get((method, metric, objective), {})
+            line.append(_cell(mine))
+            if compared:
+                line.append("" if method == against or not mine else _difference(mine, values.get((str(against), metric, objective), {})))
+    seeds = [str(len(values[method, "hypervolume", "all"])) for method in methods]
+    return table([*head, "seeds"], [[*line, count] for line, count in zip(lines, seeds, strict=True)])
 
 
 def _mean(by_seed: dict[int, float]) -> float:

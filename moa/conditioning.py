@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
-from moa.config import Conditioning
+from moa.config_keys import Conditioning
 from moa.errors import MoaError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from moa.config import Lora, Model
+from moa.config_keys import Lora, Model
 from moa.errors import MoaError
 
 log = logging.getLogger("moa")
@@ -33,12 +33,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _at(source: str | Path, revision: str | None) -> str:
+    return f"{source} at revision {revision}" if revision else str(source)
+
+
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad and end: without a pad token the end token pads (masked, never learnt as padding)."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
     except (OSError, ValueError) as error:
-        raise MoaError(f"model {source}: no usable tokenizer ({_first_line(error)}); check model.source and model.revision") from error
+        raise MoaError(f"model {_at(source, revision)}: no usable tokenizer ({_first_line(error)}); check model.source and model.revision") from error
     if tokenizer.eos_token_id is None:
         raise MoaError(f"model {source}: the tokenizer has no end token, so a response could never end; set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -76,7 +80,7 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
             use_safetensors=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise MoaError(f"model {source}: cannot be loaded ({_first_line(error)}); check model.source, model.revision and that it holds safetensors") from error
+        raise MoaError(f"model {_at(source, revision)}: cannot be loaded ({_first_line(error)}); check model.source, model.revision and that it holds safetensors") from error
     loaded = _differentiable(loaded) if config is not None else loaded.to(device())
     loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
     loaded.config.use_cache = True

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moa import config, tables
-from moa.config import Conditioning, Experiment, Generation, Model
+from moa.config import Experiment
+from moa.config_keys import Conditioning, Generation, Model
 from moa.errors import MoaError, nearest
 from moa.preferences import Preference, check
 from moa.sections import Plan

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from moa.config import Scratch
+from moa.config_keys import Scratch
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 

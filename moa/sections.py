@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moa import config
+from moa import config, config_keys
 from moa.config import Experiment
 from moa.errors import MoaError
 from moa.methods import catalogue
@@ -129,7 +129,7 @@ class Plan:
             reference_row=self._row_of("reference"),
         )
 
-    def _conditioning(self, row: str) -> config.Conditioning:
+    def _conditioning(self, row: str) -> config_keys.Conditioning:
         method = self.rows[row]
         reads_preference = method.conditioned or method.answers == "external"
         return reset(self.experiment.conditioning, "warm_start", *(() if reads_preference else ("template", "format")))

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import SFTConfig, SFTTrainer
 
 from moa.conditioning import continuation_rows
-from moa.config import Model, Sft
+from moa.config_keys import Model, Sft
 from moa.errors import Diverged, MoaError
 
 log = logging.getLogger("moa")

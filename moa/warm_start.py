@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from moa.config import WarmStart
+from moa.config_keys import WarmStart
 from moa.preferences import lattice
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from moa import scratch
-from moa.config import Lora, Scratch
+from moa.config_keys import Lora, Scratch
 from moa.models import ValueHeads, add_adapter, save_policy
 from moa.tasks import reviews
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from moa import models as moa_models
-from moa.config import Lora, Ppo
+from moa.config_keys import Lora, Ppo
 from moa.generation import Decoding
 from moa.methods import catalogue
 from moa.preferences import Preference, label, lattice

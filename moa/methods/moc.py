@@ -18,6 +18,8 @@ Where the paper is silent or we had to choose (papers.md 1.2, 1.3; every choice 
    within the range of rewards that the preferences achieve so far (`range`), or p / |p| within it (`arc`): p / max p asks
    every preference above 1/2 for the whole range of its objective and so for no order among them.
 5. Weights. `min_norm` as the paper has it; `uniform`; or `lagrangian`: reward streams at 1, control at a fixed multiplier.
+   With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
+   min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
 6. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 7. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import Diverged
 from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import GRPOConfig, GRPOTrainer
 
 from moa.conditioning import token_rows
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.generation import Decoding, decode
 from moa.methods.grpo import Method

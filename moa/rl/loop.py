@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.preferences import Preference

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.models import forward, recomputing
 from moa.process import peak_memory

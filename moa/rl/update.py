@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.models import forward, recomputing

@@ -16,7 +16,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa import conditioning, models, scratch, sft, tables, warm_start
-from moa.config import BaseSection, Sft
+from moa.config import BaseSection
+from moa.config_keys import Sft
 from moa.errors import MoaError
 from moa.preferences import Preference, lattice
 from moa.stages import common

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa import tables
-from moa.config import Data, PromptsSection, Responses
+from moa.config import PromptsSection
+from moa.config_keys import Data, Responses
 from moa.errors import MoaError
 from moa.provenance import text_hash
 from moa.stages.common import Cost, parser, run

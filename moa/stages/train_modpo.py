@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.generation import Rollout, join, sample
 from moa.methods import modpo

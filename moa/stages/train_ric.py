@@ -13,7 +13,8 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from moa import answers, conditioning, sft
-from moa.config import Sft, TrainSection
+from moa.config import TrainSection
+from moa.config_keys import Sft
 from moa.errors import MoaError
 from moa.methods import ric
 from moa.process import exclusive, peak_memory

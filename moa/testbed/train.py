@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.methods.base import Batch, Method
 from moa.preferences import Preference
 from moa.rl.advantages import gae

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from moa.config import Data
+from moa.config_keys import Data
 from moa.errors import MoaError
 from moa.stages.prompts import prepare
 from moa.tasks.tabular import read_rows

@@ -1,7 +1,10 @@
 """Models, tokenizers and adapters that are missing, unfit or unsafe: a clear error each."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from moa import models
-from moa.config import Lora, Model
+from moa.config_keys import Lora, Model
 from moa.errors import MoaError
 from tests import tiny_models
 
@@ -51,6 +54,37 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_a_hub_id_without_the_hub() -> None:
     with pytest.raises(MoaError, match="nobody/nothing.*check model.source, model.revision"):
         models.load_base("nobody/nothing", PLAIN, revision="0" * 40)
+
+
+REVISIONS = """
+import sys
+from moa import models
+from moa.config_keys import Model
+from moa.errors import MoaError
+
+stored, missing = sys.argv[1:]
+print(models.load_base("who/tiny", Model(source="who/tiny"), revision=stored).config.hidden_size, models.load_tokenizer("who/tiny", stored).eos_token_id)
+for load in (lambda: models.load_base("who/tiny", Model(source="who/tiny"), revision=missing), lambda: models.load_tokenizer("who/tiny", missing)):
+    try:
+        load()
+    except MoaError as error:
+        print(error)
+"""
+
+
+def test_a_revision_that_is_not_there(base: Path, tmp_path: Path) -> None:
+    """A hub cache that holds one commit of a model, in a fresh process, because the cache's place is read on import."""
+    stored, missing = "a" * 40, "b" * 40
+    repository = tmp_path / "hub" / "models--who--tiny"
+    shutil.copytree(base, repository / "snapshots" / stored)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(stored)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", REVISIONS, stored, missing], env=environment, capture_output=True, text=True, check=True)
+    found, model, tokenizer = run.stdout.splitlines()
+    assert found.split() == [str(tiny_models.SCRATCH.hidden), "1"]
+    assert model.startswith(f"model who/tiny at revision {missing}: cannot be loaded") and "check model.source, model.revision" in model
+    assert tokenizer.startswith(f"model who/tiny at revision {missing}: no usable tokenizer")
 
 
 def test_a_folder_without_safetensors(base: Path, tmp_path: Path) -> None:

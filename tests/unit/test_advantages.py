@@ -2,7 +2,7 @@
 
 import torch
 
-from moa.config import Ppo
+from moa.config_keys import Ppo
 from moa.rl.advantages import gae, group_relative, masked_mean, whiten, whiten_groups
 from moa.rl.experience import estimate, token_rewards
 

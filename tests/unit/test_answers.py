@@ -9,7 +9,8 @@ import torch
 
 from moa import answers, models
 from moa.conditioning import encode
-from moa.config import Conditioning, Model, TrainSection
+from moa.config import TrainSection
+from moa.config_keys import Conditioning, Model
 from moa.errors import MoaError
 from moa.generation import Decoding
 from moa.provenance import file_hash

@@ -29,7 +29,7 @@ def test_a_later_run_extends_and_replaces(tmp_path: Path) -> None:
     assert after == before | {(m, 1) for m, _ in before}
     assert second["metrics"] == 2 * first["metrics"]  # seed 0 was replaced, not doubled
     text = over_seeds(folder, "linear")
-    assert "hypervolume less linear's" in text and "±" in text
+    assert "hypervolume less linear's" in text and "tau less linear's" in text and "±" in text
     with pytest.raises(MoaError, match="no row 'liner'"):
         over_seeds(folder, "liner")
 

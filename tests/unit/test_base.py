@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from moa import models, scratch, sft, tables
 from moa.conditioning import token_rows
-from moa.config import BaseSection, Model, Scratch, Sft
+from moa.config import BaseSection
+from moa.config_keys import Model, Scratch, Sft
 from moa.errors import Diverged, MoaError
 from moa.provenance import text_hash
 from moa.stages import base

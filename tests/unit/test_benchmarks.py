@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import mutation, pama_cost
-from moa.config import Lora, Scratch
+from moa.config_keys import Lora, Scratch
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
 

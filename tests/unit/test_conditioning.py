@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from moa.conditioning import MARK, as_text, build, continuation_rows, encode, preference_text, token_rows
-from moa.config import Conditioning
+from moa.config_keys import Conditioning
 from moa.errors import MoaError
 from moa.generation import decode
 from tests import tiny_models

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from moa import config, tables
+from moa import config, config_keys, tables
 from moa.methods import base
 from moa.rewards import scoring
 from moa.rewards.specs import Python
@@ -81,7 +81,7 @@ def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [{**line, "question": f"{line['question']} Case {word}."} for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")]
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
-    section = config.PromptsSection(task="tickets", data=config.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
+    section = config.PromptsSection(task="tickets", data=config_keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
     out = SimpleNamespace(section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet"))
     stage.main(out)  # type: ignore[arg-type]
     splits = tables.read(tables.PROMPTS, out.prompts)["split"].to_pylist()

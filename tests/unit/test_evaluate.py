@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from moa import config, tables
+from moa import config, config_keys, tables
 from moa.errors import MoaError
 from moa.stages import evaluate
 from tests import synthetic
@@ -61,8 +61,8 @@ class Hand:
         return self
 
     def section(self, **changes):
-        objectives = {name: config.Objective(reward=name) for name in OBJECTIVES}
-        given = {"task": TASK, "objectives": objectives, "evaluation": config.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
+        objectives = {name: config_keys.Objective(reward=name) for name in OBJECTIVES}
+        given = {"task": TASK, "objectives": objectives, "evaluation": config_keys.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
         return config.EvaluateSection(**{**given, **changes})
 
     def run(self, **changes):

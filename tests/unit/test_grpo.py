@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback
 
 from moa import answers, tables
 from moa.conditioning import token_rows
-from moa.config import Conditioning, Model, TrainSection
+from moa.config import TrainSection
+from moa.config_keys import Conditioning, Model
 from moa.errors import Diverged, MoaError
 from moa.generation import decode, sample
 from moa.methods import catalogue

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from moa import generation, tables
-from moa.config import Model
+from moa.config_keys import Model
 from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
 from moa.preferences import lattice

@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from moa import answers, mixture, models, tables
 from moa.conditioning import encode
-from moa.config import Conditioning, GenerateSection, Lora, Model
+from moa.config import GenerateSection
+from moa.config_keys import Conditioning, Lora, Model
 from moa.errors import MoaError
 from moa.generation import Decoding
 from moa.methods import catalogue

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from moa import models, scratch
 from moa.conditioning import encode
-from moa.config import Model
+from moa.config_keys import Model
 from moa.rl.losses import distribution_kl
 from tests import tiny_models
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa import tables
-from moa.config import Data
+from moa.config_keys import Data
 from moa.provenance import text_hash
 from moa.stages import prompts as stage
 from moa.tasks.duplicates import Near

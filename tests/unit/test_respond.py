@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from moa import tables
-from moa.config import Conditioning, Generation, Model, parse
+from moa.config import parse
+from moa.config_keys import Conditioning, Generation, Model
 from moa.errors import MoaError
 from moa.respond import find, respond
 from tests import tiny_models

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from moa import answers, sft, tables
-from moa.config import Conditioning, Model
+from moa.config_keys import Conditioning, Model
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, ric
 from moa.respond import respond

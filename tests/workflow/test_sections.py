@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moa import config, provenance, tables
+from moa import config, config_keys, provenance, tables
 from moa.sections import Plan, finished_runs, reset
 from tests.workflow import snake
 
@@ -24,8 +24,8 @@ JUDGED = {"sentiment": {"reward": "vader", "judge": "short"}, "conciseness": {"r
 
 
 def test_reset_puts_keys_back_at_their_defaults() -> None:
-    section = config.Generation(max_new_tokens=7, samples=3)
-    assert reset(section, "samples") == config.Generation(max_new_tokens=7)
+    section = config_keys.Generation(max_new_tokens=7, samples=3)
+    assert reset(section, "samples") == config_keys.Generation(max_new_tokens=7)
 
 
 def test_a_judge_is_evaluations_alone() -> None:
