@@ -67,6 +67,9 @@ def test_a_mutants_change_is_named_and_only_failing_tests_kill(tmp_path: Path) -
 
 def test_the_configured_files_and_tests_exist() -> None:
     text = mutation.configuration(mutation.FILES)
-    named = [line.strip() for line in text.splitlines() if line.strip().endswith(".py")]
+    named = [line.strip() for line in text.splitlines() if line.startswith(("    moa/", "    tests/"))]
     assert len(named) == len(mutation.FILES) + len(mutation.TESTS)
     assert all((mutation.ROOT / name).is_file() for name in named)
+    for slow in mutation.SLOW:
+        file, _, test = slow.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (mutation.ROOT / "tests" / "unit" / file).read_text(encoding="utf-8")
