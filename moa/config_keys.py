@@ -260,7 +260,7 @@ class Ppo(Strict):
     entropy_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(0.5, gt=0)
     early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2 over the batch that ends the epochs
-    whiten: Literal["batch", "preference", "none"] = "batch"
+    whiten: Literal["batch", "preference", "none", "combined"] = "batch"
     kl: Kl = Kl()
     checkpoint_every: int = Field(20, ge=1)
 

@@ -154,9 +154,15 @@ def embedded(task: Task, look: dict[str, Look], x: str, y: str, width: float = 6
     return Markup(_render("panel.svg.j2", panel=panel(task, look, x, y, width, height)))
 
 
+def all_looks(tasks: list[Task]) -> dict[str, Look]:
+    """Return one look per method of any task, in the order in which the experiments list them: the same in pages and drawings."""
+    wanted = [m for task in tasks for m in [*task.config.get("run", {}).get("methods", []), *sorted(task.methods)] if m in task.methods]
+    return looks(wanted)
+
+
 def standalone(task: Task) -> str:
     """Return an SVG document with a legend; it follows light and dark by itself."""
-    look = looks(task.methods)
+    look = all_looks([task])
     two = len(task.objectives) == 2
     panels = [panel(task, look, x, y, *((640, 430) if two else (380, 340))) for x, y in pairs(task)]
     return _render(

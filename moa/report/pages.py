@@ -9,10 +9,10 @@ from plotly.offline import get_plotlyjs
 
 from moa.report import charts, curves, words
 from moa.report.data import Row, Task, parsed
-from moa.report.front import embedded
+from moa.report.front import all_looks, embedded
 from moa.report.geometry import pairs
 from moa.report.safe import chart_json, environment, policy, source, visible
-from moa.report.style import Look, looks, markers
+from moa.report.style import Look, markers
 
 LOSS = 0.4  # least loss on another objective, normalised, for a task whose objectives conflict
 COLUMNS = 5  # preferences shown side by side in the examples, with two objectives
@@ -23,12 +23,6 @@ def plotly() -> Markup:
     script = get_plotlyjs()
     assert "</script" not in script.lower() and "<!--" not in script, "this Plotly bundle cannot stand inside a page"
     return Markup(script)
-
-
-def all_looks(tasks: list[Task]) -> dict[str, Look]:
-    """Return one look per method of any task, in the order in which the experiments list them."""
-    wanted = [m for task in tasks for m in [*task.config.get("run", {}).get("methods", []), *sorted(task.methods)] if m in task.methods]
-    return looks(wanted)
 
 
 def index(tasks: list[Task]) -> str:

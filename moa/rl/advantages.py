@@ -55,6 +55,15 @@ def group_relative(rewards: Tensor, groups: Tensor) -> Tensor:
     return out
 
 
+def group_centred(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Rewards (B, H) less their group's mean: every stream keeps the scale of its rewards. `groups` (B,) holds group numbers."""
+    out = torch.zeros_like(rewards)
+    for group in groups.unique():
+        rows = groups == group
+        out[rows] = rewards[rows] - rewards[rows].mean(0)
+    return out
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over (B, T) where the mask is 1; keeps leading dimensions."""
     return (x * mask).sum((-2, -1)) / mask.sum()
@@ -72,6 +81,11 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
         return centred
     variance = centred.square().sum((-2, -1), keepdim=True) / (n - 1)
     return centred * torch.rsqrt(variance + 1e-8)
+
+
+def unit_scale(x: Tensor, mask: Tensor) -> Tensor:
+    """Divide (B, T) by its root mean square over the mask; signs stay, so that Noon's advantages remain non-negative."""
+    return x * torch.rsqrt(masked_mean(x.square(), mask) + 1e-8)
 
 
 def whiten_groups(x: Tensor, mask: Tensor, groups: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from moa.errors import Diverged
 from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores
 from moa.models import ValueHeads, forward, output_matrix
-from moa.rl.advantages import gae, group_relative, masked_mean, whiten, whiten_groups
+from moa.rl.advantages import gae, group_centred, group_relative, masked_mean, unit_scale, whiten, whiten_groups
 from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity
 
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
@@ -134,22 +134,35 @@ def estimate(ppo: Ppo, values: Tensor, rewards: Tensor, mask: Tensor) -> tuple[T
     """Return advantages and returns, both (H, B, T), of values and rewards (H, B, T).
 
     Group-relative advantages are the same for every token of a response, whose reward is the undiscounted sum over its
-    tokens; nothing learns their returns, which are 0.
+    tokens; nothing learns their returns, which are 0. With `ppo.whiten: combined` they are centred only.
     """
     if ppo.advantages == "gae":
         return gae(values, rewards, mask, ppo.gamma, ppo.lam)
     groups = torch.arange(len(mask), device=mask.device) // ppo.group_size
-    relative = group_relative((rewards * mask).sum(-1).T, groups)
+    compare = group_centred if ppo.whiten == "combined" else group_relative
+    relative = compare((rewards * mask).sum(-1).T, groups)
     return relative.T[:, :, None] * mask, torch.zeros_like(rewards)
 
 
 def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Tensor:
-    """Whiten per stream, over the batch or within each preference, then apply the method's own transformation."""
+    """Whiten per stream, over the batch or within each preference, then apply the method's own transformation.
+
+    `ppo.whiten: combined` leaves every stream on the scale of its rewards; `scale_combined` acts later.
+    """
     if ppo.whiten == "batch":
         advantages = whiten(advantages, mask)
     elif ppo.whiten == "preference":
         advantages = whiten_groups(advantages, mask, groups_of(preferences))
     return method.scale(advantages, mask)
+
+
+def scale_combined(ppo: Ppo, combination: Combination, mask: Tensor) -> Combination:
+    """With `ppo.whiten: combined`, bring the combined advantages to unit size: within each group, or over the batch without groups."""
+    if ppo.whiten != "combined":
+        return combination
+    size = ppo.group_size if ppo.advantages == "group" else len(mask)
+    parts = zip(combination.advantages.split(size), mask.split(size), strict=True)
+    return combination._replace(advantages=torch.cat([unit_scale(a, m) for a, m in parts]))
 
 
 def collect(
@@ -196,6 +209,7 @@ def collect(
     advantages, returns = estimate(ppo, seen.values, rewards, mask)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
     combination = method.combine(Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None))
+    combination = scale_combined(ppo, combination, mask)
     finite(combination.advantages, "the combined advantage", step)
     return Experience(rollout, preferences, scores, extra, seen._replace(values=seen.values * mask), returns, advantages, combination)
 

@@ -3,8 +3,9 @@
 import torch
 
 from moa.config_keys import Ppo
-from moa.rl.advantages import gae, group_relative, masked_mean, whiten, whiten_groups
-from moa.rl.experience import estimate, token_rewards
+from moa.methods.base import Combination, weighted
+from moa.rl.advantages import gae, group_centred, group_relative, masked_mean, unit_scale, whiten, whiten_groups
+from moa.rl.experience import estimate, scale_combined, token_rewards
 
 
 def test_gae_by_hand() -> None:
@@ -75,6 +76,44 @@ def test_every_token_of_a_response_has_its_groups_advantage() -> None:
     advantages, returns = estimate(ppo, torch.full((1, 2, 3), 7.0), rewards, mask)
     torch.testing.assert_close(advantages, torch.tensor([[[-0.7070568, -0.7070568, 0.0], [0.7070568, 0.7070568, 0.7070568]]]), atol=1e-6, rtol=0)
     assert not returns.any(), "no value is learnt"
+
+
+def test_centred_groups_keep_the_scale_of_their_rewards() -> None:
+    """Group 0: 1, 5 has mean 3; group 1: 0.2, 0.4 has mean 0.3. The second stream is constant within both groups."""
+    got = group_centred(torch.tensor([[1.0, 7.0], [0.2, 8.0], [5.0, 7.0], [0.4, 8.0]]), torch.tensor([0, 1, 0, 1]))
+    torch.testing.assert_close(got, torch.tensor([[-2.0, 0.0], [-0.1, 0.0], [2.0, 0.0], [0.1, 0.0]]))
+
+
+def test_unit_scale_keeps_signs_and_shares() -> None:
+    """Live values 3, 4, 0, 5: mean square 50 / 4 = 12.5; each is divided by sqrt 12.5 = 3.535534, and nothing is shifted."""
+    got = unit_scale(torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
+    torch.testing.assert_close(got, torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, 0.0]]) / 12.5**0.5)
+
+
+def test_combined_advantages_are_scaled_within_each_group_or_over_the_batch() -> None:
+    """Groups of two one-token responses: -1, 1 and -0.1, 0.1 both become -1, 1; over the batch the mean square is 2.02 / 4 = 0.505."""
+    combination = Combination(torch.tensor([[-1.0], [1.0], [-0.1], [0.1]]), torch.ones(2))
+    mask = torch.ones(4, 1)
+    grouped = Ppo(advantages="group", group_size=2, whiten="combined")
+    torch.testing.assert_close(scale_combined(grouped, combination, mask).advantages[:, 0], torch.tensor([-1.0, 1.0, -1.0, 1.0]), atol=1e-5, rtol=0)
+    batch = scale_combined(Ppo(whiten="combined", group_size=2), combination, mask).advantages[:, 0]
+    torch.testing.assert_close(batch, torch.tensor([-1.0, 1.0, -0.1, 0.1]) / 0.505**0.5)
+    assert scale_combined(Ppo(), combination, mask) is combination, "the other settings leave the combination alone"
+
+
+def test_streams_on_one_scale_are_summed_as_rewards() -> None:
+    """GRPO's order: weights 0.5, 0.5 of rewards (4, 0), (0, 1) give 2 and 0.5, so -+0.75 around the mean, -+1 after scaling.
+
+    Standardised first, the streams would cancel: the first says +0.7071, -0.7071 and the second the opposite.
+    """
+    ppo = Ppo(advantages="group", group_size=2, whiten="combined")
+    mask, rewards = torch.ones(2, 1), torch.tensor([[[4.0], [0.0]], [[0.0], [1.0]]])
+    advantages, _ = estimate(ppo, torch.zeros(2, 2, 1), rewards, mask)
+    combined = weighted(advantages, torch.full((2, 2), 0.5))
+    torch.testing.assert_close(combined.advantages[:, 0], torch.tensor([0.75, -0.75]))
+    torch.testing.assert_close(scale_combined(ppo, combined, mask).advantages[:, 0], torch.tensor([1.0, -1.0]))
+    first, _ = estimate(ppo.model_copy(update={"whiten": "batch"}), torch.zeros(2, 2, 1), rewards, mask)
+    torch.testing.assert_close(weighted(first, torch.full((2, 2), 0.5)).advantages, torch.zeros(2, 1), atol=1e-4, rtol=0)
 
 
 def test_whitening_a_constant_is_zero_and_finite() -> None:

@@ -109,7 +109,7 @@ def test_without_a_readable_checkpoint_training_starts_anew(tmp_path: Path, capl
     assert "step-000002 cannot be read" in caplog.text and "step-000001 cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("ppo", [{}, {"advantages": "group", "group_size": 8, "whiten": "none"}])
+@pytest.mark.parametrize("ppo", [{}, {"advantages": "group", "group_size": 8, "whiten": "none"}, {"advantages": "group", "group_size": 8, "whiten": "combined"}])
 def test_single_objective_training_raises_its_reward(ppo: dict[str, object], tmp_path: Path) -> None:
     size = {"steps": 25, "batch_size": 32, "mini_batch_size": 32, "epochs": 4, "learning_rate": 5e-2}
     run = loop("single_objective", tmp_path, weights=(1.0, 0.0), kl={"coefficient": 0.0}, **size, **ppo)
