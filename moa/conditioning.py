@@ -1,6 +1,6 @@
 """How prompt and preference become the text that a policy reads: one place, one format for every method.
 
-The preference's place, format and role are the config's `conditioning` section (papers.md 1.2: template unknown).
+The preference's place, format and role are the config's `conditioning` section (docs/papers.md 1.2: template unknown).
 A template's special tokens are special; what looks like one in a prompt or a response is text.
 """
 

@@ -110,7 +110,7 @@ class Sft(Strict):
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1.4e-4, gt=0)  # Rewards-in-Context's SFT (papers.md 3.3)
+    learning_rate: float = Field(1.4e-4, gt=0)  # Rewards-in-Context's SFT (docs/papers.md 3.3)
     warmup: float = Field(0.03, ge=0, lt=1)
     max_length: int = Field(256, ge=8)
     completion_only: bool = True
@@ -119,7 +119,7 @@ class Sft(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adapter. Defaults: rank 64, alpha 128, dropout 0.05 (PAMA, RiC; papers.md 2.6, 3.3)."""
+    """Low-rank adapter. Defaults: rank 64, alpha 128, dropout 0.05 (PAMA, RiC; docs/papers.md 2.6, 3.3)."""
 
     rank: int = Field(64, ge=1)
     alpha: int = Field(128, ge=1)
@@ -217,7 +217,7 @@ class Preferences(Strict):
 
 
 class Generation(Strict):
-    """Decoding, the same for every method. Defaults: RiC's PPO rollouts (papers.md 3.3); evaluation adds top_p 0.9."""
+    """Decoding, the same for every method. Defaults: RiC's PPO rollouts (docs/papers.md 3.3); evaluation adds top_p 0.9."""
 
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = Field(0.7, gt=0)
@@ -241,7 +241,7 @@ class Kl(Strict):
 
 
 class Ppo(Strict):
-    """The shared PPO loop. Sources: TRL 0.8 defaults as RiC uses them (papers.md 3.3), unless a comment in config.yaml says measured."""
+    """The shared PPO loop. Sources: TRL 0.8 defaults as RiC uses them (docs/papers.md 3.3), unless a comment in config.yaml says measured."""
 
     steps: int = Field(100, ge=1)
     batch_size: int = Field(64, ge=2)
@@ -276,7 +276,7 @@ class Ppo(Strict):
 
 
 class Evaluation(Strict):
-    """Metrics. `reference_point` overrides the default, raw scale, per objective (papers.md; ARCHITECTURE)."""
+    """Metrics. `reference_point` overrides the default, raw scale, per objective (docs/papers.md 4)."""
 
     bootstrap: int = Field(1000, ge=10)
     reference_responses: int = Field(1000, ge=20)

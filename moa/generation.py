@@ -12,7 +12,7 @@ from moa.conditioning import encode
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn; top_k is always off. The end token is suppressed as first token (papers.md 3.3)."""
+    """How tokens are drawn; top_k is always off. The end token is suppressed as first token (docs/papers.md 3.3)."""
 
     max_new_tokens: int
     temperature: float

@@ -1,4 +1,4 @@
-"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference (arXiv 2402.10207; papers.md 3.3).
+"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference (arXiv 2402.10207; docs/papers.md 3.3).
 
 With a preference w and a range [low_i, high_i] per objective the prompt asks for the rewards
 

@@ -5,7 +5,7 @@ preference p are a group, and the group is the baseline, so that there is no val
 
     R_i = sum_k p_k r^k_i            A_i = (R_i - mean R) / (std R + 1e-4), the same for every token of the response
 
-This is what a user of TRL would build today: one reward function that reads a preference column (papers.md 3.5).
+This is what a user of TRL would build today: one reward function that reads a preference column (docs/papers.md 3.5).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Reward streams and one control stream; the weights c solve  min c' M c  over the
 the Gram matrix of the streams' advantages (the paper's upper bound, eq. 12: no backward pass); one clipped PPO step on
 A_t = sum_k c_k S^k_t.
 
-Where the paper is silent or we had to choose (papers.md 1.2, 1.3; every choice is a switch, measured in docs/methods/moc.md):
+Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every choice is a switch, measured in docs/methods/moc.md):
 1. Streams. `literal` takes A^1..A^N, which ask for the same whatever p is, so that only the control stream carries the
    preference; `weighted` takes p_k A^k; `utility` their sum, so that two streams are weighed: utility and control.
 2. Control. -max(0, mean_i (R~^i - p~_i)^2 - phi) per sample; or its gradient at the running mean reward of the preference

@@ -1,4 +1,4 @@
-"""MORLHF: one PPO policy per weight vector, linear scalarisation (papers.md 3.3).
+"""MORLHF: one PPO policy per weight vector, linear scalarisation (docs/papers.md 3.3).
 
     A_t = sum_k w_k A^k_t
 

@@ -1,4 +1,4 @@
-"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for; papers.md 1.3).
+"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for; docs/papers.md 1.3).
 
     A_t = A^control_t,   r_control = -(1/N) sum_i (R~^i - p~_i)^2
 

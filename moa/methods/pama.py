@@ -7,7 +7,7 @@ Theorem 1:                    min over the simplex of (sum_i c_i a_i)^2 is s*^2,
     c_max = -a_min / (a_max - a_min), c_min = a_max / (a_max - a_min).
 One pass for min and max: O(n). PAMA has no preference: one compromise, not a steerable front.
 
-Where the paper is silent or we had to choose (papers.md 2.2, 2.3):
+Where the paper is silent or we had to choose (docs/papers.md 2.2, 2.3):
 1. The ratio u is to the rollout policy and the KL to the reference is separate, as in the PPO that the paper builds on;
    it writes the reference policy in u.
 2. Granularity: a_i is I(A^i_t) of the token, its mean over the sequence, or over the batch. In all three c* multiplies

@@ -1,6 +1,6 @@
 """Does the policy follow its preference? Rank agreement and distance between preference and reward.
 
-Definitions: papers.md 1.4, "Our metric definitions". Notation: M points (preferences); K objectives; '...' any leading axes.
+Definitions: docs/papers.md 1.4, "Our metric definitions". Notation: M points (preferences); K objectives; '...' any leading axes.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def order_rate(component: Array, rewards: Array) -> Array:
 
 
 def control_error(preferences: Array, normalised: Array) -> Array:
-    """Return the mean over points of (1/K) sum_k (clip(r_k, 0, 1) - p_k)^2; MOC's constraint (papers.md 1.2) at evaluation.
+    """Return the mean over points of (1/K) sum_k (clip(r_k, 0, 1) - p_k)^2; MOC's constraint (docs/papers.md 1.2) at evaluation.
 
     Args:
         preferences: (M, K).

@@ -1,4 +1,4 @@
-"""PAMA's length reward, clip(l / 140, 70 / 140, 210 / 140) (arXiv 2508.07768, section 6; papers.md 2.6).
+"""PAMA's length reward, clip(l / 140, 70 / 140, 210 / 140) (arXiv 2508.07768, section 6; docs/papers.md 2.6).
 
 Choices where the paper is silent:
 1. l counts characters (Unicode code points, white space included); the paper does not name its unit.

@@ -1,4 +1,4 @@
-"""MOC's constraint: how far the achieved rewards are from what the preference asks for (papers.md 1.2).
+"""MOC's constraint: how far the achieved rewards are from what the preference asks for (docs/papers.md 1.2).
 
 Notation: B samples; K objectives; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the running mean reward of
 a preference. Torch is imported for annotations only.

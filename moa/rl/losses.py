@@ -77,7 +77,7 @@ def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, dif
 
 
 def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: float) -> Tensor:
-    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state (papers.md 1.3).
+    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state (docs/papers.md 1.3).
 
     Args:
         logits: (B, T, V) = W z.

@@ -37,7 +37,7 @@ def label_probabilities(margins: Tensor) -> Tensor:
 
 
 def modpo_loss(gap: Tensor, others: Tensor, chosen: Tensor, weight: float, beta: float) -> Tensor:
-    """-log sigma( (beta gap - others) / w_k ) where i is chosen, and the same with i and j exchanged where j is (MODPO, papers.md 3.5).
+    """-log sigma( (beta gap - others) / w_k ) where i is chosen, and the same with i and j exchanged where j is (MODPO, docs/papers.md 3.5).
 
     Args:
         gap: (N,) log-ratio of policy to reference of response i less that of response j.

@@ -1,4 +1,4 @@
-"""Fishwood: gather fish or wood, with a straight Pareto front (MO-Gymnasium's fishwood-v0; papers.md 1.4).
+"""Fishwood: gather fish or wood, with a straight Pareto front (MO-Gymnasium's fishwood-v0; docs/papers.md 1.4).
 
 Two states (in the wood, at the river), two actions (be in the wood, or at the river, at the next step), 200 steps. A step
 first pays for the current state: one piece of wood with probability 0.9, or one fish with probability 0.1. The episode
