@@ -15,6 +15,8 @@ from moa.rewards.specs import Strict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moa.config_keys import Ppo
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -95,6 +97,17 @@ class Method:
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         self.row, self.settings, self.objectives = row, settings, objectives
+
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        """Refuse a run in which this row cannot train; asked before anything runs.
+
+        Args:
+            ppo: the run's shared settings.
+            dirichlet: its `preferences.dirichlet`; not None where training draws every preference anew.
+
+        Raises:
+            MoaError: what does not go together, by its keys, and the remedy.
+        """
 
     def policies(self, evaluation: list[Preference]) -> list[Policy]:
         """Return the policies that this row needs for the evaluation preferences, its own and borrowed ones."""

@@ -161,9 +161,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Preference | None]:
-    """Return the section, the method, and the policy's weights; None where the preference varies per sample."""
+    """Return the section, the method, and the policy's weights; None where the preference varies per sample.
+
+    Raises:
+        MoaError: the method's settings are wrong, or do not go with the run's (`Method.check`).
+    """
     section = TrainSection.model_validate_json(args.section)
     method = catalogue.load(args.row, section.settings, list(section.objectives))
+    method.check(section.ppo, section.dirichlet)
     listed = json.loads(args.weights)
     return section, method, None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
 

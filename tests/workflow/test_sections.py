@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from moa import config, config_keys, provenance, tables
+from moa.errors import MoaError
 from moa.sections import Plan, finished_runs, reset
 from tests.workflow import snake
 
@@ -53,6 +54,32 @@ def test_weights_are_the_policys_own() -> None:
     assert plan().weights("morlhf", "w0.5-0.5") == "[0.5, 0.5]"
     assert plan().weights("single_objective", "sentiment") == "[1.0, 0.0]"
     assert plan().weights("moc", "policy") == "null"
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(MoaError) as caught:
+        plan(**changes)
+    return str(caught.value)
+
+
+DIRICHLET = {"training": {"divisions": 2}, "evaluation": {"divisions": 2}, "dirichlet": 1.0}
+
+
+@pytest.mark.parametrize("settings", [{}, {"control": "mean", "target": "scaled"}, {"control": "sample", "target": "arc"}, {"control": "sample", "target": "range"}])
+def test_a_running_mean_per_preference_needs_preferences_that_come_again(settings: dict[str, Any]) -> None:
+    run = {"methods": ["linear", "mine"], "seeds": [0]}
+    said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
+    assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'arc')} ")
+    assert "preferences.dirichlet (1)" in said and "control: sample with target: scaled" in said and "null to train on the lattice" in said
+
+
+def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
+    run = {"methods": ["linear", "mse_only", "mine"], "seeds": [0]}
+    sample = {"kind": "moc", "control": "sample", "target": "scaled"}
+    assert plan(run=run, methods={"mine": sample, "other": {"kind": "moc"}}, preferences=DIRICHLET).train("mine").dirichlet == 1.0  # 'other' is not run
+    smoothed = {**sample, "weights": "min_norm", "granularity": "preference", "smoothing": 0.5}
+    assert "methods.mine: smoothing: 0.5 with granularity: preference keeps a matrix" in refusal(run=run, methods={"mine": smoothed}, preferences=DIRICHLET)
+    plan(run=run, methods={"mine": {**smoothed, "granularity": "batch"}}, preferences=DIRICHLET)
 
 
 def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
