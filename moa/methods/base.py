@@ -113,6 +113,10 @@ class Method:
         """Return the policies that this row needs for the evaluation preferences, its own and borrowed ones."""
         return [Policy(self.row, "policy")]
 
+    def borrows(self) -> tuple[str, str] | None:
+        """Return the setting that names the row whose single-objective policies this one answers with, and that row; None for most."""
+        return None
+
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         """Return the preferences at which this row is evaluated; [None] for a preference-free policy."""
         return list(evaluation) if self.steerable else [None]

@@ -82,6 +82,27 @@ def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
     plan(run=run, methods={"mine": {**smoothed, "granularity": "batch"}}, preferences=DIRICHLET)
 
 
+@pytest.mark.parametrize(
+    ("row", "settings", "said"),
+    [
+        ("rewarded_soups", {"ingredients": "reference"}, "methods.rewarded_soups.ingredients: 'reference' is no row of kind single_objective"),
+        ("rewarded_soups", {"ingredients": "rewarded_soups"}, "methods.rewarded_soups.ingredients: 'rewarded_soups' is no row"),
+        ("mod", {"ingredients": "pama"}, "methods.mod.ingredients: 'pama' is no row of kind single_objective"),
+        ("mod", {"ingredients": "single_objectiv"}, "name one. Did you mean 'single_objective'?"),
+        ("morlhf", {"corners": "linear"}, "methods.morlhf.corners: 'linear' is no row of kind single_objective"),
+    ],
+)
+def test_only_single_objective_rows_lend_policies(row: str, settings: dict[str, Any], said: str) -> None:
+    assert said in refusal(run={"methods": [row], "seeds": [0]}, methods={row: settings})
+
+
+def test_the_lending_row_may_have_a_name_of_its_own() -> None:
+    methods = {"mine": {"kind": "single_objective"}, "rewarded_soups": {"ingredients": "mine"}, "morlhf": {"corners": "pama", "prompts": "preference"}}
+    made = plan(run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods)  # corners is not read with such prompts
+    assert {row for row, _ in made.policies} == {"mine", "morlhf"}
+    assert "'single_objective' is no row" in refusal(run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}})
+
+
 def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
     made = plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "moc"}})
     assert made.train("mine").settings["kind"] == "moc"
