@@ -28,14 +28,13 @@ log = logging.getLogger("moa")
 def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Samples:
     """Sample the reference policy on train prompts, `responses` to each side by side, and score what it wrote.
 
-    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates.
+    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates, and at least one prompt's
+    (`Method.check`).
 
     Raises:
-        MoaError: that is less than two responses to one prompt, or not even one response at a time fits into memory.
+        MoaError: not even one response at a time fits into memory.
     """
     count = ppo.steps * ppo.batch_size // responses
-    if count == 0:
-        raise MoaError(f"ppo.steps * ppo.batch_size = {ppo.steps * ppo.batch_size} responses are less than the {responses} that a prompt takes; raise ppo.batch_size")
     prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), count, seed, 0) for _ in range(responses)]
     rollout, reference = _read_in_parts(actor, [task.text_of(p, None) for p in prompts], ppo.batch_size, seed)
     scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(rollout.ids.device))

@@ -85,8 +85,6 @@ class Ric:
         self.sft = self.section.model.sft or Sft()
         self.steps = max(1, round(settings.epochs * len(self.texts.prompts) / self.sft.batch_size))
         self.batches = ppo.steps // settings.rounds if settings.rounds else 0  # of a round
-        if settings.rounds and not self.batches:
-            raise MoaError(f"methods.{self.method.row}.rounds: {settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of responses; lower it to {ppo.steps}")
         # All prompts at once, so that one that does not fit is refused before training, not in its middle.
         self.questions = [self._ask(number) for number in range(settings.rounds)]
         for asked in self.questions:

@@ -103,6 +103,21 @@ def test_the_lending_row_may_have_a_name_of_its_own() -> None:
     assert "'single_objective' is no row" in refusal(run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}})
 
 
+@pytest.mark.parametrize(
+    ("row", "settings", "said"),
+    [
+        ("grpo", {"group_size": 3}, "tiny: methods.grpo.group_size (3) must divide ppo.batch_size (8)"),
+        ("gdpo", {"group_size": 16}, "tiny: methods.gdpo.group_size (16) must divide ppo.batch_size (8)"),
+        ("ric", {"rounds": 4}, "tiny: methods.ric.rounds: 4 rounds share ppo.steps (3) batches of responses"),
+        ("modpo", {"responses": 25}, "tiny: methods.modpo.responses: ppo.steps * ppo.batch_size = 24 responses are less than the 25"),
+    ],
+)
+def test_what_the_training_job_would_refuse_is_refused_by_the_plan(row: str, settings: dict[str, int], said: str) -> None:
+    assert said in refusal(run={"methods": [row], "seeds": [0]}, methods={row: settings})
+    smaller = {key: value // 2 if row != "grpo" else 4 for key, value in settings.items()}
+    assert row in plan(run={"methods": [row], "seeds": [0]}, methods={row: smaller}).rows
+
+
 def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
     made = plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "moc"}})
     assert made.train("mine").settings["kind"] == "moc"
