@@ -3,7 +3,6 @@
 import argparse
 import gc
 import logging
-import shutil
 import time
 from pathlib import Path
 
@@ -131,10 +130,10 @@ def main(args: argparse.Namespace) -> None:
         run_loop(loop, f"{args.row}/{args.policy} s{args.seed}")
         train.write_policy(section, args, method, actor.model, weights, None, {})
         train.write_curve(section, args, loop.curve)
-        shutil.rmtree(folder, ignore_errors=True)
-    cost.tokens, cost.models = int(samples.response_mask.sum()), 1
-    cost.earlier_seconds = loop.earlier_seconds
-    cost.write(args.costs)
+        cost.tokens, cost.models = int(samples.response_mask.sum()), 1
+        cost.earlier_seconds = loop.earlier_seconds
+        cost.write(args.costs)
+        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -221,10 +220,10 @@ def main(args: argparse.Namespace) -> None:
         run.run()
         train.write_policy(section, args, method, actor.model, weights, None, {"targets": targets.model_dump()})
         train.write_curve(section, args, run.curve)
-        shutil.rmtree(folder, ignore_errors=True)
-    cost.tokens, cost.models = run.tokens, 1
-    cost.earlier_seconds = run.earlier_seconds
-    cost.write(args.costs)
+        cost.tokens, cost.models = run.tokens, 1
+        cost.earlier_seconds = run.earlier_seconds
+        cost.write(args.costs)
+        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":
