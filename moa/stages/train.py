@@ -189,7 +189,7 @@ def main(args: argparse.Namespace) -> None:
         train(loop, f"{args.row}/{args.policy} s{args.seed}")
         save(loop, section, args, weights)
         cost.tokens, cost.models = loop.tokens, 1
-        cost.earlier_seconds = loop.earlier_seconds
+        cost.resume(loop.watch)
         cost.write(args.costs)
         remove_checkpoints(folder)
 

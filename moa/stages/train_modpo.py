@@ -14,7 +14,7 @@ from moa.generation import Rollout, join, sample
 from moa.methods import modpo
 from moa.models import forward
 from moa.preferences import Preference
-from moa.process import exclusive
+from moa.process import Stopwatch, exclusive
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task, prompt_indices, seed_step
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
@@ -103,14 +103,14 @@ def run_loop(loop: PairLoop, name: str) -> None:
             last = now
 
 
-def samples_of(path: Path, actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> tuple[Samples, float]:
-    """Return the samples, drawn now or by an earlier attempt, and the seconds that drawing them took."""
-    began = time.perf_counter()
+def samples_of(path: Path, actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int, watch: Stopwatch) -> Samples:
+    """Return the samples, drawn now, which `watch` counts, or by an earlier attempt."""
     if path.exists():
-        return Samples.load(path, next(actor.model.parameters()).device), 0.0
-    samples = draw(actor, task, ppo, responses, seed)
-    samples.save(path)
-    return samples, time.perf_counter() - began
+        return Samples.load(path, next(actor.model.parameters()).device)
+    with watch.running():
+        samples = draw(actor, task, ppo, responses, seed)
+        samples.save(path)
+    return samples
 
 
 def main(args: argparse.Namespace) -> None:
@@ -123,15 +123,16 @@ def main(args: argparse.Namespace) -> None:
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)
         settings, ppo = method.settings, section.ppo
-        samples, seconds = samples_of(folder / "samples.safetensors", actor, task, ppo, settings.responses, args.seed)
+        watch = Stopwatch()
+        samples = samples_of(folder / "samples.safetensors", actor, task, ppo, settings.responses, args.seed, watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
         pairs = label(samples, method, weights, args.seed)
-        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), seconds)
+        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), watch)
         run_loop(loop, f"{args.row}/{args.policy} s{args.seed}")
         train.write_policy(section, args, method, actor.model, weights, None, {})
         train.write_curve(section, args, loop.curve)
         cost.tokens, cost.models = int(samples.response_mask.sum()), 1
-        cost.earlier_seconds = loop.earlier_seconds
+        cost.resume(loop.watch)
         cost.write(args.costs)
         train.remove_checkpoints(folder)
 

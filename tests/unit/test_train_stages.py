@@ -1,11 +1,13 @@
 """What the stages that train share: checkpoints outlive a death before the last output, and costs count what came before."""
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from moa import tables
 from moa.errors import MoaError
 from moa.stages import common, train, train_modpo, train_ric
 from tests import trained
@@ -42,3 +44,17 @@ def test_checkpoints_go_after_the_last_output(stage: Stage, inputs: Path, tmp_pa
     assert "resumed a" in caplog.text
     assert (tmp_path / "costs.parquet").exists()
     assert not left[0].parent.exists()
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
+def test_costs_count_wall_clock_and_processor_of_earlier_attempts(stage: Stage, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest checkpoint is made to say that the attempt before took 100 000 s and 200 000 s of the processor."""
+    newest = die_at_the_costs(stage, inputs, tmp_path, monkeypatch)[-1]
+    state = json.loads((newest / "state.json").read_text())
+    assert state["watch"]["seconds"] > 0 and state["watch"]["cpu_seconds"] > 0
+    (newest / "state.json").write_text(json.dumps({**state, "watch": {"seconds": 1e5, "cpu_seconds": 2e5}}))
+    main, row, weights = stage
+    trained.run(main, inputs, tmp_path, row, weights)
+    (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
+    assert 1e5 < cost["seconds"] < 1.5e5
+    assert 2e5 < cost["cpu_seconds"] < 2.5e5
