@@ -139,7 +139,10 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not train")
 
     def state(self) -> dict[str, list[float]]:
-        """Return what must survive a checkpoint; empty for methods without memory."""
+        """Return what must survive a checkpoint, or is restored where a batch is collected anew; empty for methods without memory.
+
+        What is returned must not change with later batches.
+        """
         return {}
 
     def restore(self, state: dict[str, list[float]]) -> None:

@@ -176,6 +176,7 @@ class Loop:
 
     def _collect(self, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor) -> Experience:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
+        before = self.method.state()
         while True:
             seed_step(self.seed, step)
             try:
@@ -188,6 +189,7 @@ class Loop:
                     raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens or the model's size, or set model.quantisation: nf4") from error
             self.rollout_rows = max(1, self.rollout_rows // 2)
             self.updater.halve()
+            self.method.restore(before)  # what it took in of the failed batch is drawn anew
             log.warning("out of memory: sampling %d and reading %d responses at a time, the batch stays %d", self.rollout_rows, self.updater.micro, len(texts))
 
     def value(self, quantity: str, objective: str = "all") -> float:
