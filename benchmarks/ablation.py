@@ -78,7 +78,7 @@ def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> 
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
     found = measure(loop, list(section.objectives), experiment.evaluation_preferences(), decoding)
     recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= section.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
-    return {"seed": seed, "seconds": round(loop.seconds, 1), **recent, **found}
+    return {"seed": seed, "seconds": round(loop.watch.seconds, 1), **recent, **found}
 
 
 def show(path: Path) -> str:

@@ -215,11 +215,20 @@ def respond(
     """Answer built prompts in their order; `switch` first.
 
     Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
-    the batch is halved, and the answerer remembers it.
+    the batch is halved, and the answerer remembers it. `progress` hears of newly answered prompts, of each once.
     """
+    told = 0
+
+    def tell(done: int) -> None:
+        """Pass on what is more than any attempt had answered before: one that runs out of memory starts again."""
+        nonlocal told
+        if progress is not None and done > told:
+            progress(done - told)
+        told = max(told, done)
+
     while True:
         try:
-            found = _respond(answerer, texts, decoding, batch, seed, progress)
+            found = _respond(answerer, texts, decoding, batch, seed, tell)
             answerer.batch = min(batch, answerer.batch or batch)
             return found
         except torch.OutOfMemoryError:
@@ -230,9 +239,8 @@ def respond(
         torch.cuda.empty_cache()
 
 
-def _respond(
-    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, progress: Callable[[int], None] | None
-) -> list[Response]:
+def _respond(answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, tell: Callable[[int], None]) -> list[Response]:
+    """Answer once; `tell` hears after every batch how many are done."""
     lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
     order = sorted(range(len(texts)), key=lambda i: lengths[i])
     found: dict[int, Response] = {}
@@ -243,6 +251,5 @@ def _respond(
         lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
         for i, text, tokens, finished in zip(rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True):
             found[i] = Response(text, tokens, finished)
-        if progress is not None:
-            progress(len(rows))
+        tell(len(found))
     return [found[i] for i in range(len(texts))]

@@ -1,37 +1,54 @@
 """Keeps the metrics of long runs as small Parquet files that a later run extends, and compares methods over seeds.
 
-An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task. Rows of a method and seed
-that a run holds replace the archive's; all others stay. What was measured against another base is refused.
+An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task, and settings.json with what
+answers are compared on: evaluation prompts, preferences, decoding. Rows of a method and seed that a run holds replace the
+archive's; all others stay. What was measured against another base, or on other settings, is refused; an archive without
+settings.json, from before it was kept, takes them from the next run.
 
     python -m moa.archive --task reviews_full --folder benchmarks/full --against linear
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from moa import sql, tables
+from moa.config_keys import Grid
 from moa.errors import MoaError
+from moa.files import atomically
 from moa.metrics.paired import paired
+from moa.provenance import text_hash
 from moa.report.summary import rows_of, table
 
 KEPT = (tables.METRICS, tables.POINTS)
 COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired difference is printed
+OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
+# What the scale is and what it was fitted on. The hash covers responses, scores and settings of the reference policy: a formula's bounds are the same for every base.
+SCALE = ("task", "objective", "low", "high", "mean", "std", "reference_point", "n", "hash")
+DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
 METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error")
 
 
 def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
-    """Take the task's metrics and points into the folder; return how many rows each file holds now."""
+    """Take the task's metrics and points into the folder; return how many rows each file holds now.
+
+    Raises:
+        MoaError: the database has no such task, or the folder holds what was measured on another scale or on other settings.
+    """
     with sql.connect(database) as connection:
         scale = _rows(connection, tables.NORMALISER, task)
         if not scale:
             raise MoaError(f"{database}: no task '{task}'; run it first, or name another")
+        settings = _settings(connection, task)
         _same_scale(scale, folder / "normaliser.parquet")
+        _same_settings(settings, folder / "settings.json")
         found = [_rows(connection, kept, task) for kept in KEPT]
     folder.mkdir(parents=True, exist_ok=True)
     tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
+    atomically(folder / "settings.json", lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"))
     counts = {}
     for kept, rows in zip(KEPT, found, strict=True):
         path = folder / f"{kept.name}.parquet"
@@ -49,13 +66,38 @@ def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) 
 
 
 def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
+    """Refuse another scale; an objective's rows differ where its base, reward, or the decoding of training does."""
     if not path.exists():
         return
-    columns = ("objective", "low", "high", "reference_point")
     stored = tables.read(tables.NORMALISER, path).to_pylist()
-    before, now = (sorted(tuple(row[c] for c in columns) for row in rows) for rows in (stored, scale))
+    before, now = (sorted(tuple(row[c] for c in SCALE) for row in rows) for rows in (stored, scale))
     if before != now:
-        raise MoaError(f"{path}: measured on another scale {before}, this run has {now}; its base or rewards differ, so name another --folder")
+        shown = ", ".join(SCALE)
+        raise MoaError(f"{path}: measured on another scale ({shown}): {before}, this run has {now}; its base, rewards or decoding differ, so name another --folder")
+
+
+def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any]:
+    """Return what a row's answers are compared on, as JSON holds it: prompts, preferences, decoding."""
+    run = json.loads(rows_of(connection, "SELECT config FROM runs WHERE task = $task", task=task)[0]["config"])
+    prompts = rows_of(connection, "SELECT prompt_id FROM prompts WHERE task = $task AND split = 'evaluation' ORDER BY prompt_id", task=task)
+    grid = Grid.model_validate(run["preferences"]["evaluation"]).preferences(len(run["objectives"]), "preferences.evaluation.points")
+    return {
+        "evaluation_prompts": text_hash(*(row["prompt_id"] for row in prompts)),
+        "preferences": [list(preference) for preference in grid],
+        **{key: run["generation"][key] for key in DECODING},
+    }
+
+
+def _same_settings(settings: dict[str, Any], path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MoaError(f"{path}: not readable as the archive's settings ({error}); restore the file, or name another --folder") from error
+    for key, before in stored.items():
+        if settings.get(key) != before:
+            raise MoaError(f"{path}: measured with {key} {before}, this run has {settings.get(key)}; name another --folder")
 
 
 def over_seeds(folder: Path, against: str | None) -> str:
@@ -68,7 +110,7 @@ def over_seeds(folder: Path, against: str | None) -> str:
     methods = sorted({m for m, _, _ in values}, key=lambda m: -_mean(values.get((m, "hypervolume", "all"), {})))
     if against is not None and against not in methods:
         raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
-    columns = sorted({(metric, objective) for _, metric, objective in values if metric != "order_rate"}, key=lambda c: (METRICS.index(c[0]), c[1]))
+    columns = sorted({(m, o) for _, m, o in values if o == "all" or m not in OVER_OBJECTIVES}, key=lambda c: (METRICS.index(c[0]), c[1]))
     head, lines = ["method"], [[method] for method in methods]
     for metric, objective in columns:
         compared = against is not None and (metric, objective) in COMPARED

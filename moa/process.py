@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -67,6 +68,39 @@ def exclusive(path: Path) -> Iterator[None]:
         stream.write(str(os.getpid()))
         stream.flush()
         yield
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock and processor seconds of a training that checkpoints may interrupt.
+
+    Attributes:
+        seconds: of work, earlier attempts included.
+        cpu_seconds: of this process, user and system, in that time.
+        earlier_seconds: of earlier attempts, as far as their newest checkpoint.
+        earlier_cpu_seconds: the same, of the processor.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    earlier_seconds: float = 0.0
+    earlier_cpu_seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what the block takes."""
+        began, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - began
+        self.cpu_seconds += time.process_time() - cpu
+
+    def state(self) -> dict[str, float]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from what `state` returned."""
+        self.seconds, self.cpu_seconds = self.earlier_seconds, self.earlier_cpu_seconds = state["seconds"], state["cpu_seconds"]
 
 
 def gpu_visible() -> bool:

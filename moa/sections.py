@@ -30,7 +30,7 @@ def reset(section: Section, *unread: str) -> Section:
 
 
 class Plan:
-    """The jobs of an experiment; a MoaError names the file (`where`) and the row that cannot be one."""
+    """The jobs of an experiment; a MoaError names the file (`where`) and the row that cannot be one, or cannot train in this run."""
 
     def __init__(self, experiment: Experiment, where: str) -> None:
         self.experiment = experiment
@@ -39,6 +39,8 @@ class Plan:
             self.rows: dict[str, Method] = catalogue.rows(experiment)
             for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
                 catalogue.load(row, section, list(experiment.objectives))
+            for method in self.rows.values():
+                method.check(experiment.ppo, experiment.preferences.dirichlet)
         except MoaError as error:
             raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
 

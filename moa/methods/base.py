@@ -15,6 +15,8 @@ from moa.rewards.specs import Strict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moa.config_keys import Ppo
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -96,9 +98,24 @@ class Method:
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         self.row, self.settings, self.objectives = row, settings, objectives
 
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        """Refuse a run in which this row cannot train; asked before anything runs.
+
+        Args:
+            ppo: the run's shared settings.
+            dirichlet: its `preferences.dirichlet`; not None where training draws every preference anew.
+
+        Raises:
+            MoaError: what does not go together, by its keys, and the remedy.
+        """
+
     def policies(self, evaluation: list[Preference]) -> list[Policy]:
         """Return the policies that this row needs for the evaluation preferences, its own and borrowed ones."""
         return [Policy(self.row, "policy")]
+
+    def borrows(self) -> tuple[str, str] | None:
+        """Return the setting that names the row whose single-objective policies this one answers with, and that row; None for most."""
+        return None
 
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         """Return the preferences at which this row is evaluated; [None] for a preference-free policy."""
@@ -122,7 +139,10 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not train")
 
     def state(self) -> dict[str, list[float]]:
-        """Return what must survive a checkpoint; empty for methods without memory."""
+        """Return what must survive a checkpoint, or is restored where a batch is collected anew; empty for methods without memory.
+
+        What is returned must not change with later batches.
+        """
         return {}
 
     def restore(self, state: dict[str, list[float]]) -> None:

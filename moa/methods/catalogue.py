@@ -9,6 +9,7 @@ from moa.config import Experiment
 from moa.errors import MoaError, nearest
 from moa.methods.base import Method, Policy
 
+LENDER = "single_objective"  # the kind of the rows that lend policies
 NOT_METHODS = {"__init__", "base", "catalogue"}
 
 
@@ -19,7 +20,7 @@ def names() -> list[str]:
 
 def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
     """Return the method of a row of the config; unknown names, keys and wrong types are MoaErrors."""
-    kind = str(section.get("kind") or row)
+    kind = _kind(row, section)
     if kind not in names():
         raise MoaError(f"methods.{row}: there is no method '{kind}'.{nearest(kind, names())}")
     cls: type[Method] = import_module(f"moa.methods.{kind}").Method
@@ -28,6 +29,10 @@ def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
     except ValidationError as error:
         raise MoaError("\n".join(_explain(row, e, list(cls.schema.model_fields)) for e in error.errors())) from None
     return cls(row, settings, objectives)
+
+
+def _kind(row: str, section: dict[str, object]) -> str:
+    return str(section.get("kind") or row)
 
 
 def _explain(row: str, error: object, known: list[str]) -> str:
@@ -48,8 +53,20 @@ def rows(experiment: Experiment) -> dict[str, Method]:
         if row in found:
             continue
         found[row] = load(row, experiment.methods.get(row, {}), objectives)
+        _check_lender(found[row], experiment)
         todo += [p.row for p in found[row].policies(evaluation)]
     return found
+
+
+def _check_lender(method: Method, experiment: Experiment) -> None:
+    """Refuse a row that borrows from another kind of row: what stands there is not one policy per objective."""
+    borrowed = method.borrows()
+    if borrowed is None:
+        return
+    key, lender = borrowed
+    lenders = [row for row in {LENDER, *experiment.methods} if _kind(row, experiment.methods.get(row, {})) == LENDER]
+    if lender not in lenders:
+        raise MoaError(f"methods.{method.row}.{key}: '{lender}' is no row of kind {LENDER}, which trains one policy per objective; name one.{nearest(lender, lenders)}")
 
 
 def policies(experiment: Experiment) -> list[Policy]:

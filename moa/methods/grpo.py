@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from moa.errors import MoaError
 from moa.methods import base
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moa.config_keys import Ppo
 
 
 class Settings(base.Settings):
@@ -38,6 +41,10 @@ class Method(base.Method):
     conditioned = True
     trainer = "train_grpo"
     scale_rewards: ClassVar[Literal["group", "batch"]] = "group"  # whose standard deviation TRL divides by
+
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        if ppo.batch_size % self.settings.group_size:
+            raise MoaError(f"methods.{self.row}.group_size ({self.settings.group_size}) must divide ppo.batch_size ({ppo.batch_size}); change one of them")
 
     def scalarise(self, rewards: Tensor, preferences: Tensor) -> Tensor:
         """Return the reward that TRL compares within groups, (B,).

@@ -30,12 +30,15 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from moa.errors import MoaError
 from moa.methods import base
-from moa.rl.control import Achieved, Scale, Target, on_mean, on_scale, per_sample
+from moa.rl.control import WITHIN, Achieved, Scale, Target, on_mean, on_scale, per_sample
 from moa.rl.weights import Solution, solve
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moa.config_keys import Ppo
 
 
 class Settings(base.Settings):
@@ -75,13 +78,28 @@ class Method(base.Method):
         self.extra_heads = () if settings.control == "feedback" else ("control",)
         self.achieved = Achieved()
         self.grams: dict[str, list[float]] = {}
+        self.keeps_means = settings.control != "sample" or settings.target in WITHIN  # a running mean per training preference
+
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        if dirichlet is None:
+            return
+        how = self.settings
+        anew = f"but preferences.dirichlet ({dirichlet:g}) draws every one anew; set it to null to train on the lattice of preferences.training"
+        if self.keeps_means:
+            raise MoaError(
+                f"methods.{self.row}: control: {how.control} with target: {how.target} keeps a running mean reward per training preference, {anew}, "
+                "or choose control: sample with target: scaled, plain or simplex"
+            )
+        if how.weights == "min_norm" and how.granularity == "preference" and how.smoothing:
+            kept = f"smoothing: {how.smoothing:g} with granularity: preference keeps a matrix per training preference"
+            raise MoaError(f"methods.{self.row}: {kept}, {anew}, or choose granularity: batch")
 
     def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
         how = self.settings
         if how.control == "feedback":
             return super().extra_rewards(scores, preferences)
         rewards = on_scale(scores, how.scale, how.target)
-        means = self.achieved.update(rewards, preferences)
+        means = self.achieved.update(rewards, preferences) if self.keeps_means else rewards
         wanted = self.achieved.wanted(preferences, how.target)
         reward = per_sample(rewards, wanted, how.phi) if how.control == "sample" else on_mean(rewards, wanted, means)
         return reward[:, None]

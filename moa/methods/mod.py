@@ -11,7 +11,7 @@ from moa.preferences import Preference
 
 
 class Settings(base.Settings):
-    ingredients: str = "single_objective"  # the row that trains the policies
+    ingredients: str = "single_objective"  # the row, of kind single_objective, that trains the policies
 
 
 class Method(base.Method):
@@ -20,6 +20,9 @@ class Method(base.Method):
     schema = Settings
     settings: Settings
     answers = "mixture"
+
+    def borrows(self) -> tuple[str, str]:
+        return "ingredients", self.settings.ingredients
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.single_objective_policies(self.settings.ingredients, self.objectives)

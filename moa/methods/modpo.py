@@ -8,13 +8,16 @@ Bradley-Terry model of R^k its minimum is pi_ref exp(sum_j w_j R^j / beta). Diff
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from moa.errors import MoaError, nearest
 from moa.methods import base
 from moa.preferences import Preference
+
+if TYPE_CHECKING:
+    from moa.config_keys import Ppo
 
 
 class Settings(base.Settings):
@@ -39,6 +42,11 @@ class Method(base.Method):
         super().__init__(row, settings, objectives)
         if settings.objective is not None and settings.objective not in objectives:
             raise MoaError(f"methods.{row}.objective: no objective '{settings.objective}'.{nearest(settings.objective, objectives)}")
+
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        budget, least = ppo.steps * ppo.batch_size, self.settings.responses
+        if budget < least:
+            raise MoaError(f"methods.{self.row}.responses: ppo.steps * ppo.batch_size = {budget} responses are less than the {least} that a prompt takes; raise ppo.batch_size")
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.weighted_policies(self.row, self.row, self.objectives, evaluation)

@@ -21,7 +21,7 @@ from moa.preferences import Preference, label
 
 
 class Settings(base.Settings):
-    corners: str = "single_objective"  # the row that trains the corner policies; not read with `prompts: preference`
+    corners: str = "single_objective"  # the row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`
     prompts: Literal["plain", "preference"] = "plain"  # what a policy reads: the prompt alone, or its weights as well
 
 
@@ -35,6 +35,9 @@ class Method(base.Method):
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         super().__init__(row, settings, objectives)
         self.conditioned = settings.prompts == "preference"
+
+    def borrows(self) -> tuple[str, str] | None:
+        return None if self.conditioned else ("corners", self.settings.corners)
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         if self.conditioned:

@@ -14,7 +14,7 @@ from moa.preferences import Preference
 
 
 class Settings(base.Settings):
-    ingredients: str = "single_objective"  # the row that trains the policies
+    ingredients: str = "single_objective"  # the row, of kind single_objective, that trains the policies
 
 
 class Method(base.Method):
@@ -23,6 +23,9 @@ class Method(base.Method):
     schema = Settings
     settings: Settings
     answers = "soup"
+
+    def borrows(self) -> tuple[str, str]:
+        return "ingredients", self.settings.ingredients
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.single_objective_policies(self.settings.ingredients, self.objectives)

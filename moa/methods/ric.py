@@ -9,7 +9,7 @@ One policy. Its prompt shows target rewards, not the preference. What the paper 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from pydantic import Field, model_validator
 from moa.errors import MoaError
 from moa.methods import base
 from moa.targets import Format, Map, Targets
+
+if TYPE_CHECKING:
+    from moa.config_keys import Ppo
 
 Array = NDArray[np.float64]
 DRAWS = 20_000  # of N(0, 1): the least and the largest of so many are about -3.9 and 4.1
@@ -51,6 +54,10 @@ class Method(base.Method):
     conditioned = True
     trainer = "train_ric"
     reads_texts = True
+
+    def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        if self.settings.rounds > ppo.steps:
+            raise MoaError(f"methods.{self.row}.rounds: {self.settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of responses; lower it to {ppo.steps}")
 
     def targets(self, rewards: Array, seed: int) -> Targets:
         """Return scale and bounds of the texts' raw rewards (n, K); the draws of `compat` depend on the seed alone.

@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from moa.conditioning import token_rows
 from moa.config_keys import Ppo
-from moa.errors import Diverged, MoaError
+from moa.errors import Diverged
 from moa.generation import Decoding, decode
 from moa.methods.grpo import Method
 from moa.models import positions
@@ -143,12 +143,6 @@ def diverged(step: int, what: str, method: Method) -> Diverged:
     return Diverged(f"step {step}: {what} is NaN or infinite; training stopped. Lower methods.{method.row}.learning_rate or raise methods.{method.row}.beta, then run again")
 
 
-def check(method: Method, ppo: Ppo) -> None:
-    """Refuse a batch that does not consist of whole groups with a MoaError."""
-    if ppo.batch_size % method.settings.group_size:
-        raise MoaError(f"methods.{method.row}.group_size ({method.settings.group_size}) must divide ppo.batch_size ({ppo.batch_size}); change one of them")
-
-
 def data(task: Task, ppo: Ppo, group_size: int, seed: int) -> Dataset:
     """Return one row per group: the prompt as the policy reads it, the prompt as rewards see it, the preference.
 
@@ -212,7 +206,7 @@ def train(actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: 
     Args:
         actor: base with a fresh adapter; its value heads are left alone.
         method: GRPO or GDPO.
-        ppo: the shared settings; `check` has accepted them.
+        ppo: the shared settings; `Method.check` has accepted them.
         task: prompts, rewards, scale and training preferences.
         seed: of the sampling.
         micro: responses per forward and backward pass; divides the mini-batch.

@@ -14,7 +14,7 @@ from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.preferences import Preference
-from moa.process import peak_memory
+from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
 from moa.rl import checkpoint
 from moa.rl.experience import Actor, Experience, Scale, ScoreBatch, collect, summary
@@ -87,7 +87,7 @@ class Loop:
 
     Attributes:
         curve: rows (step, quantity, objective, value) so far.
-        seconds: spent so far, earlier attempts included.
+        watch: what was spent so far, earlier attempts included.
         tokens: generated so far.
     """
 
@@ -98,10 +98,9 @@ class Loop:
     seed: int
     checkpoints: Path
     curve: list[CurveRow] = field(default_factory=list)
-    seconds: float = 0.0
+    watch: Stopwatch = field(default_factory=Stopwatch)
     tokens: int = 0
     resumed: int = 0
-    earlier_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         trained = [p for p in self.actor.model.parameters() if p.requires_grad]
@@ -118,9 +117,8 @@ class Loop:
         """Train to the end, from the newest checkpoint if there is one; yield the number of each finished step."""
         start = self._resume()
         for step in range(start, self.ppo.steps):
-            began = time.perf_counter()
-            self._step(step)
-            self.seconds += time.perf_counter() - began
+            with self.watch.running():
+                self._step(step)
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
                 checkpoint.save(self.checkpoints, step + 1, self.actor.model, self.actor.heads, self.optimizer, self._state())
             yield step
@@ -131,8 +129,8 @@ class Loop:
             return 0
         state = checkpoint.restore(path, self.actor.model, self.actor.heads, self.optimizer)
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
-        self.seconds, self.tokens, self.kl.coefficient = state["seconds"], state["tokens"], state["kl_coefficient"]
-        self.earlier_seconds = self.seconds
+        self.tokens, self.kl.coefficient = state["tokens"], state["kl_coefficient"]
+        self.watch.restore(state["watch"])
         self.updater.micro, self.rollout_rows = state["micro"], state["rollout_rows"]
         self.method.restore(state["method"])
         self.resumed = int(state["step"])
@@ -142,7 +140,7 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "curve": self.curve,
-            "seconds": self.seconds,
+            "watch": self.watch.state(),
             "tokens": self.tokens,
             "kl_coefficient": self.kl.coefficient,
             "micro": self.updater.micro,
@@ -178,6 +176,7 @@ class Loop:
 
     def _collect(self, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor) -> Experience:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
+        before = self.method.state()
         while True:
             seed_step(self.seed, step)
             try:
@@ -190,6 +189,7 @@ class Loop:
                     raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens or the model's size, or set model.quantisation: nf4") from error
             self.rollout_rows = max(1, self.rollout_rows // 2)
             self.updater.halve()
+            self.method.restore(before)  # what it took in of the failed batch is drawn anew
             log.warning("out of memory: sampling %d and reading %d responses at a time, the batch stays %d", self.rollout_rows, self.updater.micro, len(texts))
 
     def value(self, quantity: str, objective: str = "all") -> float:

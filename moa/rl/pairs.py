@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.models import forward, recomputing
-from moa.process import peak_memory
+from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
 from moa.rl import checkpoint
 from moa.rl.experience import Actor
@@ -148,6 +148,7 @@ class PairLoop:
     Attributes:
         rate: learning rate.
         curve: rows (step, quantity, objective, value) so far; a step is a share of 1 / `steps` of the optimiser steps.
+        watch: what was spent so far, earlier attempts and the drawing of samples included.
         micro: pairs per forward and backward pass; halved when memory runs out.
     """
 
@@ -162,8 +163,7 @@ class PairLoop:
     seed: int
     checkpoints: Path
     curve: list[CurveRow] = field(default_factory=list)
-    seconds: float = 0.0
-    earlier_seconds: float = 0.0
+    watch: Stopwatch = field(default_factory=Stopwatch)
     resumed: int = 0
 
     def __post_init__(self) -> None:
@@ -179,15 +179,15 @@ class PairLoop:
         for step in range(self.resumed, self.steps):
             began = time.perf_counter()
             seen: dict[str, list[float]] = defaultdict(list)
-            for update in range(step * self.updates // self.steps, (step + 1) * self.updates // self.steps):
-                for name, value in self._fitting(self._rows(update), step).items():
-                    seen[name].append(value)
+            with self.watch.running():
+                for update in range(step * self.updates // self.steps, (step + 1) * self.updates // self.steps):
+                    for name, value in self._fitting(self._rows(update), step).items():
+                        seen[name].append(value)
             self.curve += [(step, name, "all", sum(values) / len(values)) for name, values in seen.items()]
             elapsed = time.perf_counter() - began
-            self.seconds += elapsed
             self.curve += [(step, "seconds", "all", elapsed), (step, "memory", "all", peak_memory()[0]), (step, "micro_batch", "all", 2.0 * self.micro)]
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.steps:
-                state = {"curve": self.curve, "seconds": self.seconds, "micro": self.micro}
+                state = {"curve": self.curve, "watch": self.watch.state(), "micro": self.micro}
                 checkpoint.save(self.checkpoints, step + 1, self.actor.model, None, self.optimizer, state)
             yield step
 
@@ -197,8 +197,8 @@ class PairLoop:
             return
         state = checkpoint.restore(path, self.actor.model, None, self.optimizer)
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
-        self.seconds, self.micro, self.resumed = state["seconds"], state["micro"], int(state["step"])
-        self.earlier_seconds = self.seconds
+        self.micro, self.resumed = state["micro"], int(state["step"])
+        self.watch.restore(state["watch"])
         log.info("resumed at step %d/%d", self.resumed, self.steps)
 
     def _rows(self, update: int) -> Tensor:

@@ -17,7 +17,7 @@ from moa import tables
 from moa.errors import MoaError
 from moa.files import disk_full
 from moa.files import folder as folder
-from moa.process import exit_with_parent, peak_memory
+from moa.process import Stopwatch, exit_with_parent, peak_memory
 
 log = logging.getLogger("moa")
 REPORT_SECONDS = 10.0
@@ -74,6 +74,10 @@ class Cost:
         self.batch: int | None = None  # responses sampled at a time
         self.earlier_seconds = 0.0  # of the same job before it was interrupted
         self.earlier_cpu_seconds = 0.0
+
+    def resume(self, watch: Stopwatch) -> None:
+        """Add what earlier attempts at the job have spent."""
+        self.earlier_seconds, self.earlier_cpu_seconds = watch.earlier_seconds, watch.earlier_cpu_seconds
 
     @property
     def seconds(self) -> float:

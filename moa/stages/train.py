@@ -104,6 +104,11 @@ def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
     return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a job's checkpoints; its last act, because a job that dies before its outputs are complete starts again from them."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def lock_of(folder: Path) -> Path:
     """Return the file that keeps two processes off one checkpoint folder; its name holds the folder's, dots and all."""
     return folder.with_name(f"{folder.name}.lock")
@@ -161,9 +166,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Preference | None]:
-    """Return the section, the method, and the policy's weights; None where the preference varies per sample."""
+    """Return the section, the method, and the policy's weights; None where the preference varies per sample.
+
+    Raises:
+        MoaError: the method's settings are wrong, or do not go with the run's (`Method.check`).
+    """
     section = TrainSection.model_validate_json(args.section)
     method = catalogue.load(args.row, section.settings, list(section.objectives))
+    method.check(section.ppo, section.dirichlet)
     listed = json.loads(args.weights)
     return section, method, None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
 
@@ -178,10 +188,10 @@ def main(args: argparse.Namespace) -> None:
         loop = Loop(actor, method, section.ppo, task, args.seed, folder)
         train(loop, f"{args.row}/{args.policy} s{args.seed}")
         save(loop, section, args, weights)
-        shutil.rmtree(folder, ignore_errors=True)
-    cost.tokens, cost.models = loop.tokens, 1
-    cost.earlier_seconds = loop.earlier_seconds
-    cost.write(args.costs)
+        cost.tokens, cost.models = loop.tokens, 1
+        cost.resume(loop.watch)
+        cost.write(args.costs)
+        remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

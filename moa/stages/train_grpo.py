@@ -65,7 +65,6 @@ def main(args: argparse.Namespace) -> None:
     """Write the policy folder and tables CURVES and COSTS; an interrupted run starts anew."""
     section, method, weights = read_request(args)
     assert isinstance(method, Method), "only GRPO and its kin name this stage"
-    grpo.check(method, section.ppo)
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     actor, curve, cost.tokens = train(section, method, args, weights)
     write_policy(section, args, method, actor.model, weights, None, {})

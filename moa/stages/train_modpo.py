@@ -3,7 +3,6 @@
 import argparse
 import gc
 import logging
-import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from moa.generation import Rollout, join, sample
 from moa.methods import modpo
 from moa.models import forward
 from moa.preferences import Preference
-from moa.process import exclusive
+from moa.process import Stopwatch, exclusive
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task, prompt_indices, seed_step
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
@@ -28,14 +27,13 @@ log = logging.getLogger("moa")
 def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Samples:
     """Sample the reference policy on train prompts, `responses` to each side by side, and score what it wrote.
 
-    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates.
+    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates, and at least one prompt's
+    (`Method.check`).
 
     Raises:
-        MoaError: that is less than two responses to one prompt, or not even one response at a time fits into memory.
+        MoaError: not even one response at a time fits into memory.
     """
     count = ppo.steps * ppo.batch_size // responses
-    if count == 0:
-        raise MoaError(f"ppo.steps * ppo.batch_size = {ppo.steps * ppo.batch_size} responses are less than the {responses} that a prompt takes; raise ppo.batch_size")
     prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), count, seed, 0) for _ in range(responses)]
     rollout, reference = _read_in_parts(actor, [task.text_of(p, None) for p in prompts], ppo.batch_size, seed)
     scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(rollout.ids.device))
@@ -105,14 +103,14 @@ def run_loop(loop: PairLoop, name: str) -> None:
             last = now
 
 
-def samples_of(path: Path, actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> tuple[Samples, float]:
-    """Return the samples, drawn now or by an earlier attempt, and the seconds that drawing them took."""
-    began = time.perf_counter()
+def samples_of(path: Path, actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int, watch: Stopwatch) -> Samples:
+    """Return the samples, drawn now, which `watch` counts, or by an earlier attempt."""
     if path.exists():
-        return Samples.load(path, next(actor.model.parameters()).device), 0.0
-    samples = draw(actor, task, ppo, responses, seed)
-    samples.save(path)
-    return samples, time.perf_counter() - began
+        return Samples.load(path, next(actor.model.parameters()).device)
+    with watch.running():
+        samples = draw(actor, task, ppo, responses, seed)
+        samples.save(path)
+    return samples
 
 
 def main(args: argparse.Namespace) -> None:
@@ -125,17 +123,18 @@ def main(args: argparse.Namespace) -> None:
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)
         settings, ppo = method.settings, section.ppo
-        samples, seconds = samples_of(folder / "samples.safetensors", actor, task, ppo, settings.responses, args.seed)
+        watch = Stopwatch()
+        samples = samples_of(folder / "samples.safetensors", actor, task, ppo, settings.responses, args.seed, watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
         pairs = label(samples, method, weights, args.seed)
-        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), seconds)
+        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), watch)
         run_loop(loop, f"{args.row}/{args.policy} s{args.seed}")
         train.write_policy(section, args, method, actor.model, weights, None, {})
         train.write_curve(section, args, loop.curve)
-        shutil.rmtree(folder, ignore_errors=True)
-    cost.tokens, cost.models = int(samples.response_mask.sum()), 1
-    cost.earlier_seconds = loop.earlier_seconds
-    cost.write(args.costs)
+        cost.tokens, cost.models = int(samples.response_mask.sum()), 1
+        cost.resume(loop.watch)
+        cost.write(args.costs)
+        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

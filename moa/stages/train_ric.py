@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from moa.config import TrainSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
 from moa.methods import ric
-from moa.process import exclusive, peak_memory
+from moa.process import Stopwatch, exclusive, peak_memory
 from moa.provenance import text_hash
 from moa.rl import checkpoint
 from moa.rl.experience import Actor
@@ -61,7 +60,7 @@ class Ric:
 
     Attributes:
         curve: rows so far; a step is a batch of `ppo.batch_size` generated responses, as in the shared loop.
-        seconds: spent so far, earlier attempts included.
+        watch: what was spent so far, earlier attempts included.
         tokens: read in fine-tuning and generated so far.
         finished: parts (offline, then rounds) that are done.
     """
@@ -75,18 +74,15 @@ class Ric:
     seed: int
     checkpoints: Path
     curve: list[CurveRow] = field(default_factory=list)
-    seconds: float = 0.0
+    watch: Stopwatch = field(default_factory=Stopwatch)
     tokens: int = 0
     finished: int = 0
-    earlier_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         ppo, settings = self.section.ppo, self.method.settings
         self.sft = self.section.model.sft or Sft()
         self.steps = max(1, round(settings.epochs * len(self.texts.prompts) / self.sft.batch_size))
         self.batches = ppo.steps // settings.rounds if settings.rounds else 0  # of a round
-        if settings.rounds and not self.batches:
-            raise MoaError(f"methods.{self.method.row}.rounds: {settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of responses; lower it to {ppo.steps}")
         # All prompts at once, so that one that does not fit is refused before training, not in its middle.
         self.questions = [self._ask(number) for number in range(settings.rounds)]
         for asked in self.questions:
@@ -97,15 +93,15 @@ class Ric:
         self._resume()
         parts = 1 + self.method.settings.rounds
         for part in range(self.finished, parts):
-            began = time.perf_counter()
-            if part == 0:
-                loss = self._fit(self.texts, self.steps, 1.0, part)
-                self.curve.append((0, "offline_loss", "all", loss))
-            else:
-                self._round(part)
-            self.finished, self.seconds = part + 1, self.seconds + time.perf_counter() - began
+            with self.watch.running():
+                if part == 0:
+                    loss = self._fit(self.texts, self.steps, 1.0, part)
+                    self.curve.append((0, "offline_loss", "all", loss))
+                else:
+                    self._round(part)
+            self.finished = part + 1
             if self.finished < parts:
-                state = {"curve": self.curve, "seconds": self.seconds, "tokens": self.tokens}
+                state = {"curve": self.curve, "watch": self.watch.state(), "tokens": self.tokens}
                 checkpoint.save(self.checkpoints, self.finished, self.actor.model, None, None, state)
 
     def _resume(self) -> None:
@@ -114,8 +110,8 @@ class Ric:
             return
         state = checkpoint.restore(path, self.actor.model, None, None)
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
-        self.seconds, self.tokens, self.finished = state["seconds"], state["tokens"], int(state["step"])
-        self.earlier_seconds = self.seconds
+        self.tokens, self.finished = state["tokens"], int(state["step"])
+        self.watch.restore(state["watch"])
         log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
 
     def _ask(self, number: int) -> Questions:
@@ -223,10 +219,10 @@ def main(args: argparse.Namespace) -> None:
         run.run()
         train.write_policy(section, args, method, actor.model, weights, None, {"targets": targets.model_dump()})
         train.write_curve(section, args, run.curve)
-        shutil.rmtree(folder, ignore_errors=True)
-    cost.tokens, cost.models = run.tokens, 1
-    cost.earlier_seconds = run.earlier_seconds
-    cost.write(args.costs)
+        cost.tokens, cost.models = run.tokens, 1
+        cost.resume(run.watch)
+        cost.write(args.costs)
+        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

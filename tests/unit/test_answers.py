@@ -188,6 +188,22 @@ def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPa
     assert sizes == [4, 2, 2]
 
 
+def test_progress_counts_every_response_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight responses, four at a time; the second batch does not fit, so all eight are answered anew, two at a time."""
+    row, sizes, heard, sample = load(base, [], "policy"), [], [], answers.sample
+
+    def filling_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+        sizes.append(len(prompts))
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError
+        return sample(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(answers, "sample", filling_gpu)
+    answers.respond(row, ["My"] * 8, DECODING, 4, "s", heard.append)
+    assert sizes == [4, 4, 2, 2, 2, 2]
+    assert heard == [4, 2, 2]  # 4 of the first attempt; of the second, what goes beyond them
+
+
 def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_gpu(*_: object) -> object:
         raise torch.OutOfMemoryError

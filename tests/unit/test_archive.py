@@ -1,7 +1,9 @@
 """The archive of long runs: extends, replaces, refuses another scale; paired intervals by hand."""
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,11 @@ from moa.archive import extend, over_seeds
 from moa.errors import MoaError
 from moa.metrics.paired import paired
 from tests import synthetic
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.warehouse(tmp_path_factory.mktemp("run"))
 
 
 def test_paired_interval_by_hand() -> None:
@@ -34,9 +41,8 @@ def test_a_later_run_extends_and_replaces(tmp_path: Path) -> None:
         over_seeds(folder, "liner")
 
 
-def test_another_scale_is_refused(tmp_path: Path) -> None:
+def test_another_scale_is_refused(database: Path, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
-    database = synthetic.warehouse(tmp_path / "a")
     extend(database, "synthetic", folder)
     path = folder / "normaliser.parquet"
     rows = tables.read(tables.NORMALISER, path).to_pylist()
@@ -47,3 +53,44 @@ def test_another_scale_is_refused(tmp_path: Path) -> None:
     assert (folder / "metrics.parquet").read_bytes() == kept
     with pytest.raises(MoaError, match="no task 'other'"):
         extend(database, "other", folder)
+
+
+@pytest.mark.parametrize("change", [{"hash": "another base"}, {"mean": 0.125}, {"n": 7}])
+def test_another_base_is_refused_where_formulas_give_the_same_bounds(change: dict[str, Any], database: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    extend(database, "synthetic", folder)
+    path = folder / "normaliser.parquet"
+    first, *others = tables.read(tables.NORMALISER, path).to_pylist()
+    tables.write(tables.NORMALISER, [{**first, **change}, *others], path)
+    kept = (folder / "metrics.parquet").read_bytes()
+    with pytest.raises(MoaError, match="normaliser.parquet: measured on another scale"):
+        extend(database, "synthetic", folder)
+    assert (folder / "metrics.parquet").read_bytes() == kept
+
+
+@pytest.mark.parametrize(("key", "value"), [("evaluation_prompts", "others"), ("evaluation_temperature", 0.1), ("preferences", [[0.5, 0.5]]), ("samples", 2)])
+def test_other_prompts_preferences_or_decoding_are_refused_by_name(key: str, value: object, database: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    extend(database, "synthetic", folder)
+    path = folder / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    kept = (folder / "metrics.parquet").read_bytes()
+    with pytest.raises(MoaError, match=f"settings.json: measured with {key} "):
+        extend(database, "synthetic", folder)
+    assert (folder / "metrics.parquet").read_bytes() == kept
+    path.unlink()  # an archive from before the file was kept takes the next run's
+    extend(database, "synthetic", folder)
+    assert json.loads(path.read_text())[key] != value
+
+
+def test_the_order_rate_stands_beside_the_control_error_once(database: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    extend(database, "synthetic", folder)
+    head = [cell.strip() for cell in over_seeds(folder, None).splitlines()[0].strip("|").split("|")]
+    assert head[head.index("control_error") - 1] == "order_rate"
+    assert [name for name in head if name.startswith("order_rate")] == ["order_rate"]
+
+
+@pytest.mark.parametrize("name", ["full", "imdb_control"])
+def test_the_committed_archives_are_readable(name: str) -> None:
+    assert "| moc |" in over_seeds(Path(__file__).parents[2] / "benchmarks" / name, "linear")

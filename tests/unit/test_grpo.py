@@ -218,7 +218,7 @@ def test_rewards_see_the_text_that_generation_decodes(tmp_path: Path) -> None:
 def test_groups_must_fill_a_batch(tmp_path: Path) -> None:
     run = tiny("grpo", tmp_path, batch_size=10, mini_batch_size=5)
     with pytest.raises(MoaError, match=r"methods\.grpo\.group_size \(4\) must divide ppo\.batch_size \(10\)"):
-        grpo.check(run.method, run.ppo)  # type: ignore[arg-type]
+        run.method.check(run.ppo, None)
 
 
 def test_divergence_stops_at_its_step(tmp_path: Path) -> None:

@@ -261,6 +261,28 @@ def test_out_of_memory_in_the_rollout_samples_fewer_at_a_time(tmp_path: Path, mo
     assert run.value("kl") > 0.0
 
 
+@pytest.mark.parametrize("control", ["sample", "mean"])
+def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch, all rewards at the top, fails for memory; the second, all at the bottom, is the first that counts: means 0, not 0.9."""
+    real, scored, reads = experience.read, [], []
+
+    def limited(actor: experience.Actor, rollout: generation.Rollout, rows: slice, sensitive: bool) -> experience.Reading:
+        reads.append(rows)
+        if len(reads) == 1:
+            raise torch.OutOfMemoryError("the first read")
+        return real(actor, rollout, rows, sensitive)
+
+    def falling(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+        scored.append(len(responses))
+        return np.full((len(responses), 2), 1.0, np.float32) if len(scored) == 1 else np.array([[-1.0, 0.0]] * len(responses), np.float32)
+
+    monkeypatch.setattr(experience, "read", limited)
+    run = loop("moc", tmp_path, steps=1, score=falling, settings={"control": control, "target": "arc"})
+    list(run.run())
+    assert scored == [12, 12]
+    assert run.method.state() == {f"mean w{p}": [0.0, 0.0] for p in ("0-1", "0.5-0.5", "1-0")}
+
+
 def test_joined_rollouts_keep_every_row() -> None:
     parts = [
         generation.Rollout(torch.tensor([[5, 6, 7, 2]]), torch.ones(1, 4, dtype=torch.long), torch.ones(1, 2), torch.tensor([True]), ["x"]),

@@ -188,6 +188,14 @@ def test_each_preference_meets_its_own_constraint() -> None:
     torch.testing.assert_close(got.advantages, torch.tensor([[1.0], [-8.0]]))
 
 
+def test_a_fixed_target_per_sample_keeps_no_means() -> None:
+    scores, preferences = scored([[0.9, 0.2]]), torch.tensor([[0.75, 0.25]])
+    for settings, kept in (({"control": "sample", "target": "scaled"}, 0), ({"control": "sample", "target": "range"}, 1), ({"control": "mean", "target": "scaled"}, 1)):
+        method = make(**settings)
+        method.extra_rewards(scores, preferences)
+        assert len(method.state()) == kept
+
+
 def test_running_means_and_smoothed_gram_survive_a_checkpoint() -> None:
     settings = {**MIN_NORM, "control": "mean", "smoothing": 0.5}
     method = make(**settings)

@@ -114,6 +114,17 @@ def test_without_a_warm_start_texts_are_not_scored(project: Path) -> None:
     assert "--scores" not in planned.stdout
 
 
+def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -> None:
+    """Without a warm start a trainer that reads the texts' rewards has them made: table and cost belong to the database."""
+    edit(project / snake.TINY, ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"))
+    for row, scored in (("ric", True), ("linear", False)):
+        planned = snake.snakemake(project, "-n", "-p", "--config", f"run={{methods: [reference, {row}]}}").stdout
+        assert ("score_texts" in snake.jobs(planned)) == scored
+        (files,) = re.findall(r"moa.stages.manifest .* --files (.*) --out", planned)
+        for name in ("results/tiny/text_scores.parquet", "results/tiny/costs/texts.parquet"):
+            assert (name in files.split()) == scored, (row, name)
+
+
 def test_an_external_row_answers_without_training(project: Path) -> None:
     edit(project / snake.TINY, ("linear, pama, moc]", "theirs]"), ("checkpoint_every: 1", "checkpoint_every: 1\nmethods:\n  theirs: {kind: external, responses: theirs.parquet}"))
     rows = ("reference", "single_objective", "morlhf", "rewarded_soups", "theirs")

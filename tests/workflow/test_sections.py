@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from moa import config, config_keys, provenance, tables
+from moa.errors import MoaError
 from moa.sections import Plan, finished_runs, reset
 from tests.workflow import snake
 
@@ -53,6 +54,68 @@ def test_weights_are_the_policys_own() -> None:
     assert plan().weights("morlhf", "w0.5-0.5") == "[0.5, 0.5]"
     assert plan().weights("single_objective", "sentiment") == "[1.0, 0.0]"
     assert plan().weights("moc", "policy") == "null"
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(MoaError) as caught:
+        plan(**changes)
+    return str(caught.value)
+
+
+DIRICHLET = {"training": {"divisions": 2}, "evaluation": {"divisions": 2}, "dirichlet": 1.0}
+
+
+@pytest.mark.parametrize("settings", [{}, {"control": "mean", "target": "scaled"}, {"control": "sample", "target": "arc"}, {"control": "sample", "target": "range"}])
+def test_a_running_mean_per_preference_needs_preferences_that_come_again(settings: dict[str, Any]) -> None:
+    run = {"methods": ["linear", "mine"], "seeds": [0]}
+    said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
+    assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'arc')} ")
+    assert "preferences.dirichlet (1)" in said and "control: sample with target: scaled" in said and "null to train on the lattice" in said
+
+
+def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
+    run = {"methods": ["linear", "mse_only", "mine"], "seeds": [0]}
+    sample = {"kind": "moc", "control": "sample", "target": "scaled"}
+    assert plan(run=run, methods={"mine": sample, "other": {"kind": "moc"}}, preferences=DIRICHLET).train("mine").dirichlet == 1.0  # 'other' is not run
+    smoothed = {**sample, "weights": "min_norm", "granularity": "preference", "smoothing": 0.5}
+    assert "methods.mine: smoothing: 0.5 with granularity: preference keeps a matrix" in refusal(run=run, methods={"mine": smoothed}, preferences=DIRICHLET)
+    plan(run=run, methods={"mine": {**smoothed, "granularity": "batch"}}, preferences=DIRICHLET)
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "said"),
+    [
+        ("rewarded_soups", {"ingredients": "reference"}, "methods.rewarded_soups.ingredients: 'reference' is no row of kind single_objective"),
+        ("rewarded_soups", {"ingredients": "rewarded_soups"}, "methods.rewarded_soups.ingredients: 'rewarded_soups' is no row"),
+        ("mod", {"ingredients": "pama"}, "methods.mod.ingredients: 'pama' is no row of kind single_objective"),
+        ("mod", {"ingredients": "single_objectiv"}, "name one. Did you mean 'single_objective'?"),
+        ("morlhf", {"corners": "linear"}, "methods.morlhf.corners: 'linear' is no row of kind single_objective"),
+    ],
+)
+def test_only_single_objective_rows_lend_policies(row: str, settings: dict[str, Any], said: str) -> None:
+    assert said in refusal(run={"methods": [row], "seeds": [0]}, methods={row: settings})
+
+
+def test_the_lending_row_may_have_a_name_of_its_own() -> None:
+    methods = {"mine": {"kind": "single_objective"}, "rewarded_soups": {"ingredients": "mine"}, "morlhf": {"corners": "pama", "prompts": "preference"}}
+    made = plan(run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods)  # corners is not read with such prompts
+    assert {row for row, _ in made.policies} == {"mine", "morlhf"}
+    assert "'single_objective' is no row" in refusal(run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}})
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "said"),
+    [
+        ("grpo", {"group_size": 3}, "tiny: methods.grpo.group_size (3) must divide ppo.batch_size (8)"),
+        ("gdpo", {"group_size": 16}, "tiny: methods.gdpo.group_size (16) must divide ppo.batch_size (8)"),
+        ("ric", {"rounds": 4}, "tiny: methods.ric.rounds: 4 rounds share ppo.steps (3) batches of responses"),
+        ("modpo", {"responses": 25}, "tiny: methods.modpo.responses: ppo.steps * ppo.batch_size = 24 responses are less than the 25"),
+    ],
+)
+def test_what_the_training_job_would_refuse_is_refused_by_the_plan(row: str, settings: dict[str, int], said: str) -> None:
+    assert said in refusal(run={"methods": [row], "seeds": [0]}, methods={row: settings})
+    smaller = {key: value // 2 if row != "grpo" else 4 for key, value in settings.items()}
+    assert row in plan(run={"methods": [row], "seeds": [0]}, methods={row: smaller}).rows
 
 
 def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:

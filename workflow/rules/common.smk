@@ -52,6 +52,8 @@ TASK = PLAN.experiment.task
 ROWS = PLAN.experiment.run.methods
 SEEDS = PLAN.experiment.run.seeds
 WARM_START = PLAN.experiment.conditioning.warm_start is not None
+# Texts are scored for the warm start, and for trainers that read them.
+TEXT_SCORES = WARM_START or any(row.reads_texts for row in PLAN.rows.values())
 GPU = gpu_visible()
 FORMULAS = PLAN.scoring(judges=False).rewards
 SCORERS = PLAN.scoring(judges=True).rewards

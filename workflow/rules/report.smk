@@ -9,7 +9,7 @@ rule describe_run:
         rewards=every_reward("results/{task}/rewards/{reward}"),
         reward_costs=every_reward("results/{task}/costs/rewards/{reward}.parquet"),
         texts=branch(
-            WARM_START,
+            TEXT_SCORES,
             then=[
                 f"results/{TASK}/text_scores.parquet",
                 f"results/{TASK}/costs/texts.parquet",
