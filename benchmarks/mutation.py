@@ -19,21 +19,49 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-RL = ("advantages", "weights", "losses", "control")
-METHODS = ("pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear")
-FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS))
-TESTS = ("advantages", "weights", "losses", "control", "golden", "methods", "moc", "pama_certificate")
+RL = ("advantages", "weights", "losses", "control", "pairs")
+METHODS = ("pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear", "grpo", "gdpo", "ric", "modpo", "best_of_n")
+OTHERS = ("targets", "mixture")
+FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
+TESTS = (
+    *("advantages", "weights", "losses", "control", "golden", "methods", "moc", "pama_certificate"),
+    *("grpo", "ric", "modpo", "mod", "best_of_n"),
+)
 COPIED = ("moa", "tests", "config.yaml", "pyproject.toml")
-SLOW = (  # each takes longer than all the others together, and other cases of the same statements stay
+SLOW = (  # each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same statements stay
     "test_weights.py::test_optimality_certificate",
     "test_pama_certificate.py::test_certificate[100]",
     "test_pama_certificate.py::test_certificate[1000]",
     "test_pama_certificate.py::test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix[100-away]",
     "test_pama_certificate.py::test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix[100-plain]",
+    "test_grpo.py::test_the_policy_learns_to_follow_the_preference",
+    "test_grpo.py::test_neither_checkpointing_nor_micro_batches_change_the_policy",
+    "test_grpo.py::test_the_same_seed_trains_the_same_policy",
+    "test_grpo.py::test_the_stage_writes_what_the_next_stages_read",
+    "test_ric.py::test_end_to_end",
+    "test_ric.py::test_no_more_responses_than_the_shared_loop",
+    "test_ric.py::test_interrupted_between_parts_gives_the_same_policy",
+    "test_ric.py::test_rates_of_the_parts",
+    "test_ric.py::test_out_of_memory_starts_the_part_again_with_fewer_examples",
+    "test_ric.py::test_divergence_names_the_methods_own_rate",
+    "test_ric.py::test_the_policy_learns_to_read_rewards",
+    "test_modpo.py::test_training_puts_the_pairs_in_order",
+    "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding0-spec1]",
+    "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding1-spec1]",
 )
 # What the tests would import on every mutant anew is imported once, by the server that mutants are forked from; objects that
 # exist by then are kept out of the garbage collection with which pytest ends.
-WARM = "import gc\n\nimport hypothesis\nimport scipy.optimize\nimport torch.distributed.tensor  # torch.testing needs it\n\ngc.freeze()\n"
+WARM = """import gc
+
+import hypothesis
+import peft
+import scipy.optimize
+import torch.distributed.tensor  # torch.testing needs it
+import transformers
+from trl import GRPOTrainer
+
+gc.freeze()
+"""
 KILLED = (1, 3)  # pytest's exit codes: a test failed; an internal error, which no clean run has
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import duckdb
 import numpy as np
 
 from moa import config, tables
@@ -266,3 +267,9 @@ def describe(world: World) -> None:
     files = sorted(p for p in folder.rglob("*.parquet") if p.name != "run.parquet") + sorted(p.parent for p in folder.rglob("policy.json"))
     used = {row: [{"owner": owner, "policy": name} for owner, name, _ in world.policies(row)] for row in SKILL}
     tables.write(tables.RUNS, [manifest.describe(experiment(world), used, files, folder)], folder / "run.parquet")
+
+
+def ask(database: Path, sql: str) -> list[tuple]:
+    """Return the rows of a query on a database file."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return connection.execute(sql).fetchall()

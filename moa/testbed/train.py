@@ -9,7 +9,7 @@ from moa.config_keys import Ppo
 from moa.methods.base import Batch, Method
 from moa.preferences import Preference
 from moa.rl.advantages import gae
-from moa.rl.experience import finite, shape_advantages, token_rewards
+from moa.rl.experience import finite, scale_combined, shape_advantages, token_rewards
 from moa.rl.losses import policy_loss, sensitivity, value_loss
 from moa.testbed.policy import Critic, Environment, Episodes, Policy, logprobs
 
@@ -22,6 +22,7 @@ class Learner:
     """One policy in training.
 
     Attributes:
+        ppo: the loop's settings; advantages are always the critic's, so `advantages: group` has no meaning here.
         training: preferences of the episodes, each equally often.
         raw: train on the rewards in their own unit instead of the normalised scale.
     """
@@ -70,6 +71,7 @@ class Learner:
         advantages = shape_advantages(self.method, self.ppo, advantages, mask, self.preferences)
         sensitive = self._sensitivity(logits, episodes) if self.method.reads_sensitivity else None
         combination = self.method.combine(Batch(advantages, mask, self.preferences, scores, sensitive))
+        combination = scale_combined(self.ppo, combination, mask)
         finite(combination.advantages, "the combined advantage", step)
         self.weights.append(combination.weights.tolist())
         for _ in range(self.ppo.epochs):

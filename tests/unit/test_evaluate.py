@@ -1,4 +1,4 @@
-"""The stage evaluate on tables small enough to do by hand."""
+"""The stage evaluate on tables small enough to do by hand; what it refuses is in test_evaluate_input.py."""
 
 import json
 import runpy
@@ -7,69 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from moa import config, config_keys, tables
+from moa import tables
 from moa.errors import MoaError
-from moa.stages import evaluate
 from tests import synthetic
-
-TASK = "hand"
-OBJECTIVES = ("a", "b")
-CORNERS = [(1.0, 0.0), (0.0, 1.0)]
-GRID = [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
-
-
-class Hand:
-    """Writes the inputs of the stage; objective a has the raw scale [0, 10], b has [0, 1]; both reference points are raw 0."""
-
-    def __init__(self, root, prompts=2, reference_point=(0.0, 0.0)):
-        self.root, self.prompts = root, [f"p{i}" for i in range(prompts)]
-        rows = [{"task": TASK, "prompt_id": p, "split": "evaluation", "prompt": p} for p in self.prompts]
-        rows.append({"task": TASK, "prompt_id": "q", "split": "train", "prompt": "q"})
-        tables.write(tables.PROMPTS, rows, root / "prompts.parquet")
-        scale = [
-            {"task": TASK, "objective": name, "low": 0.0, "high": high, "mean": 0.5, "std": 0.1, "floor": 0.0, "reference_point": point, "n": 9, "hash": "h"}
-            for name, high, point in zip(OBJECTIVES, (10.0, 1.0), reference_point, strict=True)
-        ]
-        tables.write(tables.NORMALISER, scale, root / "normaliser.parquet")
-        bounds = [(0.0, 9.0), (0.5, 6.0), (1.0, 3.0)]  # held-out text cut to 1, 2 and 3 tokens
-        fluent = [{"task": TASK, "tokens": i, "low": low, "high": high, "median": 2.0, "n": 9} for i, (low, high) in enumerate(bounds, 1)]
-        tables.write(tables.FLUENCY, fluent, root / "fluency.parquet")
-        self.generations, self.scores, self.rows = [], [], []
-
-    def row(self, method, points, responses=None, nll=2.0, seed=0, change=None):
-        """Add a row. `points`: preference -> scores (P, samples, 2), or (2,) for the same everywhere. `change`: edits the dictionaries."""
-        generations, scores = [], []
-        for m, (preference, values) in enumerate(points):
-            values = np.asarray(values, float)
-            values = np.broadcast_to(values, (len(self.prompts), 1, 2)) if values.ndim == 1 else values
-            for i, prompt in enumerate(self.prompts):
-                for s in range(values.shape[1]):
-                    key = {"task": TASK, "method": method, "seed": seed, "point": m, "prompt_id": prompt, "sample": s}
-                    text = "one two three" if responses is None else responses[i]
-                    given = {"preference": preference, "policy": "policy", "response": text, "tokens": 3, "finished": True, "nll": nll if text.strip() else None}
-                    generations.append({**key, **given})
-                    scores += [
-                        {**key, "objective": name, "role": "reward", "score": float(v), "truncated": False} for name, v in zip(OBJECTIVES, values[i, s], strict=True)
-                    ]
-        if change:
-            generations, scores = change(generations, scores)
-        for table, data, paths in ((tables.GENERATIONS, generations, self.generations), (tables.SCORES, scores, self.scores)):
-            path = self.root / table.name / method / f"s{seed}.parquet"
-            tables.write(table, data, path)
-            paths.append(path)
-        self.rows += [method] if method not in self.rows else []
-        return self
-
-    def section(self, **changes):
-        objectives = {name: config_keys.Objective(reward=name) for name in OBJECTIVES}
-        given = {"task": TASK, "objectives": objectives, "evaluation": config_keys.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
-        return config.EvaluateSection(**{**given, **changes})
-
-    def run(self, **changes):
-        root = self.root
-        return evaluate.evaluate(
-            self.section(**changes), root / "normaliser.parquet", root / "fluency.parquet", root / "prompts.parquet", self.generations, self.scores
-        )
+from tests.hand import CORNERS, GRID, Hand
 
 
 @pytest.fixture
@@ -249,114 +190,6 @@ def test_the_order_of_files_and_rows_does_not_matter(tmp_path):
     path = second.root / "prompts.parquet"
     tables.write(tables.PROMPTS, tables.read(tables.PROMPTS, path).to_pylist()[::-1], path)
     assert first.run(methods=["m", "n"]) == second.run(methods=["m", "n"])
-
-
-def drop_prompt(generations, scores):
-    return [g for g in generations if g["prompt_id"] != "p1"], [s for s in scores if s["prompt_id"] != "p1"]
-
-
-def drop_one_point_of_a_prompt(generations, scores):
-    return [g for g in generations if (g["prompt_id"], g["point"]) != ("p1", 2)], scores
-
-
-def foreign_prompt(generations, scores):
-    return [{**g, "prompt_id": g["prompt_id"].replace("p1", "zz")} for g in generations], scores
-
-
-def drop_scores(generations, scores):
-    return generations, [s for s in scores if s["objective"] == "a" or s["prompt_id"] == "p0"]
-
-
-def foreign_objective(generations, scores):
-    return generations, [{**s, "objective": "bb"} if s["objective"] == "b" else s for s in scores]
-
-
-def foreign_point(generations, scores):
-    return generations, [{**s, "point": 7} if s["point"] == 2 else s for s in scores]
-
-
-def foreign_score_prompt(generations, scores):
-    return generations, [{**s, "prompt_id": "zz"} if s["prompt_id"] == "p1" else s for s in scores]
-
-
-def three_weights(generations, scores):
-    return [{**g, "preference": (0.2, 0.3, 0.5)} for g in generations], scores
-
-
-def gap_in_points(generations, scores):
-    return [{**g, "point": g["point"] + 1} for g in generations], scores
-
-
-def two_preferences_at_a_point(generations, scores):
-    return [{**g, "preference": CORNERS[0]} if g["prompt_id"] == "p1" else g for g in generations], scores
-
-
-def two_seeds(generations, scores):
-    return [{**g, "seed": int(g["prompt_id"] == "p1")} for g in generations], scores
-
-
-def other_task(generations, scores):
-    return [{**g, "task": "imdb"} for g in generations], scores
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (drop_prompt, "row 'm', seed 0: 1 of 2 evaluation prompts lack responses"),
-        (drop_one_point_of_a_prompt, "row 'm', seed 0: 1 of 2 evaluation prompts lack responses"),
-        (foreign_prompt, "3 responses to prompts that are not evaluation prompts of this task (zz)"),
-        (drop_scores, "row 'm': 3 of 'b as reward' are missing among 2 prompts x 3 points"),
-        (foreign_objective, "scores of 'bb as reward', which this experiment does not have. Did you mean 'b as reward'?"),
-        (foreign_point, "scores of point 7, but its responses have points 0 to 2"),
-        (foreign_score_prompt, "6 scores of prompts that are not evaluation prompts of this task (zz)"),
-        (three_weights, "do not fit 2 objectives"),
-        (gap_in_points, "points must be numbered from 0"),
-        (two_preferences_at_a_point, "each with one preference"),
-        (two_seeds, "seeds [0, 1], expected one of each"),
-        (other_task, "holds tasks ['imdb'], expected 'hand'"),
-    ],
-)
-def test_incomplete_or_foreign_input(hand, change, message):
-    hand.row("m", [(p, (5, 0.5)) for p in GRID], change=change)
-    with pytest.raises(MoaError) as caught:
-        hand.run()
-    assert message in str(caught.value)
-    assert str(hand.root) in str(caught.value)  # names the file
-
-
-def test_missing_and_surplus_rows(hand):
-    hand.row("m", [(None, (5, 0.5))])
-    with pytest.raises(MoaError, match="row 'moc', seed 0: no responses given"):
-        hand.run(methods=["m", "moc"])
-    with pytest.raises(MoaError, match="row 'm', seed 0 is not part of this run. Did you mean 'mm'?"):
-        hand.run(methods=["mm"])
-    with pytest.raises(MoaError, match="row 'm', seed 1: no responses given"):
-        hand.run(seeds=[0, 1])
-    scores, hand.scores = hand.scores, []
-    with pytest.raises(MoaError, match="row 'm', seed 0: responses without scores"):
-        hand.run()
-    hand.scores = scores * 2
-    with pytest.raises(MoaError, match="give each file once"):
-        hand.run()
-
-
-def test_a_scale_that_does_not_fit(hand):
-    hand.row("m", [(None, (5, 0.5))])
-    path = hand.root / "normaliser.parquet"
-    rows = tables.read(tables.NORMALISER, path).to_pylist()
-    tables.write(tables.NORMALISER, [{**r, "high": r["low"]} for r in rows], path)
-    with pytest.raises(MoaError, match=r"objective 'a' has the scale \[0, 0\]"):
-        hand.run()
-    tables.write(tables.NORMALISER, rows[:1], path)
-    with pytest.raises(MoaError, match=r"objectives \['a'\], the experiment has \['a', 'b'\]"):
-        hand.run()
-
-
-def test_no_evaluation_prompts(hand):
-    hand.row("m", [(None, (5, 0.5))])
-    tables.write(tables.PROMPTS, [], hand.root / "prompts.parquet")
-    with pytest.raises(MoaError, match="no evaluation prompts"):
-        hand.run()
 
 
 def test_judges_are_points_without_a_scale(tmp_path):

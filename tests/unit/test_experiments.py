@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from moa.config import load
+from moa.methods import catalogue
 from moa.sections import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,8 @@ def test_the_full_experiment_is_full() -> None:
     experiment = load(ROOT / "experiments" / "full.yaml")
     assert len(experiment.evaluation_preferences()) == 11
     assert len(experiment.run.seeds) == 5
+    kinds = {experiment.methods.get(row, {}).get("kind") or row for row in experiment.run.methods}
+    assert kinds == set(catalogue.names()) - {"external"}, "external needs a model of the user's"
 
 
 def test_importing_the_package_is_light() -> None:

@@ -153,17 +153,21 @@ def test_neither_checkpointing_nor_micro_batches_change_the_policy(tmp_path: Pat
     torch.testing.assert_close(adapter(first), adapter(second), atol=1e-4, rtol=1e-3)
 
 
-def test_the_policy_learns_to_follow_the_preference(tmp_path: Path) -> None:
-    run = loop("grpo", tmp_path, settings={"kind": "grpo", "group_size": 8, "beta": 0.0}, steps=15, batch_size=48, mini_batch_size=24, learning_rate=3e-2)
+@pytest.mark.parametrize("kind", ["grpo", "gdpo"])
+def test_the_policy_learns_to_follow_the_preference(kind: str, tmp_path: Path) -> None:
+    """Two preferences. In four seeds each 2.6 to 7.6 more 'good' and 0.59 to 0.75 (tenths of words) shorter where that is asked for."""
+    size = {"steps": 25, "batch_size": 48, "mini_batch_size": 24, "learning_rate": 1e-2, "schedule": "linear"}
+    run = loop(kind, tmp_path, settings={"kind": kind, "group_size": 8, "beta": 0.0}, **size)  # type: ignore[arg-type]
+    run.task.training = [(1.0, 0.0), (0.0, 1.0)]
     train(run, micro=24)
     torch.manual_seed(0)
     means = []
-    for preference in [(1.0, 0.0), (0.0, 1.0)]:
+    for preference in run.task.training:
         texts = [run.task.text_of(p, preference) for p in run.task.prompts for _ in range(8)]
         rollout = sample(run.actor.model, run.actor.tokenizer, texts, run.actor.decoding, run.actor.context)
         means.append(count_words(texts, rollout.texts).mean(0))
-    assert means[0][0] > means[1][0] + 0.5  # more 'good' where that is asked for
-    assert means[1][1] > means[0][1] + 0.1  # shorter where that is
+    assert means[0][0] > means[1][0] + 2  # more 'good' where that is asked for
+    assert means[1][1] > means[0][1] + 0.3  # shorter where that is
 
 
 def test_a_prompt_is_read_with_one_bos_and_scored_without_its_preference(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_groups_of_different_sizes() -> None:
     torch.testing.assert_close(together.advantages, torch.tensor([[4.0], [4.0], [13 / 3], [14 / 3]]))
 
 
+def test_every_preference_of_a_batch_has_its_group() -> None:
+    """Three one-token samples of (1, 0), (1, 0), (1/2, 1/2); the objectives in the other order would be other preferences."""
+    preferences = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
+    found = make(**MIN_NORM, granularity="preference")._groups(preferences)
+    assert {name: rows.tolist() for name, rows in found.items()} == {"w1-0": [True, True, False], "w0.5-0.5": [False, False, True]}
+
+
 def test_streams_by_hand() -> None:
     advantages, preferences = torch.tensor([[[2.0]], [[4.0]], [[10.0]]]), torch.tensor([[0.75, 0.25]])
     uniform = {"control": "sample", "target": "scaled", "weights": "uniform"}
