@@ -228,6 +228,7 @@ def summary(experience: Experience, method: Method, streams: Sequence[str]) -> l
     rows += experience.combination.logged
     lengths = mask.sum(1)
     rows += [
+        ("advantage_share", "all", float(masked_mean((experience.combination.advantages.abs() > 1e-6).float(), mask))),
         ("combined_norm", "all", float(masked_mean(experience.combination.advantages.square(), mask).sqrt())),
         ("kl", "all", float(masked_mean(experience.seen.kl, mask))),
         ("control_error", "all", float(method.control_error(experience.scores, experience.preferences))),
