@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
-DECLARATIONS = frozenset({"moa.config", "moa.rewards.specs", "moa.methods.catalogue"})
+DECLARATIONS = frozenset({"moa.config", "moa.config_keys", "moa.rewards.specs", "moa.methods.catalogue"})
 NEUTRAL = frozenset({"moa.errors", "moa.files", "moa.process"})  # decide how a job ends, never what it writes
 LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "snakemake", "duckdb", "pyarrow", "moocore")

@@ -185,6 +185,19 @@ def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends
     assert code() != before
 
 
+def test_a_new_key_of_the_schema_makes_no_finished_job_stale(tmp_path: Path) -> None:
+    """Both files of the schema: what a key says reaches a stage in its section."""
+    (tmp_path / "moa").mkdir()
+    for name in ("__init__", "config", "config_keys"):
+        (tmp_path / "moa" / f"{name}.py").write_text("x = 1\n")
+    (tmp_path / "moa" / "stage.py").write_text("from moa import config, config_keys\n")
+    before = provenance.code_hash("moa.stage", root=tmp_path)
+    for name in ("config", "config_keys"):
+        (tmp_path / "moa" / f"{name}.py").write_text("x = 2\n")
+    provenance._parse.cache_clear()
+    assert provenance.code_hash("moa.stage", root=tmp_path) == before
+
+
 def test_local_sources_are_known_by_content(tmp_path: Path) -> None:
     data, folder = tmp_path / "data.csv", tmp_path / "model"
     data.write_text("a")
