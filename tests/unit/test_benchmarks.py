@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import mutation, pama_cost
+from benchmarks import convergence, mutation, noon, pama_cost
 from moa.config_keys import Lora, Scratch
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -73,3 +73,20 @@ def test_the_configured_files_and_tests_exist() -> None:
     for slow in mutation.SLOW:
         file, _, test = slow.partition("::")
         assert f"def {test.partition('[')[0]}(" in (mutation.ROOT / "tests" / "unit" / file).read_text(encoding="utf-8")
+
+
+def test_end_tokens_are_told_from_the_others() -> None:
+    """Two responses, of one and of three tokens: the second fills the width, so only the first has an end token."""
+    mask = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    assert noon.last_tokens(mask).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    advantages = torch.tensor([[[1.0, 3.0, 0.0], [-1.0, 0.0, 0.0], [2.0, -2.0, -3.0]], [[1.0, -1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
+    found = noon.describe(advantages, mask, ["a", "b"])
+    # of six tokens the first of the first and of the third response are positive in both; end tokens have 3 and -1 in a, cut to 3 and 0
+    assert found["all positive"] == pytest.approx(2 / 6) and found["tokens"] == 2
+    assert found["a, mean, last"] == 1 and found["a, mean after Noon, last"] == 1.5 and found["a, positive, last"] == 0.5
+    assert found["a, mean, others"] == pytest.approx((1 + 2 - 2 - 3) / 4) and found["a, mean after Noon, others"] == 0.75
+
+
+def test_labels_of_lines_stand_apart() -> None:
+    assert convergence.apart([50, 48, 10]) == [64, 48, 10]
