@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import convergence, mutation, noon, pama_cost
+from benchmarks import convergence, means, mutation, noon, pama_cost
 from moa.config_keys import Lora, Scratch
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -90,3 +90,10 @@ def test_end_tokens_are_told_from_the_others() -> None:
 
 def test_labels_of_lines_stand_apart() -> None:
     assert convergence.apart([50, 48, 10]) == [64, 48, 10]
+
+
+def test_means_are_paired_by_seed() -> None:
+    """Row a: 1, 3; row b: 0, 1. Means 2 and 0.5; differences 1 and 2, mean 1.5, half the interval 12.706 * 0.7071 / sqrt 2 = 6.353."""
+    shown = means.show({("a", "length"): {0: 1.0, 1: 3.0}, ("b", "length"): {0: 0.0, 1: 1.0}}, "a").splitlines()
+    assert shown[2].startswith("| a | 2.000 ± 12.706 |  | 2 |")
+    assert shown[3].startswith("| b | 0.500 ± 6.353 | +1.500 (-4.853 to +7.853) | 2 |")
