@@ -64,20 +64,24 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
     return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, "points": found.round(3).tolist()}
 
 
-def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> dict[str, Any]:
-    """Train one policy and measure it."""
+def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, checkpoints: Path) -> Loop:
+    """Return the loop that trains one policy of the row on a finished task's base."""
     section = Plan(experiment, "ablation").train(row)
     method = catalogue.load(row, section.settings, list(section.objectives))
     files = Namespace(prompts=results / "prompts.parquet", base=results / "base", normaliser=results / "normaliser.parquet", models=sorted((results / "rewards").glob("*")))
     actor = train.make_actor(section, files.base, method, seed)
-    task = train.make_task(section, method, actor, files, None)
+    return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
+
+
+def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> dict[str, Any]:
+    """Train one policy and measure it."""
     with tempfile.TemporaryDirectory() as checkpoints:
-        loop = Loop(actor, method, section.ppo, task, seed, Path(checkpoints))
+        loop = loop_on(experiment, row, results, seed, Path(checkpoints))
         train.train(loop, f"{row} s{seed}")
     spec = experiment.generation
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
-    found = measure(loop, list(section.objectives), experiment.evaluation_preferences(), decoding)
-    recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= section.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
+    found = measure(loop, loop.method.objectives, experiment.evaluation_preferences(), decoding)
+    recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= loop.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
     return {"seed": seed, "seconds": round(loop.watch.seconds, 1), **recent, **found}
 
 
@@ -95,6 +99,12 @@ def show(path: Path) -> str:
     return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "KL", "seconds"], lines)
 
 
+def set_up() -> None:
+    """Log to the console and train with one thread unless OMP_NUM_THREADS says otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--experiment", type=Path, default=Path("config.yaml"))
@@ -108,8 +118,7 @@ def main() -> None:
     if given.table is not None:
         print(show(given.table))
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    set_up()
     variants = yaml.safe_load(given.variants.read_text(encoding="utf-8"))
     for seed in given.seeds:
         for name in given.only or [n for n in variants if not n.startswith("_")]:

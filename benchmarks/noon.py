@@ -3,30 +3,23 @@
 Trains one policy of a row on a finished task's base and reads the advantages before Noon cuts them. docs/methods/pama.md has the table.
 
     snakemake --cores all reference_scores --configfile experiments/imdb_pama.yaml
-    python benchmarks/noon.py --experiment experiments/imdb_pama.yaml --results results/imdb_pama --out noon.jsonl
-    python benchmarks/noon.py --table noon.jsonl
+    python -m benchmarks.noon --experiment experiments/imdb_pama.yaml --results results/imdb_pama --out noon.jsonl
+    python -m benchmarks.noon --table noon.jsonl
 """
 
 import argparse
 import json
-import logging
-import os
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from snakemake.utils import update_config
 from torch import Tensor
 
+from benchmarks.ablation import experiment_of, loop_on, set_up
 from moa import config
-from moa.methods import catalogue
 from moa.methods.base import Method
 from moa.report.summary import table
-from moa.rl.loop import Loop
-from moa.sections import Plan
 from moa.stages import train
 
 LAST = 10  # steps that the table averages
@@ -67,14 +60,10 @@ def watch(method: Method, seen: list[dict[str, float]], signed_last: bool) -> No
 
 def run(experiment: config.Experiment, row: str, results: Path, seed: int, signed_last: bool) -> list[dict[str, Any]]:
     """Train one policy; return one dictionary per step."""
-    section = Plan(experiment, "noon").train(row)
-    method = catalogue.load(row, section.settings, list(section.objectives))
     seen: list[dict[str, float]] = []
-    watch(method, seen, signed_last)
-    files = Namespace(prompts=results / "prompts.parquet", base=results / "base", normaliser=results / "normaliser.parquet", models=sorted((results / "rewards").glob("*")))
-    actor = train.make_actor(section, files.base, method, seed)
     with tempfile.TemporaryDirectory() as checkpoints:
-        loop = Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, Path(checkpoints))
+        loop = loop_on(experiment, row, results, seed, Path(checkpoints))
+        watch(loop.method, seen, signed_last)
         train.train(loop, f"{row} s{seed}")
     raw = [{f"{o}, reward": v for s, q, o, v in loop.curve if q == "reward" and s == step} for step in range(len(seen))]
     return [{"seed": seed, "step": step, **raw[step], **values} for step, values in enumerate(seen)]
@@ -110,11 +99,8 @@ def main() -> None:
     if given.table is not None:
         print(show(given.table))
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    data = yaml.safe_load(given.experiment.read_text(encoding="utf-8"))
-    update_config(data, given.set)
-    experiment = config.parse(data, str(given.experiment))
+    set_up()
+    experiment = experiment_of(given.experiment, given.row, given.set)
     for seed in given.seeds:
         with given.out.open("a", encoding="utf-8") as file:
             name = given.name or given.row

@@ -31,7 +31,7 @@ def parser(description: str | None, *paths: str, **options: type) -> argparse.Ar
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("--section", required=True, help="JSON of the section of the experiment that this stage uses")
     for name in paths:
-        flag = "--" + name.rstrip("*?").replace("_", "-")
+        flag = "--" + name.removesuffix("*").removesuffix("?").replace("_", "-")
         if name.endswith("*"):
             made.add_argument(flag, type=Path, nargs="*", default=[])
         else:
