@@ -181,6 +181,10 @@ class Plan:
         """Return the rewards that `row` reads to answer; none for most."""
         return self.scoring(judges=False).rewards if self.rows[row].reads_rewards else {}
 
+    def train_files(self, row: str) -> str:
+        """Return the state of the local files that `row`'s training reads: its rewards' and its own data sets."""
+        return self.files(rewards=self.scoring(judges=False).rewards, sources=self.rows[row].sources())
+
     def generate_files(self, row: str) -> str:
         """Return the state of the local files that `row` answers with: an external row's, and those of the rewards that it reads."""
         external = self.rows[row].answers == "external"
@@ -190,7 +194,7 @@ class Plan:
     def remote(self) -> bool:
         """Return whether some source of the experiment comes over the network."""
         experiment = self.experiment
-        sources = {*self.data_sources(), experiment.model.source}
+        sources = {*self.data_sources(), experiment.model.source, *(source for row in self.rows.values() for source in row.sources())}
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()

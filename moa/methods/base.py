@@ -117,6 +117,10 @@ class Method:
         """Return the setting that names the row whose single-objective policies this one answers with, and that row; None for most."""
         return None
 
+    def sources(self) -> list[str]:
+        """Return the data sets, hub ids or local paths, that its trainer reads beside the run's own; none for most."""
+        return []
+
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         """Return the preferences at which this row is evaluated; [None] for a preference-free policy."""
         return list(evaluation) if self.steerable else [None]

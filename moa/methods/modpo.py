@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moa.errors import MoaError, nearest
 from moa.methods import base
 from moa.preferences import Preference
+from moa.tasks.preference_pairs import PairSource
 
 if TYPE_CHECKING:
     from moa.config_keys import Ppo
@@ -23,11 +24,21 @@ if TYPE_CHECKING:
 class Settings(base.Settings):
     beta: float = Field(0.1, gt=0)
     objective: str | None = None  # k; None: the one with the largest weight
+    pairs: PairSource | None = None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
     responses: int = Field(2, ge=2)  # per prompt; every pair of them is used
     labels: Literal["drawn", "expected"] = "drawn"  # which response is chosen: drawn once, or the loss's mean over the draw
     scale: float = Field(1.0, gt=0)  # rewards are multiplied by it, in labels and margins alike
     epochs: int | None = Field(None, ge=1)  # None: ppo.epochs
     learning_rate: float | None = Field(None, gt=0)  # None: ppo.learning_rate
+
+    @model_validator(mode="after")
+    def _labels(self) -> Settings:
+        made = [name for name in ("responses", "labels") if getattr(self, name) != type(self).model_fields[name].default]
+        if self.pairs is not None and made:
+            raise ValueError(f"`pairs` bring their own responses and labels; leave out {' and '.join(made)}")
+        if self.pairs is not None and self.objective is None:
+            raise ValueError("`pairs` hold the preferences of one objective; name it as `objective`")
+        return self
 
 
 class Method(base.Method):
@@ -50,6 +61,9 @@ class Method(base.Method):
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return base.weighted_policies(self.row, self.row, self.objectives, evaluation)
+
+    def sources(self) -> list[str]:
+        return [] if self.settings.pairs is None else [self.settings.pairs.source]
 
     def labelled(self, weights: Preference) -> int:
         """Return k, the objective whose preferences the pairs hold; the first one on a tie."""

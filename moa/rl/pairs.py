@@ -1,4 +1,4 @@
-"""MODPO's loss and loop: preference pairs of the reference policy's responses in, one trained policy and its curve out.
+"""MODPO's loss and loop: preference pairs in, one trained policy and its curve out.
 
 Notation: B responses of at most T tokens; N pairs (i, j) of responses to the same prompt; K objectives.
 """
@@ -61,7 +61,7 @@ def all_pairs(prompts: int, responses: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """The reference policy's responses.
+    """Responses to compare, with what the reference policy and the rewards say of them.
 
     Attributes:
         ids: (B, P + T) tokens; prompt left-padded, response right-padded.
@@ -124,11 +124,21 @@ def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int, 
         seed: of the draws.
     """
     rows = all_pairs(len(rewards) // responses, responses).to(rewards.device)
-    margins = rewards[rows[:, 0]] - rewards[rows[:, 1]]
-    chosen = label_probabilities(margins[:, labelled])
+    chosen = label_probabilities(rewards[rows[:, 0], labelled] - rewards[rows[:, 1], labelled])
     if drawn:
         generator = torch.Generator().manual_seed(int(text_hash("labels", str(seed)), 16) % 2**63)
         chosen = (torch.rand(len(rows), generator=generator).to(chosen.device) < chosen).float()
+    return _with_margins(rows, chosen, rewards, weights, labelled)
+
+
+def given_pairs(rewards: Tensor, weights: Tensor, labelled: int) -> Pairs:
+    """Return pairs that a data set labelled: rewards (B, K) of chosen and rejected responses in turn; `weights` (K,); `labelled` is k."""
+    rows = all_pairs(len(rewards) // 2, 2).to(rewards.device)
+    return _with_margins(rows, torch.ones(len(rows), device=rewards.device), rewards, weights, labelled)
+
+
+def _with_margins(rows: Tensor, chosen: Tensor, rewards: Tensor, weights: Tensor, labelled: int) -> Pairs:
+    margins = rewards[rows[:, 0]] - rewards[rows[:, 1]]
     better = margins @ weights
     return Pairs(rows, chosen, better - weights[labelled] * margins[:, labelled], better, float(weights[labelled]))
 

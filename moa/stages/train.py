@@ -22,7 +22,7 @@ from moa.methods import catalogue
 from moa.methods.base import Method
 from moa.preferences import Preference, check
 from moa.process import exclusive
-from moa.provenance import code_hash, file_hash, text_hash
+from moa.provenance import code_hash, file_hash, local_state, text_hash
 from moa.rewards import scoring
 from moa.rl.experience import Actor, Scale
 from moa.rl.loop import CurveRow, Loop, Task
@@ -100,7 +100,7 @@ def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
     """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed."""
     code = code_hash(f"moa.stages.{method.trainer}", type(method).__module__)
     inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models, *args.texts)]
-    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, code, *inputs)
+    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, code, local_state(*method.sources()), *inputs)
     return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
 
 

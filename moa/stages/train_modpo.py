@@ -1,86 +1,38 @@
-"""Stage train_modpo: one policy from pairs of the reference policy's responses that rewards label; resumable."""
+"""Stage train_modpo: one policy from preference pairs, the reference policy's that rewards label or a data set's own; resumable."""
 
 import argparse
-import gc
 import logging
 import time
 from pathlib import Path
 
 import torch
 
+from moa import tables
 from moa.config_keys import Ppo
-from moa.errors import MoaError
-from moa.generation import Rollout, join, sample
 from moa.methods import modpo
-from moa.models import forward
 from moa.preferences import Preference
 from moa.process import Stopwatch, exclusive
 from moa.rl.experience import Actor
-from moa.rl.loop import CurveRow, Task, prompt_indices, seed_step
-from moa.rl.losses import forbid_empty, logprobs_and_entropy
-from moa.rl.pairs import PairLoop, Pairs, Samples, make_pairs
+from moa.rl.loop import CurveRow, Task
+from moa.rl.pairs import PairLoop, Pairs, Samples, given_pairs, make_pairs
 from moa.stages import common, train
+from moa.stages.pair_samples import draw, given
+from moa.tasks.preference_pairs import read_pairs
 
 log = logging.getLogger("moa")
 
 
-def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Samples:
-    """Sample the reference policy on train prompts, `responses` to each side by side, and score what it wrote.
-
-    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates, and at least one prompt's
-    (`Method.check`).
-
-    Raises:
-        MoaError: not even one response at a time fits into memory.
-    """
-    count = ppo.steps * ppo.batch_size // responses
-    prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), count, seed, 0) for _ in range(responses)]
-    rollout, reference = _read_in_parts(actor, [task.text_of(p, None) for p in prompts], ppo.batch_size, seed)
-    scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(rollout.ids.device))
-    return Samples(rollout.ids, rollout.mask, rollout.response_mask, reference, scores.raw, scores.quantile, rollout.finished.float())
-
-
-def _read_in_parts(actor: Actor, texts: list[str], rows: int, seed: int) -> tuple[Rollout, torch.Tensor]:
-    """Return responses and their log-probabilities (B, T), `rows` at a time, fewer where memory runs out."""
-    while True:
-        clock = common.Progress("generate", len(texts))
-        try:
-            parts = []
-            for number, start in enumerate(range(0, len(texts), rows)):
-                seed_step(seed, number)
-                parts.append(_read(actor, texts[start : start + rows]))
-                clock.add(len(texts[start : start + rows]))
-            rollout = join([part for part, _ in parts], int(actor.tokenizer.pad_token_id))
-            logs = [torch.nn.functional.pad(found, (0, rollout.response - found.shape[1])) for _, found in parts]
-            return rollout, torch.cat(logs)
-        except torch.OutOfMemoryError as error:
-            if rows == 1:
-                raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens, or set model.quantisation: nf4") from error
-        rows //= 2
-        gc.collect()
-        torch.cuda.empty_cache()
-        log.warning("out of memory: sampling %d responses at a time", rows)
-
-
-@torch.no_grad()
-def _read(actor: Actor, texts: list[str]) -> tuple[Rollout, torch.Tensor]:
-    """Sample the reference, the adapter switched off, and read what it drew once more."""
-    with actor.model.disable_adapter():
-        rollout = sample(actor.model, actor.tokenizer, texts, actor.decoding, actor.context)
-        logits, _ = forward(actor.model, rollout.ids, rollout.mask, rollout.response)
-    logprobs, _ = logprobs_and_entropy(forbid_empty(logits, int(actor.tokenizer.eos_token_id)), rollout.ids[:, -rollout.response :], actor.decoding.temperature)
-    return rollout, logprobs * rollout.response_mask
-
-
 def label(samples: Samples, method: modpo.Method, weights: Preference, seed: int) -> Pairs:
-    """Make the policy's pairs; their labels depend on the seed alone."""
+    """Make the policy's pairs; labels that are drawn depend on the seed alone."""
     settings = method.settings
     rewards = settings.scale * samples.quantile
+    if settings.pairs is not None:
+        return given_pairs(rewards, torch.tensor(weights, device=rewards.device), method.labelled(weights))
     return make_pairs(rewards, settings.responses, torch.tensor(weights, device=rewards.device), method.labelled(weights), settings.labels == "drawn", seed)
 
 
 def first_rows(samples: Samples, objectives: list[str]) -> list[CurveRow]:
-    """Return what the reference policy's responses were worth, for the curve's first step."""
+    """Return what the responses were worth, for the curve's first step."""
     rows: list[CurveRow] = []
     for quantity, scores in (("reward", samples.raw), ("normalised_reward", samples.quantile)):
         rows += [(0, quantity, o, v) for o, v in zip(objectives, scores.mean(0).tolist(), strict=True)]
@@ -103,12 +55,18 @@ def run_loop(loop: PairLoop, name: str) -> None:
             last = now
 
 
-def samples_of(path: Path, actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int, watch: Stopwatch) -> Samples:
-    """Return the samples, drawn now, which `watch` counts, or by an earlier attempt."""
+def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args: argparse.Namespace, ppo: Ppo, watch: Stopwatch) -> Samples:
+    """Return the samples, made now, which `watch` counts, or by an earlier attempt."""
     if path.exists():
         return Samples.load(path, next(actor.model.parameters()).device)
+    settings = method.settings
     with watch.running():
-        samples = draw(actor, task, ppo, responses, seed)
+        if settings.pairs is None:
+            samples = draw(actor, task, ppo, settings.responses, args.seed)
+        else:
+            table = tables.read(tables.PROMPTS, args.prompts).to_pylist()
+            evaluation = [r["prompt"] for r in table if r["split"] == "evaluation"]
+            samples = given(actor, task, ppo, read_pairs(f"methods.{args.row}.pairs", settings.pairs, evaluation), args.seed)
         samples.save(path)
     return samples
 
@@ -124,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
         task = train.make_task(section, method, actor, args, weights)
         settings, ppo = method.settings, section.ppo
         watch = Stopwatch()
-        samples = samples_of(folder / "samples.safetensors", actor, task, ppo, settings.responses, args.seed, watch)
+        samples = samples_of(folder / "samples.safetensors", actor, task, method, args, ppo, watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
         pairs = label(samples, method, weights, args.seed)
         loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), watch)

@@ -156,6 +156,10 @@ def train_code(wildcards):
     return PLAN.code(trainer(wildcards), rewards=FORMULAS, row=wildcards.row)
 
 
+def train_files(wildcards):
+    return PLAN.train_files(wildcards.row)
+
+
 def texts_of(wildcards):
     """Return the texts and their scores for a trainer that reads them."""
     reads = PLAN.rows[wildcards.row].reads_texts

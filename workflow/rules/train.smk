@@ -20,7 +20,7 @@ rule train_policy:
         section=train_section,
         weights=weights,
         code=train_code,
-        files=PLAN.files(rewards=FORMULAS),
+        files=train_files,
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
         "python -m moa.stages.{params.stage} --section {params.section:q}"

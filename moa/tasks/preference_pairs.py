@@ -1,0 +1,111 @@
+"""A data set's own preference pairs: a prompt, the response that somebody chose, and the one that was rejected.
+
+A response starts with the space that separates it from its prompt, as everywhere (moa/stages/prompts.py).
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pydantic import Field, model_validator
+
+from moa.errors import MoaError
+from moa.rewards.specs import Strict
+from moa.tasks.duplicates import Near
+from moa.tasks.tabular import read_rows
+from moa.tasks.text import encodable, split_after
+
+log = logging.getLogger("moa")
+
+
+class PairSource(Strict):
+    """Where pairs come from.
+
+    Columns `prompt`, `chosen` and `rejected`; or whole dialogues in `chosen` and `rejected` that share everything up to and
+    including the last `prompt_end`.
+    """
+
+    source: str
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    prompt: str | None = None
+    prompt_end: str | None = Field(None, min_length=1)
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> "PairSource":
+        if (self.prompt is None) == (self.prompt_end is None):
+            raise ValueError("name the `prompt` column, or the `prompt_end` after which the responses of whole dialogues start; one of them")
+        return self
+
+
+class Pair(NamedTuple):
+    """One comparison."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> list[Pair]:
+    """Return the usable pairs in the file's order, each once; what was left out, and why, is logged.
+
+    Args:
+        where: the key that names `source`, for messages.
+        source: file and columns.
+        evaluation: prompts that evaluation uses; pairs with a near-duplicate of one are left out.
+
+    Raises:
+        MoaError: unreadable source, a column that is not text, or no usable pair.
+    """
+    columns = [c for c in (source.prompt, source.chosen, source.rejected) if c is not None]
+    rows = read_rows(source.source, source.revision, source.subset, source.split, columns)
+    near, taken, found = Near(evaluation), Counter[str](), dict[Pair, None]()
+    for number, row in enumerate(rows):
+        pair = _pair(row, source, f"{where}, row {number} of {source.source}")
+        reason = _unusable(pair, near) if pair else "dialogues without a common prompt"
+        if reason is None and pair in found:
+            reason = "exact duplicates"
+        if reason is None and pair is not None:
+            found[pair] = None
+        else:
+            taken[str(reason)] += 1
+    left_out = ", ".join(f"{count} {reason}" for reason, count in taken.items()) or "none"
+    if not found:
+        raise MoaError(f"{where}: none of the {len(rows)} rows of {source.source} is a usable pair ({left_out}); correct the columns, or leave `pairs` out")
+    log.info("%s: %d pairs of %s; left out: %s", where, len(found), source.source, left_out)
+    return list(found)
+
+
+def _pair(row: dict[str, Any], source: PairSource, where: str) -> Pair | None:
+    """Return a row's pair; None where two dialogues differ before their last turn."""
+    chosen, rejected = (_text(row, column, where) for column in (source.chosen, source.rejected))
+    if source.prompt is not None:
+        return Pair(_text(row, source.prompt, where), _response(chosen), _response(rejected))
+    assert source.prompt_end is not None, "PairSource's validator demands prompt or prompt_end"
+    first, second = split_after(chosen, source.prompt_end), split_after(rejected, source.prompt_end)
+    if first is None or second is None or first[0] != second[0]:
+        return None
+    return Pair(first[0], _response(first[1]), _response(second[1]))
+
+
+def _text(row: dict[str, Any], column: str, where: str) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise MoaError(f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text; name a column of plain text")
+    return encodable(value)
+
+
+def _response(text: str) -> str:
+    return " " + text.strip()
+
+
+def _unusable(pair: Pair, near: Near) -> str | None:
+    if not all(map(str.strip, pair)):
+        return "with a blank prompt or response"
+    if pair.chosen == pair.rejected:
+        return "with equal responses"
+    return "near-duplicates of evaluation prompts" if near.matches(pair.prompt) else None
