@@ -101,12 +101,19 @@ def _same_settings(settings: dict[str, Any], path: Path) -> None:
 
 
 def over_seeds(folder: Path, against: str | None) -> str:
-    """Return a Markdown table: each metric's mean over seeds with its t-interval, and the paired difference to a row."""
+    """Return a Markdown table: each metric's mean over seeds with its t-interval, and the paired difference to a row.
+
+    Beside the metrics that are compared stands what the choice of prompts is worth: the seeds' bootstrap intervals, averaged.
+    """
     rows = tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
     values: dict[tuple[str, str, str], dict[int, float]] = {}
+    bootstrap: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for r in rows:
         if r["metric"] in METRICS and r["value"] is not None:
-            values.setdefault((r["method"], r["metric"], r["objective"]), {})[r["seed"]] = r["value"]
+            key = (r["method"], r["metric"], r["objective"])
+            values.setdefault(key, {})[r["seed"]] = r["value"]
+            if r["low"] is not None:
+                bootstrap.setdefault(key, []).append((r["low"], r["high"]))
     methods = sorted({m for m, _, _ in values}, key=lambda m: -_mean(values.get((m, "hypervolume", "all"), {})))
     if against is not None and against not in methods:
         raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
@@ -115,11 +122,16 @@ def over_seeds(folder: Path, against: str | None) -> str:
     for metric, objective in columns:
         compared = against is not None and (metric, objective) in COMPARED
         head.append(metric if objective == "all" else f"{metric} {objective}")
+        prompts = (metric, objective) in COMPARED
+        if prompts:
+            head.append(f"{metric} over prompts")
         if compared:
             head.append(f"{metric} less {against}'s")
         for line, method in zip(lines, methods, strict=True):
             mine = values.get((method, metric, objective), {})
             line.append(_cell(mine))
+            if prompts:
+                line.append(_interval(bootstrap.get((method, metric, objective), [])))
             if compared:
                 line.append("" if method == against or not mine else _difference(mine, values.get((str(against), metric, objective), {})))
     seeds = [str(len(values[method, "hypervolume", "all"])) for method in methods]
@@ -127,7 +139,11 @@ def over_seeds(folder: Path, against: str | None) -> str:
 
 
 def _mean(by_seed: dict[int, float]) -> float:
-    return sum(by_seed.values()) / len(by_seed) if by_seed else float("nan")
+    return _average(list(by_seed.values()))
+
+
+def _average(found: list[float]) -> float:
+    return sum(found) / len(found) if found else float("nan")
 
 
 def _cell(by_seed: dict[int, float]) -> str:
@@ -135,6 +151,11 @@ def _cell(by_seed: dict[int, float]) -> str:
         return "-"
     found = paired(by_seed, dict.fromkeys(by_seed, 0.0))
     return f"{found.mean:.3f}" if found.seeds < 2 else f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
+
+
+def _interval(found: list[tuple[float, float]]) -> str:
+    """Return the mean of the seeds' bootstrap intervals over prompts; each is that of one seed's policies."""
+    return f"{_average([low for low, _ in found]):.3f} to {_average([high for _, high in found]):.3f}" if found else "-"
 
 
 def _difference(a: dict[int, float], b: dict[int, float]) -> str:

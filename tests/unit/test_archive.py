@@ -91,6 +91,18 @@ def test_the_order_rate_stands_beside_the_control_error_once(database: Path, tmp
     assert [name for name in head if name.startswith("order_rate")] == ["order_rate"]
 
 
+def test_the_bootstrap_over_prompts_stands_beside_the_interval_over_seeds(database: Path, tmp_path: Path) -> None:
+    """The mean of the seeds' interval ends: (a_1 + a_2) / 2 to (b_1 + b_2) / 2."""
+    folder = tmp_path / "archive"
+    extend(database, "synthetic", folder)
+    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, "linear").splitlines())
+    at = head.index("hypervolume over prompts")
+    assert head[at - 1] == "hypervolume" and head[at + 1] == "hypervolume less linear's" and "tau over prompts" in head
+    ends = [(r["low"], r["high"]) for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist() if (r["method"], r["metric"]) == ("linear", "hypervolume")]
+    low, high = (sum(part) / len(ends) for part in zip(*ends, strict=True))
+    assert next(line for line in lines if line[0] == "linear")[at] == f"{low:.3f} to {high:.3f}"
+
+
 @pytest.mark.parametrize("name", ["full", "imdb_control"])
 def test_the_committed_archives_are_readable(name: str) -> None:
     assert "| moc |" in over_seeds(Path(__file__).parents[2] / "benchmarks" / name, "linear")
