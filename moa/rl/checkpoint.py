@@ -70,6 +70,11 @@ def restore(path: Path, model: PeftModel, heads: nn.Module | None, optimizer: to
         heads.load_state_dict(load_file(path / "value_heads.safetensors"))
     if optimizer is not None:
         _restore_optimizer(path, optimizer)
+    return read_state(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's state without loading its tensors; its 'step' is the number of finished steps."""
     state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return state
 

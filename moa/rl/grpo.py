@@ -1,7 +1,8 @@
 """GRPO by TRL's GRPOTrainer on the loop's task: the same prompts, preferences, sampling, rewards and number of responses.
 
 TRL does the sampling, the group baseline, the loss and the optimiser. What it is kept from: a second BOS token, prompts
-whose positions count their padding, text that is decoded otherwise than the loop's, files and reports of its own.
+whose positions count their padding, text that is decoded otherwise than the loop's, files and reports of its own. Its own
+checkpoints hold pickled random states; here every step is seeded, as in the shared loop, and the loop's checkpoints serve.
 """
 
 import logging
@@ -9,11 +10,13 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
@@ -23,9 +26,10 @@ from moa.errors import Diverged
 from moa.generation import Decoding, decode
 from moa.methods.grpo import Method
 from moa.models import positions
-from moa.process import peak_memory
+from moa.process import Stopwatch, peak_memory
+from moa.rl import checkpoint
 from moa.rl.experience import Actor
-from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_indices
+from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_indices, seed_step
 
 log = logging.getLogger("moa")
 Row = tuple[str, str, float]  # quantity, objective, value
@@ -36,7 +40,33 @@ MEAN = {"clip_ratio/region_mean": "clip_fraction", "grad_norm": "grad_norm"}
 
 
 class Trainer(GRPOTrainer):
-    """GRPOTrainer that reads prompts as the shared loop does."""
+    """GRPOTrainer that reads prompts as the shared loop does, and can begin in the middle.
+
+    Attributes:
+        sampled: batches of responses so far, those before the checkpoint included.
+        updated: optimiser steps before the checkpoint that it began from.
+    """
+
+    sampled = 0
+    updated = 0
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Seed what a step draws, as the shared loop does: resuming needs no random state."""
+        seed_step(self.args.seed, self.sampled)
+        self.sampled += 1
+        made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """Plan the rate over the whole training, finished steps included, and set it to where it stood."""
+        scheduler = super().create_scheduler(self.updated + num_training_steps, optimizer)
+        assert isinstance(scheduler, LambdaLR), "constant and linear schedules are"
+        scheduler.last_epoch = self.updated
+        rates = [base * factor(self.updated) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        scheduler._last_lr = list(rates)
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return scheduler
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Put one BOS in front where the tokenizer wants one; a chat template's text may hold it already."""
@@ -96,35 +126,45 @@ class Rewards:
 
 
 class Recorder(TrainerCallback):
-    """Makes the curve, adapts the KL's weight as the shared loop does, reports every step, and stops a diverged run."""
+    """Makes the curve, adapts the KL's weight as the shared loop does, reports and keeps steps, and stops a diverged run."""
 
-    def __init__(self, rewards: Rewards, ppo: Ppo, micro: int, report: Report) -> None:
+    def __init__(self, rewards: Rewards, ppo: Ppo, micro: int, report: Report, checkpoints: Path, watch: Stopwatch) -> None:
         self.rewards, self.ppo, self.micro, self.report = rewards, ppo, micro, report
+        self.checkpoints, self.watch = checkpoints, watch
         self.updates = updates(rewards.method, ppo)
         self.trainer: Trainer | None = None
         self.kl = AdaptiveKl(ppo.kl.coefficient, ppo.kl.target, ppo.kl.horizon) if rewards.method.settings.beta is None else None
         self.curve: list[CurveRow] = []
         self.seen: list[dict[str, float]] = []
-        self.began = time.perf_counter()
+        self.began, self.cpu = time.perf_counter(), time.process_time()
+
+    def restore(self, state: dict[str, Any], trainer: Trainer) -> None:
+        """Go on from a checkpoint's state."""
+        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.rewards.step, self.rewards.tokens = int(state["step"]), int(state["tokens"])
+        self.watch.restore(state["watch"])
+        trainer.beta = float(state["beta"])
+        if self.kl is not None:
+            self.kl.coefficient = trainer.beta
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.began = time.perf_counter()
+        self.began, self.cpu = time.perf_counter(), time.process_time()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:  # the summary at the end
             return
-        step = (state.global_step - 1) // self.updates
+        assert self.trainer is not None, "the recorder knows its trainer before training starts"
+        step = (self.trainer.updated + state.global_step - 1) // self.updates
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs[name]):
                 raise diverged(step, f"the {name}", self.rewards.method)
         self.seen.append(logs)
         if len(self.seen) == self.updates:
-            self._close(step)
+            self._close(step, self.trainer)
 
-    def _close(self, step: int) -> None:
-        assert self.trainer is not None, "the recorder knows its trainer before training starts"
-        now = time.perf_counter()
-        rows = [*self.rewards.rows, ("kl_coefficient", "all", self.trainer.beta)]
+    def _close(self, step: int, trainer: Trainer) -> None:
+        now, cpu = time.perf_counter(), time.process_time()
+        rows = [*self.rewards.rows, ("kl_coefficient", "all", trainer.beta)]
         rows += [(quantity, "all", self.seen[0][name]) for name, quantity in FIRST.items() if name in self.seen[0]]
         rows += [(quantity, "all", sum(s[name] for s in self.seen) / len(self.seen)) for name, quantity in MEAN.items()]
         seconds = now - self.began
@@ -133,8 +173,13 @@ class Recorder(TrainerCallback):
         self.curve += [(step, *row) for row in rows]
         if self.kl is not None and "kl" in self.seen[0]:
             self.kl.update(self.seen[0]["kl"], self.ppo.batch_size)
-            self.trainer.beta = self.kl.coefficient
-        self.seen, self.began = [], now
+            trainer.beta = self.kl.coefficient
+        self.watch.seconds += seconds
+        self.watch.cpu_seconds += cpu - self.cpu
+        self.seen, self.began, self.cpu = [], now, cpu
+        if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
+            kept = {"curve": self.curve, "tokens": self.rewards.tokens, "beta": trainer.beta, "watch": self.watch.state()}
+            checkpoint.save(self.checkpoints, step + 1, trainer.model, None, trainer.optimizer, kept)
         self.report(step, {(quantity, objective): value for quantity, objective, value in rows})
 
 
@@ -143,14 +188,14 @@ def diverged(step: int, what: str, method: Method) -> Diverged:
     return Diverged(f"step {step}: {what} is NaN or infinite; training stopped. Lower methods.{method.row}.learning_rate or raise methods.{method.row}.beta, then run again")
 
 
-def data(task: Task, ppo: Ppo, group_size: int, seed: int) -> Dataset:
-    """Return one row per group: the prompt as the policy reads it, the prompt as rewards see it, the preference.
+def data(task: Task, ppo: Ppo, group_size: int, seed: int, first: int = 0) -> Dataset:
+    """Return one row per group from step `first` on: the prompt as the policy reads it, the prompt as rewards see it, the preference.
 
     Prompts come in the loop's order, preferences as balanced as the loop's; a step takes batch_size / group_size of them.
     """
     groups = ppo.batch_size // group_size
     rows = []
-    for step in range(ppo.steps):
+    for step in range(first, ppo.steps):
         preferences = batch_preferences(task.training, groups, task.dirichlet, seed, step).tolist()
         for index, preference in zip(prompt_indices(len(task.prompts), groups, seed, step), preferences, strict=True):
             plain = task.prompts[index]
@@ -158,12 +203,12 @@ def data(task: Task, ppo: Ppo, group_size: int, seed: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def arguments(method: Method, ppo: Ppo, decoding: Decoding, seed: int, folder: str, micro: int, checkpointing: bool) -> GRPOConfig:
-    """Return TRL's configuration: the loop's batches, sampling and precision; nothing kept on disk, nothing reported elsewhere."""
+def arguments(method: Method, ppo: Ppo, decoding: Decoding, seed: int, folder: str, micro: int, checkpointing: bool, first: int = 0) -> GRPOConfig:
+    """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on; nothing kept on disk, nothing reported elsewhere."""
     chosen, cuda = method.settings, torch.cuda.is_available()
     return GRPOConfig(
         output_dir=folder,
-        max_steps=ppo.steps * updates(method, ppo),
+        max_steps=(ppo.steps - first) * updates(method, ppo),
         generation_batch_size=ppo.batch_size,
         num_generations=chosen.group_size,
         per_device_train_batch_size=micro,
@@ -200,8 +245,10 @@ def updates(method: Method, ppo: Ppo) -> int:
     return (method.settings.epochs or ppo.epochs) * (ppo.batch_size // ppo.mini_batch_size)
 
 
-def train(actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: int, checkpointing: bool, report: Report) -> tuple[list[CurveRow], int]:
-    """Train the actor's adapter in place; return the curve and the number of sampled tokens.
+def train(
+    actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: int, checkpointing: bool, report: Report, checkpoints: Path, watch: Stopwatch
+) -> tuple[list[CurveRow], int]:
+    """Train the actor's adapter in place, from the newest checkpoint if there is one; return the curve and the number of sampled tokens.
 
     Args:
         actor: base with a fresh adapter; its value heads are left alone.
@@ -212,19 +259,23 @@ def train(actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: 
         micro: responses per forward and backward pass; divides the mini-batch.
         checkpointing: recompute activations.
         report: called after every step.
+        checkpoints: folder of the job's checkpoints.
+        watch: counts what the steps take.
 
     Raises:
         Diverged: a reward, the loss or the gradient is not finite.
         torch.OutOfMemoryError: `micro` is too large for the GPU.
     """
+    path = checkpoint.newest(checkpoints)
+    first = 0 if path is None else int(checkpoint.read_state(path)["step"])
     rewards = Rewards(method, task, actor)
-    recorder = Recorder(rewards, ppo, micro, report)
+    recorder = Recorder(rewards, ppo, micro, report, checkpoints, watch)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             actor.model,
             reward_funcs=rewards,
-            args=arguments(method, ppo, actor.decoding, seed, folder, micro, checkpointing),
-            train_dataset=data(task, ppo, method.settings.group_size, seed),
+            args=arguments(method, ppo, actor.decoding, seed, folder, micro, checkpointing, first),
+            train_dataset=data(task, ppo, method.settings.group_size, seed, first),
             processing_class=actor.tokenizer,
             callbacks=[recorder],
         )
@@ -233,7 +284,10 @@ def train(actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: 
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         trainer.remove_callback(PrinterCallback)
-        recorder.trainer = trainer
+        recorder.trainer, trainer.sampled, trainer.updated = trainer, first, first * updates(method, ppo)
+        if path is not None:  # not before: TRL's reference is a copy of the adapter that it is given
+            recorder.restore(checkpoint.restore(path, actor.model, None, trainer.create_optimizer()), trainer)
+            log.info("resumed at step %d/%d", first, ppo.steps)
         trainer.train()
     if "ref" in actor.model.peft_config:  # TRL's copy of the fresh adapter, its reference; it must not be saved
         actor.model.delete_adapter("ref")

@@ -9,11 +9,11 @@ import pytest
 
 from moa import tables
 from moa.errors import MoaError
-from moa.stages import common, train, train_modpo, train_ric
+from moa.stages import common, train, train_grpo, train_modpo, train_ric
 from tests import trained
 
 Stage = tuple[Callable[[Namespace], None], str, tuple[float, float] | None]
-STAGES: list[Stage] = [(train.main, "linear", None), (train_modpo.main, "modpo", (0.5, 0.5)), (train_ric.main, "ric", None)]
+STAGES: list[Stage] = [(train.main, "linear", None), (train_modpo.main, "modpo", (0.5, 0.5)), (train_ric.main, "ric", None), (train_grpo.main, "grpo", None)]
 
 
 @pytest.fixture(scope="module")
