@@ -25,7 +25,7 @@ OTHERS = ("targets", "mixture")
 FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
 TESTS = (
     *("advantages", "weights", "losses", "control", "golden", "methods", "moc", "pama_certificate"),
-    *("grpo", "ric", "modpo", "mod", "best_of_n"),
+    *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
 COPIED = ("moa", "tests", "config.yaml", "pyproject.toml")
 SLOW = (  # each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same statements stay
@@ -38,6 +38,7 @@ SLOW = (  # each takes longer than all other tests of its file together, or trai
     "test_grpo.py::test_neither_checkpointing_nor_micro_batches_change_the_policy",
     "test_grpo.py::test_the_same_seed_trains_the_same_policy",
     "test_grpo.py::test_the_stage_writes_what_the_next_stages_read",
+    "test_grpo.py::test_resuming_gives_the_policy_of_never_stopping",
     "test_ric.py::test_end_to_end",
     "test_ric.py::test_no_more_responses_than_the_shared_loop",
     "test_ric.py::test_interrupted_between_parts_gives_the_same_policy",
@@ -46,6 +47,7 @@ SLOW = (  # each takes longer than all other tests of its file together, or trai
     "test_ric.py::test_divergence_names_the_methods_own_rate",
     "test_ric.py::test_the_policy_learns_to_read_rewards",
     "test_modpo.py::test_training_puts_the_pairs_in_order",
+    "test_preference_pairs.py::test_a_policy_learns_what_the_pairs_prefer",
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding0-spec1]",
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding1-spec1]",
 )

@@ -1,9 +1,9 @@
 """Keeps the metrics of long runs as small Parquet files that a later run extends, and compares methods over seeds.
 
 An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task, and settings.json with what
-answers are compared on: evaluation prompts, preferences, decoding. Rows of a method and seed that a run holds replace the
-archive's; all others stay. What was measured against another base, or on other settings, is refused; an archive without
-settings.json, from before it was kept, takes them from the next run.
+answers are compared on: the reference policy's responses, evaluation prompts, preferences, decoding. Rows of a method and seed
+that a run holds replace the archive's; all others stay. What was measured against another base, or on other settings, is
+refused, whatever the task is called; a setting that the archive does not hold yet is taken from the next run.
 
     python -m moa.archive --task reviews_full --folder benchmarks/full --against linear
 """
@@ -26,8 +26,7 @@ from moa.report.summary import rows_of, table
 KEPT = (tables.METRICS, tables.POINTS)
 COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired difference is printed
 OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
-# What the scale is and what it was fitted on. The hash covers responses, scores and settings of the reference policy: a formula's bounds are the same for every base.
-SCALE = ("task", "objective", "low", "high", "mean", "std", "reference_point", "n", "hash")
+SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
 METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error")
 
@@ -54,7 +53,7 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
         path = folder / f"{kept.name}.parquet"
         fresh = {(r["method"], r["seed"]) for r in rows}
         if path.exists():
-            rows += [r for r in tables.read(kept, path).to_pylist() if (r["method"], r["seed"]) not in fresh]
+            rows += [{**r, "task": task} for r in tables.read(kept, path).to_pylist() if (r["method"], r["seed"]) not in fresh]
         rows.sort(key=lambda r: tuple(str(r[k]) for k in kept.key))
         tables.write(kept, rows, path)
         counts[kept.name] = len(rows)
@@ -77,11 +76,14 @@ def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
 
 
 def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any]:
-    """Return what a row's answers are compared on, as JSON holds it: prompts, preferences, decoding."""
+    """Return what a row's answers are compared on, as JSON holds it: reference, prompts, preferences, decoding."""
     run = json.loads(rows_of(connection, "SELECT config FROM runs WHERE task = $task", task=task)[0]["config"])
     prompts = rows_of(connection, "SELECT prompt_id FROM prompts WHERE task = $task AND split = 'evaluation' ORDER BY prompt_id", task=task)
+    # Not the normaliser's own hash: it covers the settings of the stage, whose schema grows, and the task's name.
+    answers = rows_of(connection, "SELECT prompt_id, response FROM reference_responses WHERE task = $task ORDER BY prompt_id, sample", task=task)
     grid = Grid.model_validate(run["preferences"]["evaluation"]).preferences(len(run["objectives"]), "preferences.evaluation.points")
     return {
+        "reference_responses": text_hash(*(part for row in answers for part in (row["prompt_id"], row["response"]))),
         "evaluation_prompts": text_hash(*(row["prompt_id"] for row in prompts)),
         "preferences": [list(preference) for preference in grid],
         **{key: run["generation"][key] for key in DECODING},
@@ -134,8 +136,9 @@ def over_seeds(folder: Path, against: str | None) -> str:
                 line.append(_interval(bootstrap.get((method, metric, objective), [])))
             if compared:
                 line.append("" if method == against or not mine else _difference(mine, values.get((str(against), metric, objective), {})))
+    points = {r["method"]: str(r["points"]) for r in rows if r["metric"] == "hypervolume"}
     seeds = [str(len(values[method, "hypervolume", "all"])) for method in methods]
-    return table([*head, "seeds"], [[*line, count] for line, count in zip(lines, seeds, strict=True)])
+    return table([*head, "points", "seeds"], [[*line, points[method], count] for line, method, count in zip(lines, methods, seeds, strict=True)])
 
 
 def _mean(by_seed: dict[int, float]) -> float:

@@ -55,7 +55,7 @@ def test_another_scale_is_refused(database: Path, tmp_path: Path) -> None:
         extend(database, "other", folder)
 
 
-@pytest.mark.parametrize("change", [{"hash": "another base"}, {"mean": 0.125}, {"n": 7}])
+@pytest.mark.parametrize("change", [{"std": 0.5}, {"mean": 0.125}, {"n": 7}])
 def test_another_base_is_refused_where_formulas_give_the_same_bounds(change: dict[str, Any], database: Path, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     extend(database, "synthetic", folder)
@@ -68,7 +68,7 @@ def test_another_base_is_refused_where_formulas_give_the_same_bounds(change: dic
     assert (folder / "metrics.parquet").read_bytes() == kept
 
 
-@pytest.mark.parametrize(("key", "value"), [("evaluation_prompts", "others"), ("evaluation_temperature", 0.1), ("preferences", [[0.5, 0.5]]), ("samples", 2)])
+@pytest.mark.parametrize(("key", "value"), [("reference_responses", "another base"), ("evaluation_prompts", "others"), ("evaluation_temperature", 0.1), ("preferences", [[0.5, 0.5]]), ("samples", 2)])
 def test_other_prompts_preferences_or_decoding_are_refused_by_name(key: str, value: object, database: Path, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     extend(database, "synthetic", folder)
@@ -78,9 +78,31 @@ def test_other_prompts_preferences_or_decoding_are_refused_by_name(key: str, val
     with pytest.raises(MoaError, match=f"settings.json: measured with {key} "):
         extend(database, "synthetic", folder)
     assert (folder / "metrics.parquet").read_bytes() == kept
-    path.unlink()  # an archive from before the file was kept takes the next run's
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
     extend(database, "synthetic", folder)
-    assert json.loads(path.read_text())[key] != value
+    assert json.loads(path.read_text())[key] != value, "what the archive does not hold yet is taken from the run"
+
+
+def test_a_task_may_be_called_otherwise(tmp_path: Path) -> None:
+    """The same responses, scale and settings under another name: both runs' rows stand under the newer name."""
+    folder = tmp_path / "archive"
+    extend(synthetic.warehouse(tmp_path / "a", seeds=(0,)), "synthetic", folder)
+    for kept in (tables.METRICS, tables.POINTS):
+        path = folder / f"{kept.name}.parquet"
+        tables.write(kept, [{**r, "task": "before", "seed": 7} for r in tables.read(kept, path).to_pylist()], path)
+    extend(synthetic.warehouse(tmp_path / "b", seeds=(0,)), "synthetic", folder)
+    found = tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
+    assert {(r["task"], r["seed"]) for r in found} == {("synthetic", 0), ("synthetic", 7)}
+
+
+def test_the_number_of_points_stands_beside_every_hypervolume(tmp_path: Path) -> None:
+    """A row with one answer for all preferences has one point, and the table says so."""
+    folder = tmp_path / "archive"
+    extend(synthetic.warehouse(tmp_path / "run"), "synthetic", folder)
+    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, None).splitlines())
+    shown = {line[0]: line[head.index("points")] for line in lines[1:]}
+    stored = {r["method"]: str(r["points"]) for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist() if r["metric"] == "hypervolume"}
+    assert shown == stored and shown["pama"] == "1" and int(shown["linear"]) > 2
 
 
 def test_the_order_rate_stands_beside_the_control_error_once(database: Path, tmp_path: Path) -> None:
