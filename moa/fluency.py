@@ -5,6 +5,7 @@ The text is tokenized anew, so that answers of any origin are measured in the sa
 far more than that over many, so a response is compared with texts cut to its own length (`band`).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moa.conditioning import continuation_rows
+from moa.errors import MoaError
 from moa.models import positions
 
+log = logging.getLogger("moa")
 LOGITS = 2**26  # logits held at once: 256 MiB in float32
 
 
@@ -50,12 +53,16 @@ def measure(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Seque
     order = sorted(readable, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])), reverse=True)
     found = [np.zeros(0, np.float32)] * len(pairs)
     vocabulary = model.get_output_embeddings().weight.shape[0]
+    most = len(order)  # responses at a time; halved where memory does not suffice
     while order:
-        rows = max(1, LOGITS // (len(pairs[order[0]][1]) * vocabulary))
-        chunk, order = order[:rows], order[rows:]
-        losses = _chunk(model, [pairs[i] for i in chunk], int(tokenizer.pad_token_id)).cpu().numpy()
-        for i, row in zip(chunk, losses, strict=True):
+        rows = min(most, max(1, LOGITS // (len(pairs[order[0]][1]) * vocabulary)))
+        losses = _fitting(model, [pairs[i] for i in order[:rows]], int(tokenizer.pad_token_id))
+        if losses is None:
+            most = max(1, min(rows, len(order)) // 2)
+            continue
+        for i, row in zip(order[:rows], losses, strict=True):
             found[i] = row[: len(pairs[i][1])]
+        order = order[rows:]
     return Fluency(found, sum(len(pairs[i][0]) + len(pairs[i][1]) for i in readable))
 
 
@@ -72,6 +79,20 @@ def band(losses: Sequence[NDArray[np.float32]], quantiles: Sequence[float]) -> N
         mean[: len(row)] = row.cumsum() / np.arange(1, len(row) + 1)
         mean[len(row) :] = mean[len(row) - 1]
     return np.quantile(means, quantiles, axis=0).T
+
+
+def _fitting(model: nn.Module, pairs: list[tuple[list[int], list[int]]], pad: int) -> NDArray[np.float32] | None:
+    """Return the losses of some responses, or None where memory did not suffice for so many."""
+    try:
+        losses: NDArray[np.float32] = _chunk(model, pairs, pad).cpu().numpy()
+        return losses
+    except torch.OutOfMemoryError as error:
+        if len(pairs) == 1:
+            head, tail = pairs[0]
+            raise MoaError(f"out of memory reading one response of {len(head) + len(tail)} tokens; set model.quantisation: nf4, or lower generation.max_new_tokens") from error
+    log.warning("out of memory: the fluency of %d responses is measured in halves", len(pairs))
+    torch.cuda.empty_cache()
+    return None
 
 
 def _chunk(model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> Tensor:

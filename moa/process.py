@@ -99,7 +99,9 @@ class Stopwatch:
         return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned, unless work was counted already: going back to a checkpoint within a process gives no time back."""
+        if self.seconds:
+            return
         self.seconds, self.cpu_seconds = self.earlier_seconds, self.earlier_cpu_seconds = state["seconds"], state["cpu_seconds"]
 
 

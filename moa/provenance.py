@@ -72,7 +72,8 @@ def code_hash(*modules: str, root: Path = ROOT) -> str:
 
 def local_state(*sources: str) -> str:
     """Return a digest that changes when a local file or folder among `sources` does; '' where none is local."""
-    return ";".join(f"{source}={_state(Path(source))[:12]}" for source in dict.fromkeys(sources) if Path(source).exists())
+    paths = {source: Path(source).expanduser() for source in sources}
+    return ";".join(f"{source}={_state(path)[:12]}" for source, path in paths.items() if path.exists())
 
 
 def _state(path: Path) -> str:

@@ -194,11 +194,11 @@ class Plan:
     def remote(self) -> bool:
         """Return whether some source of the experiment comes over the network."""
         experiment = self.experiment
-        sources = {*self.data_sources(), experiment.model.source, *(source for row in self.rows.values() for source in row.sources())}
+        sources = {*self.data_sources(), experiment.model.source}
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()
-        return any(source not in ("embedded", "scratch") and not Path(source).exists() for source in sources)
+        return any(source not in ("embedded", "scratch") and not Path(source).expanduser().exists() for source in sources)
 
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""

@@ -52,6 +52,7 @@ def run(main: Callable[[Namespace], None], inputs: Path, out: Path, row: str, we
             policy="policy",
             seed=0,
             weights=json.dumps(weights),
+            depends="",
             prompts=inputs / "prompts.parquet",
             base=inputs / "base",
             normaliser=inputs / "normaliser.parquet",

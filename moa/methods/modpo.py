@@ -16,6 +16,7 @@ from moa.errors import MoaError, nearest
 from moa.methods import base
 from moa.preferences import Preference
 from moa.tasks.preference_pairs import PairSource
+from moa.tasks.tabular import locate
 
 if TYPE_CHECKING:
     from moa.config_keys import Ppo
@@ -42,7 +43,7 @@ class Settings(base.Settings):
 
 
 class Method(base.Method):
-    """One policy per evaluation preference, all its own; the one at a corner is trained by plain DPO."""
+    """One policy per evaluation preference, all its own; the one at the corner of the labelled objective is trained by plain DPO."""
 
     schema = Settings
     settings: Settings
@@ -55,6 +56,8 @@ class Method(base.Method):
             raise MoaError(f"methods.{row}.objective: no objective '{settings.objective}'.{nearest(settings.objective, objectives)}")
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:
+        if self.settings.pairs is not None:
+            locate(self.settings.pairs.source, self.settings.pairs.subset, self.settings.pairs.split)
         budget, least = ppo.steps * ppo.batch_size, self.settings.responses
         if budget < least:
             raise MoaError(f"methods.{self.row}.responses: ppo.steps * ppo.batch_size = {budget} responses are less than the {least} that a prompt takes; raise ppo.batch_size")

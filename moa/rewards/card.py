@@ -18,6 +18,7 @@ def write(folder: Path, name: str, spec: Linear | Transformer, trained: Trained,
         "settings": spec.model_dump(mode="json"),
         "heldout": trained.heldout,
         "rows": trained.rows,
+        "micro_batch": trained.micro_batch,
         "versions": {package: version(package) for package in packages},
     }
     (folder / NAME).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")

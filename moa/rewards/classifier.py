@@ -41,6 +41,7 @@ class ClassifierScorer(Scorer):
         self.batch_size = spec.batch_size
         self.deviation: float | None = None
         self.tokens = 0
+        self.reduced: int | None = None
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Score n texts in length-sorted batches; a text of more than max_length tokens is cut (where its tokenizer says, mostly at the end) and flagged."""
@@ -77,7 +78,7 @@ class ClassifierScorer(Scorer):
                 raise MoaError(
                     f"reward {self.name}: out of memory with a single text of {tokens} tokens; give a smaller max_length, or dtype: bfloat16"
                 ) from error
-        self.batch_size = max(1, len(rows) // 2)
+        self.batch_size = self.reduced = max(1, len(rows) // 2)
         log.warning("reward %s: out of memory, going on with batches of %d", self.name, self.batch_size)
         torch.cuda.empty_cache()
         return None

@@ -42,11 +42,13 @@ class Scorer(Protocol):
         low: smallest possible score, None where there is none; blank responses get it.
         deviation: largest change of a score by batching that was measured, None where a score is the same in every batch.
         tokens: tokens that a reward model has read so far.
+        reduced: responses at a time, where memory did not suffice for as many as declared; else None.
     """
 
     low: float | None = None
     deviation: float | None = None
     tokens: int = 0
+    reduced: int | None = None
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Score n responses to n prompts."""
@@ -73,11 +75,13 @@ class Trained:
         heldout: metrics on rows that were not trained on, and their number n.
         rows: rows that were trained on.
         tokens: tokens that a language model read.
+        micro_batch: pairs per pass that fitted into memory; None where there are no batches.
     """
 
     heldout: dict[str, float]
     rows: int
     tokens: int = 0
+    micro_batch: int | None = None
 
 
 def whole(values: Sequence[float] | NDArray[np.floating]) -> Scores:
@@ -123,10 +127,13 @@ def bounds(spec: Reward) -> tuple[float | None, float | None]:
             return None, None
 
 
-def notes(deviations: Mapping[str, float | None]) -> dict[str, str]:
-    """Return Parquet metadata 'moa.deviation': JSON of the deviation of every reward that measured one."""
-    measured = {name: deviation for name, deviation in deviations.items() if deviation is not None}
-    return {"moa.deviation": json.dumps(measured, sort_keys=True)} if measured else {}
+def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
+    """Return Parquet metadata as JSON by reward: 'moa.deviation' of those that measured one, 'moa.reduced' of those that memory limited."""
+    found = {
+        "moa.deviation": {name: scorer.deviation for name, scorer in scorers.items() if scorer.deviation is not None},
+        "moa.reduced": {name: scorer.reduced for name, scorer in scorers.items() if scorer.reduced is not None},
+    }
+    return {key: json.dumps(values, sort_keys=True) for key, values in found.items() if values}
 
 
 def is_blank(response: str) -> bool:

@@ -7,6 +7,7 @@ from TRL's own preparation of texts:
 2. A text of more than max_length tokens is cut, as in scoring; TRL would leave the pair out.
 """
 
+import gc
 import logging
 import math
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from moa.errors import Diverged, MoaError
@@ -52,9 +53,7 @@ class Progress(TrainerCallback):
 def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
     """Train on the pairs and write model, tokenizer and reward.json with the held-out accuracy into `folder`."""
     training, heldout = examples(name, spec.data, spec.template, spec.heldout)
-    set_seed(SEED)  # of the new head's weights; the trainer sets it again for the order of the pairs
-    tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
-    classifier.check_length(name, spec.max_length, tokenizer, model)
+    tokenizer, model = _fresh(name, spec)
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise MoaError(
             f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot be padded; "
@@ -65,17 +64,42 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
         "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
         "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
     }
-    with tempfile.TemporaryDirectory() as scratch:
-        pairs = Dataset.from_dict(columns)
-        trainer = RewardTrainer(model=model, args=_settings(spec, scratch), train_dataset=pairs, processing_class=tokenizer, callbacks=[Progress(name)])
-        trainer.remove_callback(PrinterCallback)  # prints every step
-        trainer.train()
+    pairs, micro = Dataset.from_dict(columns), spec.batch_size
+    while not _fits(name, spec, model, tokenizer, pairs, micro):
+        if micro == 1:
+            raise MoaError(f"reward {name}: out of memory with a single pair; give a smaller max_length or model")
+        micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
+        log.warning("reward %s: out of memory, starting again with %d pairs at a time (the batch stays %d)", name, micro, spec.batch_size)
+        del model  # before there is another
+        gc.collect()
+        torch.cuda.empty_cache()
+        tokenizer, model = _fresh(name, spec)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = round(spec.epochs * sum(len(ids) for column in columns.values() for ids in column))
-    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens)
+    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens, micro)
     card.write(folder, name, spec, trained, "torch", "transformers", "trl")
     return trained
+
+
+def _fresh(name: str, spec: Transformer) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return tokenizer and untrained reward model."""
+    set_seed(SEED)  # of the new head's weights; the trainer sets it again for the order of the pairs
+    tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
+    classifier.check_length(name, spec.max_length, tokenizer, model)
+    return tokenizer, model
+
+
+def _fits(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, micro: int) -> bool:
+    """Train the model, `micro` pairs per pass; return False where memory did not suffice, and the model is spoilt."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = RewardTrainer(model=model, args=_settings(spec, scratch, micro), train_dataset=pairs, processing_class=tokenizer, callbacks=[Progress(name)])
+        trainer.remove_callback(PrinterCallback)  # prints every step
+        try:
+            trainer.train()
+        except torch.OutOfMemoryError:
+            return False
+    return True
 
 
 def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
@@ -85,11 +109,12 @@ def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts:
     return [row["input_ids"] for row in rows]
 
 
-def _settings(spec: Transformer, scratch: str) -> RewardConfig:
+def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
     cuda = torch.cuda.is_available()
     return RewardConfig(
         output_dir=scratch,
-        per_device_train_batch_size=spec.batch_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=spec.batch_size // micro,
         num_train_epochs=spec.epochs,
         learning_rate=spec.learning_rate,
         max_length=None,  # cut already

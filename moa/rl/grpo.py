@@ -178,7 +178,7 @@ class Recorder(TrainerCallback):
         self.watch.cpu_seconds += cpu - self.cpu
         self.seen, self.began, self.cpu = [], now, cpu
         if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
-            kept = {"curve": self.curve, "tokens": self.rewards.tokens, "beta": trainer.beta, "watch": self.watch.state()}
+            kept = {"curve": self.curve, "tokens": self.rewards.tokens, "beta": trainer.beta, "micro": self.micro, "watch": self.watch.state()}
             checkpoint.save(self.checkpoints, step + 1, trainer.model, None, trainer.optimizer, kept)
         self.report(step, {(quantity, objective): value for quantity, objective, value in rows})
 
@@ -256,7 +256,7 @@ def train(
         ppo: the shared settings; `Method.check` has accepted them.
         task: prompts, rewards, scale and training preferences.
         seed: of the sampling.
-        micro: responses per forward and backward pass; divides the mini-batch.
+        micro: responses per forward and backward pass, at most; divides the mini-batch.
         checkpointing: recompute activations.
         report: called after every step.
         checkpoints: folder of the job's checkpoints.
@@ -267,7 +267,10 @@ def train(
         torch.OutOfMemoryError: `micro` is too large for the GPU.
     """
     path = checkpoint.newest(checkpoints)
-    first = 0 if path is None else int(checkpoint.read_state(path)["step"])
+    first = 0
+    if path is not None:
+        state = checkpoint.read_state(path)
+        first, micro = int(state["step"]), min(micro, int(state["micro"]))
     rewards = Rewards(method, task, actor)
     recorder = Recorder(rewards, ppo, micro, report, checkpoints, watch)
     with tempfile.TemporaryDirectory() as folder:

@@ -28,6 +28,7 @@ from moa.rl.loop import CurveRow
 from moa.rl.losses import estimated_kl, forbid_empty, logprobs_and_entropy
 
 log = logging.getLogger("moa")
+SHORTER = "lower generation.max_new_tokens (of a data set's own pairs: text_characters), or set model.quantisation: nf4"
 LEAST_WEIGHT = 0.05  # of the divisor, so that a small w_k neither divides by 0 nor drowns the gradient
 
 
@@ -61,7 +62,7 @@ def all_pairs(prompts: int, responses: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """Responses to compare, with what the reference policy and the rewards say of them.
+    """Responses to compare, with what the reference policy and the rewards say of them; in main memory.
 
     Attributes:
         ids: (B, P + T) tokens; prompt left-padded, response right-padded.
@@ -89,8 +90,8 @@ class Samples:
         temporary.replace(path)
 
     @staticmethod
-    def load(path: Path, where: torch.device) -> "Samples":
-        return Samples(**load_file(path, device=str(where)))
+    def load(path: Path) -> "Samples":
+        return Samples(**load_file(path))
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class PairLoop:
         generator = torch.Generator().manual_seed(int(text_hash("pairs", str(self.seed), str(update // per_epoch)), 16) % 2**63)
         order = torch.randperm(len(self.pairs.rows), generator=generator)
         start = update % per_epoch * self.batch
-        return order[start : start + self.batch].to(self.pairs.rows.device)
+        return order[start : start + self.batch]
 
     def _fitting(self, chosen: Tensor, step: int) -> dict[str, float]:
         """Do one optimiser step, halving the micro-batch until it fits."""
@@ -227,7 +228,7 @@ class PairLoop:
                     return self._update(chosen, step)
             except torch.OutOfMemoryError as error:
                 if self.micro == 1:
-                    raise MoaError("out of memory with one pair at a time; lower generation.max_new_tokens, or set model.quantisation: nf4") from error
+                    raise MoaError(f"out of memory with one pair at a time; {SHORTER}") from error
             # Outside the handler the exception no longer holds the tensors of the failed pass.
             self.micro //= 2
             gc.collect()
@@ -258,12 +259,13 @@ class PairLoop:
         samples, pairs = self.samples, self.pairs
         rows = pairs.rows[part].T.reshape(-1)  # all i, then all j
         ids, mask, t = trimmed(samples.ids[rows], samples.mask[rows], samples.response_mask.shape[1])
-        live, reference = samples.response_mask[rows, :t], samples.reference[rows, :t]
+        where = self.parameters[0].device
+        ids, mask, live, reference = (part.to(where) for part in (ids, mask, samples.response_mask[rows, :t], samples.reference[rows, :t]))
         logits, _ = forward(self.actor.model, ids, mask, t)
         logprobs, _ = logprobs_and_entropy(forbid_empty(logits, int(self.actor.tokenizer.eos_token_id)), ids[:, -t:], self.actor.decoding.temperature)
         first, second = ((logprobs - reference) * live).sum(1).chunk(2)
         gap = first - second
-        losses = modpo_loss(gap, pairs.others[part], pairs.chosen[part], pairs.weight, self.beta)
-        agrees = (1 + (gap.detach() * pairs.better[part]).sign()) / 2  # a tie counts half
+        losses = modpo_loss(gap, pairs.others[part].to(where), pairs.chosen[part].to(where), pairs.weight, self.beta)
+        agrees = (1 + (gap.detach() * pairs.better[part].to(where)).sign()) / 2  # a tie counts half
         shown = {"pair_loss": float(losses.detach().mean()), "pair_accuracy": float(agrees.mean()), "forward_kl": float(estimated_kl(reference, logprobs.detach(), live))}
         return losses.mean(), shown

@@ -15,7 +15,7 @@ from moa.provenance import text_hash
 from moa.rl.experience import Actor
 from moa.rl.loop import Task, prompt_indices, seed_step
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
-from moa.rl.pairs import Samples
+from moa.rl.pairs import SHORTER, Samples
 from moa.stages import common
 from moa.tasks.preference_pairs import Pair
 
@@ -57,7 +57,7 @@ def given(actor: Actor, task: Task, ppo: Ppo, pairs: Sequence[Pair], seed: int) 
         raise MoaError(f"none of the {len(pairs)} pairs fits into the model's context of {actor.context} tokens; take shorter pairs, or a model with a longer context")
     if len(rows) < len(pairs):
         log.warning("%d of %d pairs left out: longer than the model's context of %d tokens", len(pairs) - len(rows), len(pairs), actor.context)
-    generator = torch.Generator().manual_seed(int(text_hash("pairs", str(seed)), 16) % 2**63)
+    generator = torch.Generator().manual_seed(int(text_hash("chosen pairs", str(seed)), 16) % 2**63)
     kept = torch.randperm(len(rows), generator=generator)[: ppo.steps * ppo.batch_size // 2].tolist()
     flat = [response for i in kept for response in rows[i]]
     rollout, reference = _read_in_parts(actor, len(flat), ppo.batch_size, lambda part, _: _rollout(actor, flat[part]), "read")
@@ -93,8 +93,8 @@ def _rollout(actor: Actor, rows: Sequence[Row]) -> Rollout:
 
 
 def _scored(task: Task, prompts: Sequence[str], rollout: Rollout, reference: torch.Tensor) -> Samples:
-    scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(rollout.ids.device))
-    return Samples(rollout.ids, rollout.mask, rollout.response_mask, reference, scores.raw, scores.quantile, rollout.finished.float())
+    scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(task.scale.low.device))
+    return Samples(rollout.ids, rollout.mask, rollout.response_mask, reference, scores.raw.cpu(), scores.quantile.cpu(), rollout.finished.float())
 
 
 def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, int], Rollout], what: str) -> tuple[Rollout, torch.Tensor]:
@@ -111,7 +111,7 @@ def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, i
             return rollout, torch.cat(logs)
         except torch.OutOfMemoryError as error:
             if rows == 1:
-                raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens, or set model.quantisation: nf4") from error
+                raise MoaError(f"out of memory with one response at a time; {SHORTER}") from error
         rows //= 2
         gc.collect()
         torch.cuda.empty_cache()
@@ -120,9 +120,10 @@ def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, i
 
 @torch.no_grad()
 def _read(actor: Actor, make: Callable[[slice, int], Rollout], rows: slice, number: int) -> tuple[Rollout, torch.Tensor]:
-    """Make a part of the responses with the adapter switched off, and read it with the reference."""
+    """Make a part of the responses with the adapter switched off, and read it with the reference; what returns lies in main memory."""
     with actor.model.disable_adapter():
         rollout = make(rows, number)
         logits, _ = forward(actor.model, rollout.ids, rollout.mask, rollout.response)
     logprobs, _ = logprobs_and_entropy(forbid_empty(logits, int(actor.tokenizer.eos_token_id)), rollout.ids[:, -rollout.response :], actor.decoding.temperature)
-    return rollout, logprobs * rollout.response_mask
+    kept = Rollout(rollout.ids.cpu(), rollout.mask.cpu(), rollout.response_mask.cpu(), rollout.finished.cpu(), rollout.texts)
+    return kept, (logprobs * rollout.response_mask).cpu()

@@ -50,7 +50,7 @@ def score(section: ReferenceSection, models: Sequence[Path], prompts: list[str],
     """Return rows of REFERENCE_SCORES, each objective's rewards (n,), notes for the table, and the tokens that rewards read."""
     made: list[Row] = []
     rewards: dict[str, NDArray[np.float32]] = {}
-    deviations: dict[str, float | None] = {}
+    used: dict[str, scoring.Scorer] = {}
     tokens = 0
     for objective, declared in section.objectives.items():
         for role, name in (("reward", declared.reward), ("judge", declared.judge)):
@@ -59,13 +59,13 @@ def score(section: ReferenceSection, models: Sequence[Path], prompts: list[str],
             scorer = scoring.load(name, section.rewards[name], models)
             scores = scoring.score(name, scorer, prompts, [r["response"] for r in rows], floor=None)
             tokens += scorer.tokens
-            deviations[name] = scorer.deviation
+            used[name] = scorer
             if role == "reward":
                 rewards[objective] = scores.values
             for row, value, truncated in zip(rows, scores.values.tolist(), scores.truncated.tolist(), strict=True):
                 key = {k: row[k] for k in ("task", "method", "seed", "point", "prompt_id", "sample")}
                 made.append({**key, "objective": objective, "role": role, "score": value, "truncated": truncated})
-    return made, rewards, scoring.notes(deviations), tokens
+    return made, rewards, scoring.notes(used), tokens
 
 
 def scale(section: ReferenceSection, objective: str, scores: NDArray[np.float32]) -> Row:

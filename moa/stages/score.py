@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     prompts, responses = _prompts(generations, arguments), generations["response"].to_pylist()
     identity = generations.select(IDENTITY).to_pylist()
     rows: list[dict[str, Any]] = []
-    deviations = {}
+    used: dict[str, scoring.Scorer] = {}
     for name, uses in _uses(section).items():  # one reward in memory at a time
         scorer = scoring.load(name, section.rewards[name], arguments.models)
         for objective, role in uses:
@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> None:
             for key, value, truncated in zip(identity, scores.values.tolist(), scores.truncated.tolist(), strict=True):
                 rows.append({"task": section.task, **key, "objective": objective, "role": role, "score": value, "truncated": truncated})
         cost.tokens += scorer.tokens
-        deviations[name] = scorer.deviation
-    tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(deviations))
+        used[name] = scorer
+    tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 
 

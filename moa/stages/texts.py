@@ -17,17 +17,18 @@ def main(arguments: argparse.Namespace) -> None:
     cost = Cost(section.task, "text_scores")
     texts = tables.read(tables.TEXTS, arguments.texts)
     ids, prompts, responses = (texts[column].to_pylist() for column in ("text_id", "prompt", "response"))
-    rows, deviations = [], {}
+    rows: list[dict[str, object]] = []
+    used: dict[str, scoring.Scorer] = {}
     for objective, declared in section.objectives.items():
         name = declared.reward
         scorer = scoring.load(name, section.rewards[name], arguments.models)
         scores = scoring.score(name, scorer, prompts, responses, floor=None)
         cost.tokens += scorer.tokens
-        deviations[name] = scorer.deviation
+        used[name] = scorer
         log.info("%s (%s): %d texts, mean %.4g", objective, name, len(ids), scores.values.mean())
         for text_id, value, truncated in zip(ids, scores.values.tolist(), scores.truncated.tolist(), strict=True):
             rows.append({"task": section.task, "text_id": text_id, "objective": objective, "role": "reward", "score": value, "truncated": truncated})
-    tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(deviations))
+    tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 
 

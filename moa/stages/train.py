@@ -22,7 +22,7 @@ from moa.methods import catalogue
 from moa.methods.base import Method
 from moa.preferences import Preference, check
 from moa.process import exclusive
-from moa.provenance import code_hash, file_hash, local_state, text_hash
+from moa.provenance import file_hash, text_hash
 from moa.rewards import scoring
 from moa.rl.experience import Actor, Scale
 from moa.rl.loop import CurveRow, Loop, Task
@@ -96,11 +96,13 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 
 
-def checkpoint_folder(args: argparse.Namespace, method: Method) -> Path:
-    """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed."""
-    code = code_hash(f"moa.stages.{method.trainer}", type(method).__module__)
+def checkpoint_folder(args: argparse.Namespace) -> Path:
+    """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed.
+
+    `--depends` is what the workflow knows: the hashes of the code, of rewards and methods too, and of local files.
+    """
     inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models, *args.texts)]
-    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, code, local_state(*method.sources()), *inputs)
+    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, args.depends, *inputs)
     return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
 
 
@@ -162,7 +164,7 @@ def write_curve(section: TrainSection, args: argparse.Namespace, curve: Sequence
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return the command line of every stage that trains a policy."""
     paths = ("prompts", "base", "normaliser", "models*", "texts*", "checkpoints", "out", "curve", "costs")
-    return common.parser(description, *paths, row=str, policy=str, seed=int, weights=str)
+    return common.parser(description, *paths, row=str, policy=str, seed=int, weights=str, depends=str)
 
 
 def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Preference | None]:
@@ -181,7 +183,7 @@ def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Prefer
 def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = checkpoint_folder(args, method)
+    folder = checkpoint_folder(args)
     with exclusive(lock_of(folder)):
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)

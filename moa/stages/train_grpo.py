@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     assert isinstance(method, Method), "only GRPO and its kin name this stage"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = checkpoint_folder(args, method)
+    folder = checkpoint_folder(args)
     with exclusive(lock_of(folder)):
         watch = Stopwatch()
         actor, curve, cost.tokens = train(section, method, args, weights, folder, watch)

@@ -58,7 +58,7 @@ def run_loop(loop: PairLoop, name: str) -> None:
 def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args: argparse.Namespace, ppo: Ppo, watch: Stopwatch) -> Samples:
     """Return the samples, made now, which `watch` counts, or by an earlier attempt."""
     if path.exists():
-        return Samples.load(path, next(actor.model.parameters()).device)
+        return Samples.load(path)
     settings = method.settings
     with watch.running():
         if settings.pairs is None:
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     assert isinstance(method, modpo.Method), "only MODPO trains so"
     assert weights is not None, "every policy of MODPO has weights"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = train.checkpoint_folder(args, method)
+    folder = train.checkpoint_folder(args)
     with exclusive(train.lock_of(folder)):
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)

@@ -208,7 +208,7 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = train.read_request(args)
     assert isinstance(method, ric.Method), "only Rewards-in-Context trains so"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = train.checkpoint_folder(args, method)
+    folder = train.checkpoint_folder(args)
     with exclusive(train.lock_of(folder)):
         texts = read_examples(args.texts, method.objectives)
         targets = method.targets(texts.rewards, args.seed)

@@ -4,6 +4,7 @@ A response starts with the space that separates it from its prompt, as everywher
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,13 +18,15 @@ from moa.tasks.tabular import read_rows
 from moa.tasks.text import encodable, split_after
 
 log = logging.getLogger("moa")
+SPEAKER = re.compile(r"^\s*\w+:\s*")
 
 
 class PairSource(Strict):
     """Where pairs come from.
 
     Columns `prompt`, `chosen` and `rejected`; or whole dialogues in `chosen` and `rejected` that share everything up to and
-    including the last `prompt_end`.
+    including the last `prompt_end`. `frame` is what the data set puts around a prompt and the task does not, with {prompt} in its
+    place: it is taken off, and dialogues of more turns are left out. `text_characters` bounds prompt and response together.
     """
 
     source: str
@@ -34,11 +37,15 @@ class PairSource(Strict):
     prompt_end: str | None = Field(None, min_length=1)
     chosen: str = "chosen"
     rejected: str = "rejected"
+    frame: str | None = None
+    text_characters: tuple[int, int] = (1, 100_000)
 
     @model_validator(mode="after")
     def _one_prompt(self) -> "PairSource":
         if (self.prompt is None) == (self.prompt_end is None):
             raise ValueError("name the `prompt` column, or the `prompt_end` after which the responses of whole dialogues start; one of them")
+        if self.frame is not None and self.frame.count("{prompt}") != 1:
+            raise ValueError(f"frame must hold {{prompt}} exactly once, got {self.frame!r}")
         return self
 
 
@@ -56,7 +63,7 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
     Args:
         where: the key that names `source`, for messages.
         source: file and columns.
-        evaluation: prompts that evaluation uses; pairs with a near-duplicate of one are left out.
+        evaluation: prompts that evaluation uses; pairs whose prompt, or a turn of it, nearly is one are left out.
 
     Raises:
         MoaError: unreadable source, a column that is not text, or no usable pair.
@@ -66,7 +73,7 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
     near, taken, found = Near(evaluation), Counter[str](), dict[Pair, None]()
     for number, row in enumerate(rows):
         pair = _pair(row, source, f"{where}, row {number} of {source.source}")
-        reason = _unusable(pair, near) if pair else "dialogues without a common prompt"
+        reason = _unusable(pair, near, source.text_characters) if pair else "without the frame, of several turns, or without a common prompt"
         if reason is None and pair in found:
             reason = "exact duplicates"
         if reason is None and pair is not None:
@@ -81,15 +88,28 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
 
 
 def _pair(row: dict[str, Any], source: PairSource, where: str) -> Pair | None:
-    """Return a row's pair; None where two dialogues differ before their last turn."""
+    """Return a row's pair; None where two dialogues differ before their last turn, or the prompt is not in its frame."""
     chosen, rejected = (_text(row, column, where) for column in (source.chosen, source.rejected))
     if source.prompt is not None:
-        return Pair(_text(row, source.prompt, where), _response(chosen), _response(rejected))
-    assert source.prompt_end is not None, "PairSource's validator demands prompt or prompt_end"
-    first, second = split_after(chosen, source.prompt_end), split_after(rejected, source.prompt_end)
-    if first is None or second is None or first[0] != second[0]:
+        prompt = _text(row, source.prompt, where)
+    else:
+        assert source.prompt_end is not None, "PairSource's validator demands prompt or prompt_end"
+        first, second = split_after(chosen, source.prompt_end), split_after(rejected, source.prompt_end)
+        if first is None or second is None or first[0] != second[0]:
+            return None
+        prompt, chosen, rejected = first[0], first[1], second[1]
+    bare = prompt if source.frame is None else _unframed(prompt, source.frame)
+    return None if bare is None else Pair(bare, _response(chosen), _response(rejected))
+
+
+def _unframed(prompt: str, frame: str) -> str | None:
+    """Return what stands in the frame, None where the frame is missing or stands there more than once."""
+    before, after = (part.strip() for part in frame.split("{prompt}"))
+    text = prompt.strip()
+    if not (text.startswith(before) and text.endswith(after)):
         return None
-    return Pair(first[0], _response(first[1]), _response(second[1]))
+    inner = text[len(before) : len(text) - len(after)].strip()
+    return None if any(mark and mark in inner for mark in (before, after)) else inner
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:
@@ -103,9 +123,17 @@ def _response(text: str) -> str:
     return " " + text.strip()
 
 
-def _unusable(pair: Pair, near: Near) -> str | None:
+def _unusable(pair: Pair, near: Near, characters: tuple[int, int]) -> str | None:
     if not all(map(str.strip, pair)):
         return "with a blank prompt or response"
     if pair.chosen == pair.rejected:
         return "with equal responses"
-    return "near-duplicates of evaluation prompts" if near.matches(pair.prompt) else None
+    low, high = characters
+    if not all(low <= len(pair.prompt) + len(response) <= high for response in (pair.chosen, pair.rejected)):
+        return "outside text_characters"
+    return "near-duplicates of evaluation prompts" if any(map(near.matches, (pair.prompt, *_turns(pair.prompt)))) else None
+
+
+def _turns(prompt: str) -> list[str]:
+    """Return a dialogue's paragraphs without the speaker's name in front: 'Human: Why?' is 'Why?'."""
+    return [SPEAKER.sub("", part) for part in prompt.splitlines() if part.strip()]

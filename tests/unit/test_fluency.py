@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moa import fluency
+from moa.errors import MoaError
 from tests import tiny_models
 
 BYTES = tiny_models.tokenizer()
@@ -37,6 +38,27 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     together = fluency.measure(*arguments)
     monkeypatch.setattr(fluency, "LOGITS", 1)  # one row at a time
     assert fluency.measure(*arguments).nll == pytest.approx(together.nll, abs=1e-4)
+
+
+def test_too_little_memory_halves_the_rows_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews = tiny_models.texts()[:12]
+    arguments = (tiny_models.model(), BYTES, [r.prompt for r in reviews], [r.response[:40] for r in reviews], 128)
+    expected = fluency.measure(*arguments)
+    run = fluency._chunk
+    sizes: list[int] = []
+
+    def limited(model: torch.nn.Module, pairs: list[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+        sizes.append(len(pairs))
+        if len(pairs) > 2:
+            raise torch.OutOfMemoryError("a limit of two rows")
+        return run(model, pairs, pad)
+
+    monkeypatch.setattr(fluency, "_chunk", limited)
+    assert fluency.measure(*arguments).nll == pytest.approx(expected.nll, abs=1e-4)
+    assert sizes == [12, 6, 3, 1, *[1] * 11]
+    monkeypatch.setattr(fluency, "_chunk", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(MoaError, match=r"out of memory reading one response of \d+ tokens"):
+        fluency.measure(*arguments)
 
 
 def test_a_uniform_model_costs_log_v() -> None:

@@ -46,6 +46,27 @@ def test_columns_and_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "1 exact duplicates, 1 with equal responses, 2 with a blank prompt or response, 1 near-duplicates of evaluation prompts" in caplog.text
 
 
+def test_a_frame_is_taken_off_and_longer_dialogues_are_left_out(tmp_path: Path) -> None:
+    talk = "\n\nHuman: {}\n\nAssistant:"
+    rows = [row(talk.format("Why?"), "Yes.", "No."), row("Why?", "Yes.", "No."), row(talk.format("Hi\n\nAssistant: Hello.\n\nHuman: Why?"), "Yes.", "No.")]
+    source = PairSource(source=str(write(tmp_path / "pairs.jsonl", rows)), prompt="prompt", frame="\n\nHuman: {prompt}\n\nAssistant:")
+    assert read_pairs("k", source, []) == [Pair("Why?", " Yes.", " No.")]
+    with pytest.raises(ValueError, match="frame must hold {prompt} exactly once"):
+        PairSource(source="x", prompt="p", frame="Human:")
+
+
+def test_an_evaluation_prompt_is_found_in_a_turn_of_a_dialogue(tmp_path: Path) -> None:
+    rows = [row("\n\nHuman: How do I teach kids to meditate?\n\nAssistant:", "So.", "No."), row("\n\nHuman: How do I bake?\n\nAssistant:", "So.", "No.")]
+    source = PairSource(source=str(write(tmp_path / "pairs.jsonl", rows)), prompt="prompt")
+    assert [p.prompt.split()[-2] for p in read_pairs("k", source, ["How do I teach kids to meditate?"])] == ["bake?"]
+
+
+def test_texts_outside_the_given_length_are_left_out(tmp_path: Path) -> None:
+    """Prompt and response with its space: 4 + 3 = 7 and 4 + 5 = 9 characters."""
+    source = PairSource(source=str(write(tmp_path / "pairs.jsonl", [row("Why?", "so", "nope"), row("Why?", "so", "no")])), prompt="prompt", text_characters=(7, 8))
+    assert read_pairs("k", source, []) == [Pair("Why?", " so", " no")]
+
+
 def test_whole_dialogues(tmp_path: Path) -> None:
     talk = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
     rows = [{"chosen": f"{talk} Because.", "rejected": f"{talk} No."}, {"chosen": f"{talk} Because.", "rejected": "\n\nHuman: Hi\n\nAssistant: Yes"}]
@@ -77,6 +98,13 @@ def test_bad_pairs_are_named(tmp_path: Path, rows: list[dict[str, Any]], message
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(MoaError, match=message):
         catalogue.load("modpo", settings, ["sentiment", "conciseness"])
+
+
+def test_a_file_that_is_not_there_is_refused_by_the_plan(tmp_path: Path) -> None:
+    method = catalogue.load("modpo", {"objective": "sentiment", "pairs": {"source": str(tmp_path / "pears.jsonl"), "prompt": "p"}}, ["sentiment", "conciseness"])
+    write(tmp_path / "pairs.jsonl", [])
+    with pytest.raises(MoaError, match=r"pears.jsonl: no such file or folder. Did you mean 'pairs.jsonl'"):
+        method.check(parse(load("tests/tiny.yaml"), "tiny").ppo, None)
 
 
 def test_pairs_by_hand() -> None:

@@ -99,7 +99,9 @@ def test_bfloat16_measures_its_deviation_and_float32_has_none(folders: dict[str,
     assert rough.deviation is not None and 0 <= rough.deviation < 0.3
     assert 0 < np.abs(found - reference).max() < 0.5
     assert found.dtype == np.float32
-    assert scoring.notes({"a": exact.deviation, "b": 0.25}) == {"moa.deviation": '{"b": 0.25}'}
+    rounded = scoring.Formula(len)
+    rounded.deviation = 0.25
+    assert scoring.notes({"a": exact, "b": rounded}) == {"moa.deviation": '{"b": 0.25}'}
 
 
 def test_tokens_read_are_counted(folders: dict[str, Path]) -> None:
@@ -132,6 +134,7 @@ def test_too_little_memory_halves_the_batch_and_changes_no_score(folders: dict[s
     monkeypatch.setattr(scorer, "_scores", small_machine)
     assert scorer.score([""] * 20, texts).values == pytest.approx(expected, abs=1e-5)
     assert widths == [16, 8, 4, 4, 4, 4, 4]
+    assert scoring.notes({"bert": scorer}) == {"moa.reduced": '{"bert": 4}'}, "kept with the scores"
     with pytest.raises(MoaError, match="out of memory with a single text of 4 tokens"):
         monkeypatch.setattr(scorer, "_scores", lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
         scorer.score([""], ["good film"])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moa.errors import Diverged, MoaError
-from moa.rewards import labelled, scoring
+from moa.rewards import labelled, scoring, transformer
 from moa.rewards.specs import Transformer
 from tests import tiny_rewards
 
@@ -76,6 +76,28 @@ def test_training_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> Non
         train(tmp_path / name / "liking", declared)
     for file in ("model.safetensors", "reward.json"):
         assert (tmp_path / "one" / "liking" / file).read_bytes() == (tmp_path / "two" / "liking" / file).read_bytes()
+
+
+def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 pairs are 16 rows, which do not fit; 4 pairs do: twice as many passes, as many updates, as good a reward."""
+    declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
+    plain = train(tmp_path / "plain" / "liking", declared)
+    run, rows = transformer.RewardTrainer.training_step, []
+
+    def limited(self: transformer.RewardTrainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
+        rows.append(len(inputs["input_ids"]))
+        if rows[-1] > 8:
+            raise torch.OutOfMemoryError("a limit of 8 rows")
+        return run(self, model, inputs, *rest)
+
+    monkeypatch.setattr(transformer.RewardTrainer, "training_step", limited)
+    tight = train(tmp_path / "tight" / "liking", declared)
+    assert rows == [16, *[8] * 32] and (plain.micro_batch, tight.micro_batch) == (8, 4)
+    assert json.loads((tmp_path / "tight" / "liking" / "reward.json").read_text())["micro_batch"] == 4
+    assert tight.heldout == plain.heldout == {"n": 8.0, "accuracy": 1.0}
+    monkeypatch.setattr(transformer.RewardTrainer, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(MoaError, match="reward liking: out of memory with a single pair"):
+        train(tmp_path / "full" / "liking", declared)
 
 
 def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
