@@ -82,16 +82,16 @@ def training_preferences(method: Method, section: TrainSection, weights: Prefere
 def make_task(section: TrainSection, method: Method, actor: Actor, args: argparse.Namespace, weights: Preference | None) -> Task:
     objectives = list(section.objectives)
     scale, floors = read_scale(args.normaliser, objectives, models.device())
-    table = tables.read(tables.PROMPTS, args.prompts)
-    prompts = [r["prompt"] for r in table.to_pylist() if r["split"] == "train"]
+    every = tables.read(tables.PROMPTS, args.prompts).to_pylist()
+    prompts = [r["prompt"] for r in every if r["split"] == "train"]
 
     def text_of(prompt: str, preference: Preference | None) -> str:
         return conditioning.build(prompt, preference, objectives, section.conditioning, actor.tokenizer)
 
     shown = training_preferences(method, section, weights)
-    # Refuse before training what would not fit in the middle of it: every prompt with the longest-worded preference.
+    # Refuse before training what would not fit in the middle of it, or after it: every prompt with the longest-worded preference.
     widest = max(shown, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0])) if method.conditioned else None
-    conditioning.encode([text_of(p, widest) for p in prompts], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
+    conditioning.encode([text_of(r["prompt"], widest) for r in every], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
     dirichlet = section.dirichlet if method.conditioned and weights is None else None
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 

@@ -292,6 +292,31 @@ def section(kind: str) -> TrainSection:
     )  # fmt: skip
 
 
+def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second step on 6 rows do not fit, 3 do: the batch stays, time is counted once, and a third attempt starts with 3."""
+    run = tiny("grpo", tmp_path / "a", steps=4, checkpoint_every=1)
+    watch, real = Stopwatch(), grpo.Trainer.compute_loss
+
+    def limited(self: grpo.Trainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **named: object) -> torch.Tensor:
+        if self.sampled > 1 and len(inputs["completion_ids"]) > 3:
+            raise torch.OutOfMemoryError("a limit of 3 rows")
+        return real(self, model, inputs, *rest, **named)  # type: ignore[no-any-return]
+
+    def attempt(micro: int, steps: int = 4) -> list[CurveRow]:
+        again = tiny("grpo", tmp_path / "a", steps=steps, checkpoint_every=1)
+        return grpo.train(again.actor, again.method, again.ppo, again.task, again.seed, micro, False, lambda *_: None, run.checkpoints, watch)[0]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grpo.Trainer, "compute_loss", limited)
+    with pytest.raises(torch.OutOfMemoryError):
+        attempt(6)
+    counted = watch.seconds
+    assert counted > 0
+    curve = attempt(3)
+    assert [v for _, q, _, v in curve if q == "micro_batch"] == [6.0, 3.0, 3.0, 3.0]
+    assert watch.earlier_seconds == 0.0 and watch.seconds > counted, "the same process: nothing was spent earlier"
+    assert [v for s, q, _, v in attempt(6, steps=5) if (s, q) == (4, "micro_batch")] == [3.0]
+
+
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
 def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -> None:
     tiny_models.save_base(tmp_path / "base")

@@ -66,6 +66,19 @@ def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
     assert (run.value("policy_moved"), run.value("clip_fraction"), run.value("kl")) == (0.0, 0.0, 0.0)
 
 
+def test_moc_as_the_paper_has_it_trains_and_logs_its_weights(tmp_path: Path) -> None:
+    """A^1, A^2 and the control advantage of a head of its own, weighed by min-norm at every step: c lies on the simplex, near the minimum."""
+    literal = {"streams": "literal", "control": "sample", "target": "scaled", "weights": "min_norm", "solver": "plain"}
+    run = loop("moc", tmp_path, settings=literal, steps=3)
+    list(run.run())
+    for step in range(3):
+        weights = {o: v for s, q, o, v in run.curve if (s, q) == (step, "stream_weight")}
+        assert set(weights) == {"a", "b", "control"} and sum(weights.values()) == pytest.approx(1.0, abs=1e-5) and min(weights.values()) >= 0.0
+        (gap,) = (v for s, q, _, v in run.curve if (s, q) == (step, "duality_gap"))
+        assert 0.0 <= gap < 1e-2
+    assert max(v for _, q, _, v in run.curve if q == "policy_moved") > 0.0
+
+
 @pytest.mark.parametrize(("kind", "ppo"), [*((kind, {}) for kind in METHODS), ("moc", GROUP)])
 def test_resuming_gives_the_bytes_of_never_stopping(kind: str, ppo: dict[str, object], tmp_path: Path) -> None:
     whole = loop(kind, tmp_path / "a", weights=weights_for(kind), **ppo)

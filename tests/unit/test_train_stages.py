@@ -1,6 +1,7 @@
 """What the stages that train share: checkpoints outlive a death before the last output, and costs count what came before."""
 
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_checkpoints_go_after_the_last_output(stage: Stage, inputs: Path, tmp_pa
     assert "resumed a" in caplog.text
     assert (tmp_path / "costs.parquet").exists()
     assert not left[0].parent.exists()
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
+def test_an_evaluation_prompt_that_does_not_fit_is_refused_before_training(stage: Stage, inputs: Path, tmp_path: Path) -> None:
+    """Else the policy would be trained first, and the remedy, other prompts, would train it anew."""
+    shutil.copytree(inputs, tmp_path / "inputs")
+    table = tmp_path / "inputs" / "prompts.parquet"
+    long = {"task": "t", "prompt_id": "long", "split": "evaluation", "prompt": "very long " * 200}
+    tables.write(tables.PROMPTS, [*tables.read(tables.PROMPTS, table).to_pylist(), long], table)
+    main, row, weights = stage
+    with pytest.raises(MoaError, match=r"prompt '.*very long.*the model's context leaves room for \d+ .*lower data.prompt_characters"):
+        trained.run(main, tmp_path / "inputs", tmp_path / "out", row, weights)
+    assert not list((tmp_path / "out" / "checkpoints").glob("*/step-*"))
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
