@@ -26,7 +26,7 @@ from snakemake.utils import update_config
 from moa import config, generation
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
-from moa.metrics.steering import kendall_tau
+from moa.metrics.steering import control_error, kendall_tau, order_rate
 from moa.preferences import Preference
 from moa.report.summary import table
 from moa.rl.loop import Loop
@@ -48,7 +48,7 @@ def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Exper
 
 
 def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding) -> dict[str, Any]:
-    """Return mean normalised rewards over the evaluation preferences, their hypervolume (against 0) and tau per objective."""
+    """Return mean normalised rewards over the evaluation preferences, their hypervolume (against 0), tau per objective, order rate and control error."""
     prompts = reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
     points = []
     for preference in grid:
@@ -61,7 +61,9 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
         points.append(np.mean(means, 0))
     found, asked = np.array(points), np.array(grid)
     taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
-    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, "points": found.round(3).tolist()}
+    rates = [float(order_rate(asked[:, k], found[:, k])) for k in range(len(objectives))]
+    control = {"order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
+    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
 
 
 def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, checkpoints: Path) -> Loop:
@@ -92,11 +94,12 @@ def show(path: Path) -> str:
     lines = []
     for name in dict.fromkeys(r["name"] for r in rows):
         mine = [r for r in rows if r["name"] == name]
-        means = {key: float(np.mean([r[key] for r in mine])) for key in ("hypervolume", "kl", "seconds")}
+        means = {key: float(np.mean([r[key] for r in mine])) for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")}
         volumes = ", ".join(f"{r['hypervolume']:.3f}" for r in mine)
         taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" for o in objectives]
-        lines.append([name, f"{means['hypervolume']:.3f}", volumes, *taus, f"{means['kl']:.2f}", f"{means['seconds']:.0f}"])
-    return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "KL", "seconds"], lines)
+        rest = [f"{means[key]:.{digits}f}" for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))]
+        lines.append([name, f"{means['hypervolume']:.3f}", volumes, *taus, *rest])
+    return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "order rate", "control error", "KL", "seconds"], lines)
 
 
 def set_up() -> None:
