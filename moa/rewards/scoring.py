@@ -149,7 +149,7 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
         scorer: what `load` returned.
         prompts: n prompts, without any preference text.
         responses: n responses; blank ones are not shown to the reward.
-        floor: score of a blank response where the reward has no lower bound; None takes the smallest score of this call.
+        floor: score of a blank response where the reward has no lower bound and no response of this call scores less.
 
     Raises:
         MoaError: the reward raised, or returned a wrong number of scores, NaN or infinity; or every response is blank
@@ -164,13 +164,13 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
         found = _checked(name, scorer, [prompts[i] for i in some], [responses[i] for i in some], some)
         values[kept], truncated[kept] = found.values, found.truncated
     if not kept.all():
-        least = scorer.low if scorer.low is not None else floor
-        if least is None and not kept.any():
+        seen = [*([] if floor is None else [floor]), *values[kept].tolist()]
+        if scorer.low is None and not seen:
             raise MoaError(
                 f"reward {name}: all {len(responses)} responses are blank, and no lower bound says what that is worth; "
                 "see why the model writes nothing, or give a floor"
             )
-        values[~kept] = values[kept].min() if least is None else least
+        values[~kept] = min(seen) if scorer.low is None else scorer.low
     return Scores(values, truncated)
 
 

@@ -134,7 +134,7 @@ def test_training_a_reward_and_scoring_with_it(folder: Path) -> None:
     score.main(parser.parse_args(scored))
     found = values(tables.read(tables.SCORES, folder / "scores.parquet").to_pylist(), "a", "reward")
     assert found["p1", 0] > 0 > found["p2", 0]  # 'a bright film', 'it was dull and very bad'
-    assert found["p1", 1] == 0.25
+    assert found["p1", 1] == found["p2", 0], "the least that was seen, below the normaliser's floor of 0.25"
 
 
 def test_scoring_twice_gives_the_same_bytes(folder: Path) -> None:
