@@ -21,8 +21,8 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
    min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
 6. Sign. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its weight
-   p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then. With `nonnegative` it stops at 0, as every ascent direction of
-   the front has weights of at least 0.
+   p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then. With `nonnegative`, the default, it stops at 0: no point of a front
+   is improved by pushing an objective down.
 7. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 8. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
@@ -52,7 +52,7 @@ class Settings(base.Settings):
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
-    nonnegative: bool = False  # no objective's weight falls below 0: what is asked to be less is not given up for its own sake
+    nonnegative: bool = True  # no objective's weight falls below 0: what exceeds its target is not given up for its own sake
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"

@@ -144,6 +144,14 @@ def test_feedback_adds_what_is_missing() -> None:
     torch.testing.assert_close(got.advantages, torch.tensor([[1.066667]]), atol=1e-5, rtol=0)
 
 
+def test_what_exceeds_its_target_is_pushed_down_only_where_weights_may_be_negative() -> None:
+    # as above: head weights 1.75 and -0.683333; with `nonnegative` the second is 0, and the first alone is left
+    given = batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]])
+    got = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, nonnegative=True).combine(given)
+    torch.testing.assert_close(got.weights, torch.tensor([1.75, 0.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got.advantages, torch.tensor([[1.75]]), atol=1e-5, rtol=0)
+
+
 def test_feedback_has_the_last_stream_to_itself() -> None:
     # as above with both objectives' streams: 0.75 * 1 and 0.25 * 1, control 1 * (0.5, -0.466667) times the multiplier 3
     method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0)
