@@ -136,7 +136,7 @@ def test_streams_by_hand() -> None:
 
 def test_feedback_adds_what_is_missing() -> None:
     # target p / max p = (1, 1/3); reached (0.5, 0.8): missing (0.5, -0.466667), times 2 / N = 1
-    method = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0)
+    method = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, nonnegative=False)
     assert method.extra_heads == ()
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     # head weights: 0.75 + 2 * 0.5 = 1.75 and 0.25 - 2 * 0.466667 = -0.683333
@@ -145,16 +145,16 @@ def test_feedback_adds_what_is_missing() -> None:
 
 
 def test_what_exceeds_its_target_is_pushed_down_only_where_weights_may_be_negative() -> None:
-    # as above: head weights 1.75 and -0.683333; with `nonnegative` the second is 0, and the first alone is left
+    # as above: head weights 1.75 and -0.683333; the second stops at 0, and the first alone is left
     given = batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]])
-    got = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, nonnegative=True).combine(given)
+    got = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0).combine(given)
     torch.testing.assert_close(got.weights, torch.tensor([1.75, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[1.75]]), atol=1e-5, rtol=0)
 
 
 def test_feedback_has_the_last_stream_to_itself() -> None:
     # as above with both objectives' streams: 0.75 * 1 and 0.25 * 1, control 1 * (0.5, -0.466667) times the multiplier 3
-    method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0)
+    method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0, nonnegative=False)
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.75 + 1.5, 0.25 - 1.4]))
     assert got.logged == (("stream_weight", "a", 1.0), ("stream_weight", "b", 1.0), ("stream_weight", "control", 3.0), ("duality_gap", "all", 0.0))
@@ -195,7 +195,7 @@ def test_a_met_constraint_asks_for_nothing() -> None:
 
 
 def test_each_preference_meets_its_own_constraint() -> None:
-    method = make(phi=0.25, control="feedback", target="scaled", weights="lagrangian", multiplier=1.0)
+    method = make(phi=0.25, control="feedback", target="scaled", weights="lagrangian", multiplier=1.0, nonnegative=False)
     # p = (1/2, 1/2) asks for (1, 1): missing (0.5, 0.5), mean square 0.25, just within phi;
     # p = (1, 0) asks for (1, 0): missing (1, -1), mean square 1, beyond. Times 2 / N = 1, on top of p itself.
     got = method.combine(batch(torch.tensor([[[1.0], [1.0]], [[1.0], [10.0]]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]]), [[0.5, 0.5], [0.0, 1.0]]))
