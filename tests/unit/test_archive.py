@@ -125,6 +125,6 @@ def test_the_bootstrap_over_prompts_stands_beside_the_interval_over_seeds(databa
     assert next(line for line in lines if line[0] == "linear")[at] == f"{low:.3f} to {high:.3f}"
 
 
-@pytest.mark.parametrize("name", ["full", "imdb_control"])
+@pytest.mark.parametrize("name", ["full", "imdb_control", "three_objectives"])
 def test_the_committed_archives_are_readable(name: str) -> None:
     assert "| moc |" in over_seeds(Path(__file__).parents[2] / "benchmarks" / name, "linear")
