@@ -15,7 +15,7 @@ from moa.errors import MoaError
 from moa.provenance import text_hash
 from moa.rewards.scoring import fill
 from moa.rewards.specs import Labelled
-from moa.tasks.tabular import read_rows
+from moa.tasks.tabular import read_rows, text_of
 
 log = logging.getLogger("moa")
 SEED = 0  # of the sample that `rows` takes
@@ -67,18 +67,9 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
 
 
 def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[str], template: str) -> Example:
-    prompt = _text(where, row, data.prompt) if data.prompt else ""
-    texts = [fill(template, prompt, _text(where, row, column)) for column in responses]
+    prompt = text_of(where, row, data.prompt) if data.prompt else ""
+    texts = [fill(template, prompt, text_of(where, row, column)) for column in responses]
     return Example(texts[0], texts[1] if len(texts) > 1 else "", _value(where, row, data), prompt if data.prompt else texts[0])
-
-
-def _text(where: str, row: dict[str, Any], column: str) -> str:
-    text = row[column]
-    if not isinstance(text, str):
-        raise MoaError(
-            f"{where}: column '{column}' holds {type(text).__name__} ({str(text)[:60]}), expected text; name a column of plain text"
-        )
-    return text
 
 
 def _value(where: str, row: dict[str, Any], data: Labelled) -> float:

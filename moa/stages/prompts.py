@@ -19,7 +19,7 @@ from moa.provenance import text_hash
 from moa.stages.common import Cost, parser, run
 from moa.tasks import reviews
 from moa.tasks.duplicates import Near, normalise
-from moa.tasks.tabular import locate, read_rows
+from moa.tasks.tabular import locate, read_rows, text_of
 from moa.tasks.text import clean, encodable, first_sentences, split_after, split_opening
 
 log = logging.getLogger("moa")
@@ -140,7 +140,7 @@ def _read_responses(data: Data, responses: Responses) -> tuple[Source, list[Item
 def _from_texts(rows: list[dict[str, Any]], column: str, data: Data, source: Source) -> list[Item]:
     items = []
     for row in rows:
-        text = _text(source.where, row, column)
+        text = text_of(source.where, row, column)
         item = _dialogue(text, data.prompt_end, data) if data.prompt_end is not None else _opening(text, data)
         if item is None:
             source.taken["without a response after prompt_end" if data.prompt_end is not None else "too short to be split into prompt and response"] += 1
@@ -164,8 +164,8 @@ def _dialogue(text: str, prompt_end: str, data: Data) -> Item | None:
 def _from_prompts(rows: list[dict[str, Any]], prompt: str, response: str | None, data: Data, source: Source) -> list[Item]:
     made = []
     for row in rows:
-        question = encodable(_text(source.where, row, prompt))
-        made.append(Item(question, _response(_text(source.where, row, response), data) if response else "", question))
+        question = encodable(text_of(source.where, row, prompt))
+        made.append(Item(question, _response(text_of(source.where, row, response), data) if response else "", question))
     made = source.filter(made, lambda item: bool(item.prompt.strip()), "with a blank prompt")
     return source.filter(made, lambda item: bool(item.response.strip()), "with a blank response") if response else made
 
@@ -173,13 +173,6 @@ def _from_prompts(rows: list[dict[str, Any]], prompt: str, response: str | None,
 def _response(text: str, data: Data) -> str:
     text = encodable(text).strip()
     return " " + (text if data.sentences is None else first_sentences(clean(text), data.sentences))
-
-
-def _text(where: str, row: dict[str, Any], column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise MoaError(f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text; name a column of plain text")
-    return value
 
 
 def _usable(items: list[Item], data: Data, source: Source) -> list[Item]:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from moa.errors import MoaError
 from moa.rewards.specs import Strict
 from moa.tasks.duplicates import Near
-from moa.tasks.tabular import read_rows
+from moa.tasks.tabular import read_rows, text_of
 from moa.tasks.text import encodable, split_after
 
 log = logging.getLogger("moa")
@@ -89,9 +89,9 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
 
 def _pair(row: dict[str, Any], source: PairSource, where: str) -> Pair | None:
     """Return a row's pair; None where two dialogues differ before their last turn, or the prompt is not in its frame."""
-    chosen, rejected = (_text(row, column, where) for column in (source.chosen, source.rejected))
+    chosen, rejected = (encodable(text_of(where, row, column)) for column in (source.chosen, source.rejected))
     if source.prompt is not None:
-        prompt = _text(row, source.prompt, where)
+        prompt = encodable(text_of(where, row, source.prompt))
     else:
         assert source.prompt_end is not None, "PairSource's validator demands prompt or prompt_end"
         first, second = split_after(chosen, source.prompt_end), split_after(rejected, source.prompt_end)
@@ -110,13 +110,6 @@ def _unframed(prompt: str, frame: str) -> str | None:
         return None
     inner = text[len(before) : len(text) - len(after)].strip()
     return None if any(mark and mark in inner for mark in (before, after)) else inner
-
-
-def _text(row: dict[str, Any], column: str, where: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise MoaError(f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text; name a column of plain text")
-    return encodable(value)
 
 
 def _response(text: str) -> str:

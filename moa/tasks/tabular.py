@@ -56,6 +56,14 @@ def read_rows(source: str, revision: str | None, subset: str | None, split: str,
     return complete
 
 
+def text_of(where: str, row: Row, column: str) -> str:
+    """Return a row's text; a MoaError names the row by `where` if the column holds something else."""
+    value = row[column]
+    if not isinstance(value, str):
+        raise MoaError(f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text; name a column of plain text")
+    return value
+
+
 def locate(source: str, subset: str | None, split: str) -> list[Path] | None:
     """Return the local files that hold `split`, sorted; None for a hub id; a MoaError for a path that is not there."""
     path = Path(source).expanduser()
