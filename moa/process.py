@@ -1,4 +1,4 @@
-"""A job's life beside Snakemake's: it exits when Snakemake dies, and two jobs never write the same checkpoint.
+"""A job's life beside Snakemake's: it exits when Snakemake dies, keeps what it has finished, and no two write the same checkpoint.
 
 Snakemake exports its process id as MOA_PARENT; a job started by hand has none and is left alone.
 """
@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from moa.errors import MoaError
+from moa.provenance import text_hash
 
 PARENT = "MOA_PARENT"
 POLL_SECONDS = 0.5
@@ -99,10 +100,39 @@ class Stopwatch:
         return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` returned, unless work was counted already: going back to a checkpoint within a process gives no time back."""
-        if self.seconds:
+        """Go on from what `state` returned, unless more was counted already: going back to a checkpoint within a process gives no time back."""
+        if self.seconds >= state["seconds"]:
             return
         self.seconds, self.cpu_seconds = self.earlier_seconds, self.earlier_cpu_seconds = state["seconds"], state["cpu_seconds"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a training job keeps its checkpoints, and what it has spent, earlier attempts included."""
+
+    folder: Path
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def part(self, name: str) -> "Job":
+        """Return a part of the job, which has checkpoints of its own."""
+        return Job(self.folder / name, self.watch)
+
+
+@contextmanager
+def keeping(root: Path, name: str, *key: str) -> Iterator[Job]:
+    """Keep other processes off a job's checkpoints, and remove them when the block ends well.
+
+    The block's last act is to complete the job's outputs: a job that dies before that starts again from its checkpoints.
+
+    Args:
+        root: where all jobs keep theirs.
+        name: of the job.
+        key: everything that the result depends on, so that no stale checkpoint is ever resumed.
+    """
+    folder = root / f"{name}-{text_hash(*key)}"
+    with exclusive(folder.with_name(f"{folder.name}.lock")):  # not with_suffix: the name may hold dots
+        yield Job(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def gpu_visible() -> bool:

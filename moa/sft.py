@@ -9,20 +9,20 @@ weight of others, and the model would learn to end too early.
 import logging
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from moa.conditioning import continuation_rows
 from moa.config_keys import Model, Sft
-from moa.errors import Diverged, MoaError
+from moa.errors import MoaError
+from moa.process import Job
+from moa.trainers import Continued, Course
 
 log = logging.getLogger("moa")
 IGNORED = -100  # label that the loss skips
@@ -93,31 +93,6 @@ def smaller(micro: int, batch: int) -> int:
     return max(m for m in range(1, micro // 2 + 1) if batch % m == 0)
 
 
-class Progress(TrainerCallback):
-    """Logs loss and time left every 5 % of the steps, and stops a diverged run at its step; `key` sets its learning rate."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.losses: list[float] = []
-        self.began = time.perf_counter()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.began = time.perf_counter()
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(logs.get(name, 0.0)):
-                raise Diverged(f"SFT step {state.global_step}: the {name} is NaN or infinite; lower {self.key} (now {args.learning_rate:g})")
-        self.losses.append(logs["loss"])
-        every = max(1, state.max_steps // 20)
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
-            left = (time.perf_counter() - self.began) / state.global_step * (state.max_steps - state.global_step)
-            recent = self.losses[-every:]
-            log.info("SFT step %d/%d  loss %.3f  ETA %d:%02d", state.global_step, state.max_steps, sum(recent) / len(recent), left // 60, left % 60)
-
-
 @dataclass(frozen=True)
 class Trained:
     """What fine-tuning made and cost; `micro_batch_size` is what fitted into memory."""
@@ -129,6 +104,10 @@ class Trained:
     micro_batch_size: int
 
 
+class Tuner(Continued, SFTTrainer):
+    """TRL's SFTTrainer, which can begin in the middle."""
+
+
 def fine_tune(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,40 +115,44 @@ def fine_tune(
     spec: Model,
     sft: Sft,
     micro: int,
+    job: Job,
     key: str = "model.sft.learning_rate",
 ) -> Trained:
-    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has; `micro` examples at a time.
+    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has, from the job's newest checkpoint if there is one.
+
+    Args:
+        model: as it was before the job began.
+        tokenizer: its own.
+        examples: in any order; `sft.seed` draws the batches.
+        spec: section `model`.
+        sft: its settings.
+        micro: examples at a time, at most.
+        job: keeps the checkpoints.
+        key: of the learning rate, for messages.
 
     Raises:
         Diverged: loss or gradient is not finite.
         torch.OutOfMemoryError: `micro` is too large for the GPU.
     """
     total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
-    order = random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)
-    rows = [examples[i] for i in order]
-    data = Dataset.from_dict({"input_ids": [e.ids for e in rows], "labels": [e.labels for e in rows]})
+    rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
+    course = Course("SFT", key, job, sft.seed, micro)
+    left = rows[course.finished * sft.batch_size :]
+    data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
     lora = spec.lora
     adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM")
-    progress = Progress(key)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
-            model,
-            args=settings(scratch, spec, sft, micro),
-            train_dataset=data,
-            processing_class=tokenizer,
-            peft_config=adapter if sft.lora else None,
-            callbacks=[progress],
+        trainer = Tuner(
+            model, args=settings(scratch, spec, sft, course.micro), train_dataset=data, processing_class=tokenizer, peft_config=adapter if sft.lora else None
         )
         for parameter in trainer.model.parameters():
             # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    tail = progress.losses[-max(1, len(progress.losses) // 20) :]
+        course.run(trainer)
     # Without the mixed-precision wrapper, or an adapter that is trained in stages would collect one per stage.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    return Trained(model.eval(), trainer.state.global_step, sum(len(e.ids) for e in rows), sum(tail) / len(tail), micro)
+    return Trained(model.eval(), len(course.losses), sum(len(e.ids) for e in rows), course.loss(), course.micro)
 
 
 def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:

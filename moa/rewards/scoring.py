@@ -2,7 +2,7 @@
 
 Notation: n responses. Scores are float32, unrounded, higher is better. Nothing here loads torch or scikit-learn; the
 module of a kind, moa/rewards/<kind>.py, is imported when a reward of that kind is loaded or trained. It offers
-`load(name, spec, models, device)` and, where the kind is trained here, `train(name, spec, folder)`.
+`load(name, spec, models, device)` and, where the kind is trained here, `train(name, spec, folder, job)`.
 """
 
 import importlib
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.errors import MoaError
+from moa.process import Job
 from moa.rewards.specs import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
 
 FIELD = re.compile(r"\{(prompt|response)\}")
@@ -106,11 +107,11 @@ def load(name: str, spec: Reward, models: Sequence[Path], device: str | None = N
     return scorer
 
 
-def train(name: str, spec: Reward, folder: Path) -> Trained:
-    """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics."""
+def train(name: str, spec: Reward, folder: Path, job: Job) -> Trained:
+    """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics; `job` keeps the checkpoints of kinds that take long."""
     if spec.kind not in TRAINED:
         raise MoaError(f"rewards.{name}: kind '{spec.kind}' is not trained here; kinds that are: {', '.join(TRAINED)}")
-    trained: Trained = importlib.import_module(f"moa.rewards.{spec.kind}").train(name, spec, folder)
+    trained: Trained = importlib.import_module(f"moa.rewards.{spec.kind}").train(name, spec, folder, job)
     return trained
 
 

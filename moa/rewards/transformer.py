@@ -11,46 +11,31 @@ import gc
 import logging
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from moa.errors import Diverged, MoaError
+from moa.errors import MoaError
+from moa.process import Job
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
 from moa.rewards.specs import Classifier, Transformer
+from moa.trainers import Continued, Course
 
 log = logging.getLogger("moa")
 SEED = 0
-PROGRESS_SECONDS = 10.0
 
 
-class Progress(TrainerCallback):
-    """Logs progress with the time to go, and ends training at once when loss or gradient norm is not finite."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.started = self.reported = time.monotonic()
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: object) -> None:
-        """Receive what the trainer logs at every step."""
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(float(logs.get(key, 0.0))):
-                raise Diverged(f"reward {self.name}: {key} is {logs[key]} at step {state.global_step}; give a smaller learning_rate")
-        now = time.monotonic()
-        if "loss" in logs and now - self.reported > PROGRESS_SECONDS:
-            self.reported = now
-            left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
-            log.info("reward %s: step %d/%d, loss %.4g, %.0f s to go", self.name, state.global_step, state.max_steps, logs["loss"], left)
+class Tuner(Continued, RewardTrainer):
+    """TRL's RewardTrainer, which can begin in the middle."""
 
 
-def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
+def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Trained:
     """Train on the pairs and write model, tokenizer and reward.json with the held-out accuracy into `folder`."""
     training, heldout = examples(name, spec.data, spec.template, spec.heldout)
     tokenizer, model = _fresh(name, spec)
@@ -64,12 +49,12 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
         "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
         "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
     }
-    pairs, micro = Dataset.from_dict(columns), spec.batch_size
-    while not _fits(name, spec, model, tokenizer, pairs, micro):
+    pairs, micro = Dataset.from_dict(columns).select(_order(len(training), spec.epochs)), spec.batch_size
+    while (fitting := _fit(name, spec, model, tokenizer, pairs, micro, job)) is None:
         if micro == 1:
             raise MoaError(f"reward {name}: out of memory with a single pair; give a smaller max_length or model")
         micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
-        log.warning("reward %s: out of memory, starting again with %d pairs at a time (the batch stays %d)", name, micro, spec.batch_size)
+        log.warning("reward %s: out of memory, starting again, or from a checkpoint, with %d pairs at a time (the batch stays %d)", name, micro, spec.batch_size)
         del model  # before there is another
         gc.collect()
         torch.cuda.empty_cache()
@@ -77,29 +62,38 @@ def train(name: str, spec: Transformer, folder: Path) -> scoring.Trained:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = round(spec.epochs * sum(len(ids) for column in columns.values() for ids in column))
-    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens, micro)
+    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens, fitting)
     card.write(folder, name, spec, trained, "torch", "transformers", "trl")
     return trained
 
 
 def _fresh(name: str, spec: Transformer) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return tokenizer and untrained reward model."""
-    set_seed(SEED)  # of the new head's weights; the trainer sets it again for the order of the pairs
+    set_seed(SEED)  # of the new head's weights
     tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
     classifier.check_length(name, spec.max_length, tokenizer, model)
     return tokenizer, model
 
 
-def _fits(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, micro: int) -> bool:
-    """Train the model, `micro` pairs per pass; return False where memory did not suffice, and the model is spoilt."""
+def _order(pairs: int, epochs: float) -> list[int]:
+    """Return which pair comes when: a random order for every pass."""
+    generator = torch.Generator().manual_seed(SEED)
+    passes = [torch.randperm(pairs, generator=generator) for _ in range(math.ceil(epochs))]
+    order: list[int] = torch.cat(passes)[: max(1, round(epochs * pairs))].tolist()
+    return order
+
+
+def _fit(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, micro: int, job: Job) -> int | None:
+    """Train the model from the newest checkpoint if there is one, and return the pairs per pass, at most `micro`; None where memory did not suffice, and the model is spoilt."""
+    course = Course(f"reward {name}", f"rewards.{name}.learning_rate", job, SEED, micro)
+    left = pairs.select(range(course.finished * spec.batch_size, len(pairs)))
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = RewardTrainer(model=model, args=_settings(spec, scratch, micro), train_dataset=pairs, processing_class=tokenizer, callbacks=[Progress(name)])
-        trainer.remove_callback(PrinterCallback)  # prints every step
+        trainer = Tuner(model=model, args=_settings(spec, scratch, course.micro), train_dataset=left, processing_class=tokenizer)
         try:
-            trainer.train()
+            course.run(trainer)
         except torch.OutOfMemoryError:
-            return False
-    return True
+            return None
+    return course.micro
 
 
 def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
@@ -115,7 +109,8 @@ def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
         output_dir=scratch,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=spec.batch_size // micro,
-        num_train_epochs=spec.epochs,
+        num_train_epochs=1,  # the pairs come as often as they are read
+        train_sampling_strategy="sequential",
         learning_rate=spec.learning_rate,
         max_length=None,  # cut already
         bf16=spec.dtype == "bfloat16",

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
+from moa import checkpoint
 from moa.conditioning import token_rows
 from moa.config_keys import Ppo
 from moa.errors import Diverged
@@ -27,9 +27,9 @@ from moa.generation import Decoding, decode
 from moa.methods.grpo import Method
 from moa.models import positions
 from moa.process import Stopwatch, peak_memory
-from moa.rl import checkpoint
 from moa.rl.experience import Actor
-from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_indices, seed_step
+from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_indices
+from moa.trainers import Continued
 
 log = logging.getLogger("moa")
 Row = tuple[str, str, float]  # quantity, objective, value
@@ -39,34 +39,21 @@ FIRST = {"kl": "kl", "entropy": "entropy"}
 MEAN = {"clip_ratio/region_mean": "clip_fraction", "grad_norm": "grad_norm"}
 
 
-class Trainer(GRPOTrainer):
-    """GRPOTrainer that reads prompts as the shared loop does, and can begin in the middle.
+class Trainer(Continued, GRPOTrainer):
+    """GRPOTrainer that reads prompts as the shared loop does.
 
     Attributes:
         sampled: batches of responses so far, those before the checkpoint included.
-        updated: optimiser steps before the checkpoint that it began from.
     """
 
     sampled = 0
-    updated = 0
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Seed what a step draws, as the shared loop does: resuming needs no random state."""
-        seed_step(self.args.seed, self.sampled)
+        checkpoint.seed_step(self.args.seed, self.sampled)
         self.sampled += 1
         made: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return made
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> torch.optim.lr_scheduler.LRScheduler:
-        """Plan the rate over the whole training, finished steps included, and set it to where it stood."""
-        scheduler = super().create_scheduler(self.updated + num_training_steps, optimizer)
-        assert isinstance(scheduler, LambdaLR), "constant and linear schedules are"
-        scheduler.last_epoch = self.updated
-        rates = [base * factor(self.updated) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-        scheduler._last_lr = list(rates)
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        return scheduler
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Put one BOS in front where the tokenizer wants one; a chat template's text may hold it already."""

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moa import checkpoint
 from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.methods.base import Method
 from moa.preferences import Preference
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
-from moa.rl import checkpoint
 from moa.rl.experience import Actor, Experience, Scale, ScoreBatch, collect, summary
 from moa.rl.update import Updater
 
@@ -36,11 +36,6 @@ class AdaptiveKl:
         """Move the coefficient towards the target; an error beyond 20 % counts as 20 %."""
         error = min(0.2, max(-0.2, kl / self.target - 1))
         self.coefficient *= 1 + error * samples / self.horizon
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one step: what a step draws depends on (seed, step) alone, so resuming needs no random state."""
-    torch.manual_seed(int(text_hash("step", str(seed), str(step)), 16) % 2**63)
 
 
 def prompt_indices(count: int, batch: int, seed: int, step: int) -> list[int]:
@@ -150,7 +145,7 @@ class Loop:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        seed_step(self.seed, step)
+        checkpoint.seed_step(self.seed, step)
         task, batch, size = self.task, self.ppo.batch_size, self.ppo.group_size
         prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch // size, self.seed, step) for _ in range(size)]
         preferences = batch_preferences(task.training, batch // size, task.dirichlet, self.seed, step).repeat_interleave(size, 0)
@@ -178,7 +173,7 @@ class Loop:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
         before = self.method.state()
         while True:
-            seed_step(self.seed, step)
+            checkpoint.seed_step(self.seed, step)
             try:
                 return collect(
                     self.actor, self.method, self.ppo, step, prompts, texts, preferences, self.task.score, self.task.scale,

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from moa import checkpoint
 from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.models import forward, recomputing
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
-from moa.rl import checkpoint
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow
 from moa.rl.losses import estimated_kl, forbid_empty, logprobs_and_entropy

@@ -20,6 +20,8 @@ from moa.config import BaseSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
 from moa.preferences import Preference, lattice
+from moa.process import Job, keeping
+from moa.provenance import file_hash
 from moa.stages import common
 
 log = logging.getLogger("moa")
@@ -102,15 +104,15 @@ def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTr
     return models.load_base(model.source, precise, revision=model.revision, quantise=spec.lora), tokenizer
 
 
-def train(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
-    """Fine-tune; after running out of memory, start again with half the micro-batch and the same batch."""
+def train(section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
+    """Fine-tune; after running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch."""
     micro = sft.micro_batch(spec.batch_size)
     while True:
         model, tokenizer = start(section, texts, spec)
         limit = min(spec.max_length, models.context_length(model))
         examples = sft.make_examples(prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only)
         try:
-            return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro), tokenizer
+            return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro, job), tokenizer
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise MoaError("model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length, set lora: true or quantisation: nf4") from None
@@ -129,7 +131,7 @@ def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
         return PeftModel.from_pretrained(fresh, folder).merge_and_unload(safe_merge=True)
 
 
-def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: common.Cost) -> None:
+def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: common.Cost, job: Job) -> None:
     """Write model, tokenizer and, where something was trained, sft.json into an existing folder."""
     model, spec = section.model, section.model.sft
     if spec is None:
@@ -138,7 +140,7 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
         log.info("model.sft is null: %s is taken as it is", model.source)
         return
     chosen = choose(section, read_texts(texts), scores)
-    trained, tokenizer = train(section, chosen, spec)
+    trained, tokenizer = train(section, chosen, spec, job)
     done = merged(section, trained.model) if isinstance(trained.model, PeftModel) else trained.model.to(getattr(torch, model.dtype))
     done.config.use_cache = True  # training switched it off
     done.save_pretrained(folder)
@@ -149,16 +151,19 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
     }  # fmt: skip
     (folder / "sft.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     cost.tokens, cost.models = trained.tokens, 1
+    cost.resume(job.watch)
 
 
 def main(args: argparse.Namespace) -> None:
     """Make the base and write table COSTS."""
     section = BaseSection.model_validate_json(args.section)
     cost = common.Cost(section.task, "base")
-    with common.folder(args.model) as folder:
-        make(section, args.texts, args.scores, folder, cost)
-    cost.write(args.costs)
+    inputs = [file_hash(path) for path in (args.texts, args.scores) if path]
+    with keeping(args.checkpoints, "base", args.section, args.depends, *inputs) as job:
+        with common.folder(args.model) as folder:
+            make(section, args.texts, args.scores, folder, cost, job)
+        cost.write(args.costs)
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "texts", "scores?", "model", "costs"))
+    common.run(main, common.parser(__doc__, "texts", "scores?", "checkpoints", "model", "costs", depends=str))

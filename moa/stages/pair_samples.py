@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from moa.checkpoint import seed_step
 from moa.conditioning import continuation_rows
 from moa.config_keys import Ppo
 from moa.errors import MoaError
@@ -13,7 +14,7 @@ from moa.generation import Rollout, join, sample
 from moa.models import forward
 from moa.provenance import text_hash
 from moa.rl.experience import Actor
-from moa.rl.loop import Task, prompt_indices, seed_step
+from moa.rl.loop import Task, prompt_indices
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
 from moa.rl.pairs import SHORTER, Samples
 from moa.stages import common

@@ -4,6 +4,7 @@ import argparse
 import logging
 
 from moa.config import RewardSection
+from moa.process import keeping
 from moa.rewards.scoring import train
 from moa.stages.common import Cost, folder, parser, run
 
@@ -14,12 +15,14 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the reward's folder and its costs."""
     section = RewardSection.model_validate_json(arguments.section)
     cost = Cost(section.task, "rewards", job=section.reward)
-    with folder(arguments.model) as temporary:
-        trained = train(section.reward, section.spec, temporary)
-    log.info("reward %s: held out %s", section.reward, ", ".join(f"{key} {value:.4g}" for key, value in trained.heldout.items()))
-    cost.models, cost.tokens = 1, trained.tokens
-    cost.write(arguments.costs)
+    with keeping(arguments.checkpoints, section.reward, arguments.section, arguments.depends) as job:
+        with folder(arguments.model) as temporary:
+            trained = train(section.reward, section.spec, temporary, job)
+        log.info("reward %s: held out %s", section.reward, ", ".join(f"{key} {value:.4g}" for key, value in trained.heldout.items()))
+        cost.models, cost.tokens = 1, trained.tokens
+        cost.resume(job.watch)
+        cost.write(arguments.costs)
 
 
 if __name__ == "__main__":
-    run(main, parser(__doc__, "model", "costs"))
+    run(main, parser(__doc__, "checkpoints", "model", "costs", depends=str))

@@ -3,9 +3,9 @@
 import argparse
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from moa.generation import Decoding
 from moa.methods import catalogue
 from moa.methods.base import Method
 from moa.preferences import Preference, check
-from moa.process import exclusive
-from moa.provenance import file_hash, text_hash
+from moa.process import Job, keeping
+from moa.provenance import file_hash
 from moa.rewards import scoring
 from moa.rl.experience import Actor, Scale
 from moa.rl.loop import CurveRow, Loop, Task
@@ -96,24 +96,11 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 
 
-def checkpoint_folder(args: argparse.Namespace) -> Path:
-    """Return the folder keyed by everything that the result depends on, so that no stale checkpoint is ever resumed.
-
-    `--depends` is what the workflow knows: the hashes of the code, of rewards and methods too, and of local files.
-    """
+def checkpoints(args: argparse.Namespace) -> AbstractContextManager[Job]:
+    """Return the job's checkpoints; `--depends` is what the workflow knows: the hashes of the code, of rewards and methods too, and of local files."""
     inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models, *args.texts)]
-    key = text_hash(args.section, args.row, args.policy, str(args.seed), args.weights, args.depends, *inputs)
-    return Path(args.checkpoints) / f"{args.row}-{args.policy}-s{args.seed}-{key}"
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove a job's checkpoints; its last act, because a job that dies before its outputs are complete starts again from them."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def lock_of(folder: Path) -> Path:
-    """Return the file that keeps two processes off one checkpoint folder; its name holds the folder's, dots and all."""
-    return folder.with_name(f"{folder.name}.lock")
+    name = f"{args.row}-{args.policy}-s{args.seed}"
+    return keeping(args.checkpoints, name, args.section, args.row, args.policy, str(args.seed), args.weights, args.depends, *inputs)
 
 
 def report_progress(loop: Loop, step: int, name: str, rate: float) -> None:
@@ -183,17 +170,15 @@ def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Prefer
 def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = checkpoint_folder(args)
-    with exclusive(lock_of(folder)):
+    with checkpoints(args) as job:
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)
-        loop = Loop(actor, method, section.ppo, task, args.seed, folder)
+        loop = Loop(actor, method, section.ppo, task, args.seed, job.folder, watch=job.watch)
         train(loop, f"{args.row}/{args.policy} s{args.seed}")
         save(loop, section, args, weights)
         cost.tokens, cost.models = loop.tokens, 1
         cost.resume(loop.watch)
         cost.write(args.costs)
-        remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import gc
 import logging
 import time
-from pathlib import Path
 
 import torch
 
@@ -12,12 +11,12 @@ from moa.config import TrainSection
 from moa.errors import MoaError
 from moa.methods.grpo import Method
 from moa.preferences import Preference
-from moa.process import Stopwatch, exclusive
+from moa.process import Job
 from moa.rl import grpo
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow
 from moa.stages import common
-from moa.stages.train import checkpoint_folder, lock_of, make_actor, make_task, parser, read_request, remove_checkpoints, write_curve, write_policy
+from moa.stages.train import checkpoints, make_actor, make_task, parser, read_request, write_curve, write_policy
 
 log = logging.getLogger("moa")
 
@@ -46,7 +45,7 @@ class Reporter:
 
 
 def train(
-    section: TrainSection, method: Method, args: argparse.Namespace, weights: Preference | None, checkpoints: Path, watch: Stopwatch
+    section: TrainSection, method: Method, args: argparse.Namespace, weights: Preference | None, job: Job
 ) -> tuple[Actor, list[CurveRow], int]:
     """Train a policy; after running out of memory, go on from the newest checkpoint with half the micro-batch and the same batch."""
     micro = section.ppo.mini_batch_size
@@ -55,7 +54,7 @@ def train(
         task = make_task(section, method, actor, args, weights)
         report = Reporter(f"{args.row}/{args.policy} s{args.seed}", section.ppo.steps, method.objectives)
         try:
-            curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, checkpoints, watch)
+            curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
             return actor, curve, tokens
         except torch.OutOfMemoryError:
             if micro == 1:
@@ -71,16 +70,13 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     assert isinstance(method, Method), "only GRPO and its kin name this stage"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = checkpoint_folder(args)
-    with exclusive(lock_of(folder)):
-        watch = Stopwatch()
-        actor, curve, cost.tokens = train(section, method, args, weights, folder, watch)
+    with checkpoints(args) as job:
+        actor, curve, cost.tokens = train(section, method, args, weights, job)
         write_policy(section, args, method, actor.model, weights, None, {})
         write_curve(section, args, curve)
         cost.models = 1
-        cost.resume(watch)
+        cost.resume(job.watch)
         cost.write(args.costs)
-        remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from moa import tables
 from moa.config_keys import Ppo
 from moa.methods import modpo
 from moa.preferences import Preference
-from moa.process import Stopwatch, exclusive
+from moa.process import Stopwatch
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task
 from moa.rl.pairs import PairLoop, Pairs, Samples, given_pairs, make_pairs
@@ -76,23 +76,20 @@ def main(args: argparse.Namespace) -> None:
     assert isinstance(method, modpo.Method), "only MODPO trains so"
     assert weights is not None, "every policy of MODPO has weights"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = train.checkpoint_folder(args)
-    with exclusive(train.lock_of(folder)):
+    with train.checkpoints(args) as job:
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)
         settings, ppo = method.settings, section.ppo
-        watch = Stopwatch()
-        samples = samples_of(folder / "samples.safetensors", actor, task, method, args, ppo, watch)
+        samples = samples_of(job.folder / "samples.safetensors", actor, task, method, args, ppo, job.watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
         pairs = label(samples, method, weights, args.seed)
-        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, folder, first_rows(samples, method.objectives), watch)
+        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, job.folder, first_rows(samples, method.objectives), job.watch)
         run_loop(loop, f"{args.row}/{args.policy} s{args.seed}")
         train.write_policy(section, args, method, actor.model, weights, None, {})
         train.write_curve(section, args, loop.curve)
         cost.tokens, cost.models = int(samples.response_mask.sum()), 1
         cost.resume(loop.watch)
         cost.write(args.costs)
-        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

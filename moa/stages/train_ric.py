@@ -1,4 +1,4 @@
-"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses; resumes after each part."""
+"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses; resumable."""
 
 import argparse
 import logging
@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from moa import answers, conditioning, sft
+from moa import answers, checkpoint, conditioning, sft
 from moa.config import TrainSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
 from moa.methods import ric
-from moa.process import Stopwatch, exclusive, peak_memory
+from moa.process import Job, peak_memory
 from moa.provenance import text_hash
-from moa.rl import checkpoint
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task, prompt_indices
 from moa.stages import common, train
@@ -60,7 +59,6 @@ class Ric:
 
     Attributes:
         curve: rows so far; a step is a batch of `ppo.batch_size` generated responses, as in the shared loop.
-        watch: what was spent so far, earlier attempts included.
         tokens: read in fine-tuning and generated so far.
         finished: parts (offline, then rounds) that are done.
     """
@@ -72,9 +70,8 @@ class Ric:
     texts: Examples
     targets: Targets
     seed: int
-    checkpoints: Path
+    job: Job
     curve: list[CurveRow] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
     tokens: int = 0
     finished: int = 0
 
@@ -93,25 +90,24 @@ class Ric:
         self._resume()
         parts = 1 + self.method.settings.rounds
         for part in range(self.finished, parts):
-            with self.watch.running():
-                if part == 0:
-                    loss = self._fit(self.texts, self.steps, 1.0, part)
-                    self.curve.append((0, "offline_loss", "all", loss))
-                else:
-                    self._round(part)
+            if part == 0:
+                loss = self._fit(self.texts, self.steps, 1.0, part)
+                self.curve.append((0, "offline_loss", "all", loss))
+            else:
+                self._round(part)
             self.finished = part + 1
             if self.finished < parts:
-                state = {"curve": self.curve, "watch": self.watch.state(), "tokens": self.tokens}
-                checkpoint.save(self.checkpoints, self.finished, self.actor.model, None, None, state)
+                state = {"curve": self.curve, "watch": self.job.watch.state(), "tokens": self.tokens}
+                checkpoint.save(self.job.folder, self.finished, self.actor.model, None, None, state)
 
     def _resume(self) -> None:
-        path = checkpoint.newest(self.checkpoints)
+        path = checkpoint.newest(self.job.folder)
         if path is None:
             return
         state = checkpoint.restore(path, self.actor.model, None, None)
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
         self.tokens, self.finished = state["tokens"], int(state["step"])
-        self.watch.restore(state["watch"])
+        self.job.watch.restore(state["watch"])
         log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
 
     def _ask(self, number: int) -> Questions:
@@ -127,7 +123,8 @@ class Ric:
     def _round(self, part: int) -> None:
         """Generate with random targets, keep the better responses, train on them and on some of the texts."""
         began, settings = time.perf_counter(), self.method.settings
-        found = self._generate(part)
+        with self.job.watch.running():
+            found = self._generate(part)
         better = ric.kept(found.rewards, settings.quantile)
         count = min(round(settings.originals * len(found.prompts)), len(self.texts.prompts))
         rng = np.random.default_rng(int(text_hash("ric originals", str(self.seed), str(part)), 16))
@@ -175,17 +172,17 @@ class Ric:
         full = settings.learning_rate or self.sft.learning_rate
         chosen = {"steps": steps, "learning_rate": rate * full, "lora": False, "seed": self.seed + part}  # the adapter is there already
         log.info("%s part %d: %d examples, %d steps", self.method.row, part, len(made), steps)
-        trained = self._fitting(made, self.sft.model_copy(update=chosen))
+        trained = self._fitting(made, self.sft.model_copy(update=chosen), self.job.part(f"part-{part}"))
         self.tokens += trained.tokens
         return trained.loss
 
-    def _fitting(self, made: Sequence[sft.Example], spec: Sft) -> sft.Trained:
-        """Fine-tune from the adapter as it is; where memory runs out, again from there with fewer examples at a time."""
+    def _fitting(self, made: Sequence[sft.Example], spec: Sft, job: Job) -> sft.Trained:
+        """Fine-tune from the adapter as it is; where memory runs out, again from there, or from a checkpoint, with fewer examples at a time."""
         actor, micro = self.actor, sft.micro_batch(spec.batch_size)
         before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
         while True:
             try:
-                return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, f"methods.{self.method.row}.learning_rate")
+                return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, job, f"methods.{self.method.row}.learning_rate")
             except torch.OutOfMemoryError:
                 if micro == 1:
                     raise MoaError("out of memory with one example at a time; lower model.sft.max_length, or set model.quantisation: nf4") from None
@@ -208,21 +205,19 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = train.read_request(args)
     assert isinstance(method, ric.Method), "only Rewards-in-Context trains so"
     cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    folder = train.checkpoint_folder(args)
-    with exclusive(train.lock_of(folder)):
+    with train.checkpoints(args) as job:
         texts = read_examples(args.texts, method.objectives)
         targets = method.targets(texts.rewards, args.seed)
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)
         standardised = replace(texts, rewards=ric.zscores(texts.rewards, targets))
-        run = Ric(section, method, actor, task, standardised, targets, args.seed, folder)
+        run = Ric(section, method, actor, task, standardised, targets, args.seed, job)
         run.run()
         train.write_policy(section, args, method, actor.model, weights, None, {"targets": targets.model_dump()})
         train.write_curve(section, args, run.curve)
         cost.tokens, cost.models = run.tokens, 1
-        cost.resume(run.watch)
+        cost.resume(job.watch)
         cost.write(args.costs)
-        train.remove_checkpoints(folder)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from moa import files, models
+from moa import checkpoint, files, models
 from moa.config import BaseSection
 from moa.errors import MoaError
-from moa.rl import checkpoint
 from moa.stages import base, common
 from tests import tiny_models
 from tests.tiny_policy import loop
@@ -48,7 +47,11 @@ def test_base(tmp_path: Path) -> None:
     tiny_models.save_base(tmp_path / "source")
     section = BaseSection.model_validate({"task": "t", "model": {"source": str(tmp_path / "source")}, "conditioning": {}, "objectives": ["a", "b"]})
     out = tmp_path / "out"
-    arguments = Namespace(section=section.model_dump_json(), texts=None, scores=None, model=out / "base", costs=out / "costs.parquet")
+    texts = tmp_path / "texts.parquet"
+    texts.touch()  # `sft: null` reads none
+    arguments = Namespace(
+        section=section.model_dump_json(), texts=texts, scores=None, checkpoints=tmp_path / "checkpoints", model=out / "base", costs=out / "costs.parquet", depends=""
+    )
     with room_for(20_000), pytest.raises(MoaError, match="no space left to write .*base .*free some space"):
         base.main(arguments)
     assert list(out.iterdir()) == []

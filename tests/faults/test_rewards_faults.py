@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from moa.errors import MoaError
+from moa.process import Job
 from moa.rewards import scoring
 from moa.rewards.python import PythonScorer
 from moa.rewards.specs import Classifier, Linear
@@ -139,13 +140,13 @@ def test_data_that_cannot_train_a_reward(tmp_path: Path, table: pa.Table, data: 
     spec = Linear.model_validate({"kind": "linear", "features": 256, "data": {"source": str(tmp_path / "rows.parquet"), **data}})
     (tmp_path / "mood").mkdir()
     with pytest.raises(MoaError, match=message):
-        scoring.train("mood", spec, tmp_path / "mood")
+        scoring.train("mood", spec, tmp_path / "mood", Job(tmp_path))
     assert not list((tmp_path / "mood").iterdir())
 
 
 def test_a_kind_that_is_not_trained_here(tmp_path: Path) -> None:
     with pytest.raises(MoaError, match="rewards.harm: kind 'classifier' is not trained here; kinds that are: linear, transformer"):
-        scoring.train("harm", Classifier(kind="classifier", source="x"), tmp_path)
+        scoring.train("harm", Classifier(kind="classifier", source="x"), tmp_path, Job(tmp_path))
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def mood(tmp_path: Path) -> tuple[Linear, Path]:
     pq.write_table(rows(text=[f"{t} was {'good' if i % 2 else 'bad'}" for i, t in enumerate(TEXTS * 2)], label=[0, 1] * 20), tmp_path / "rows.parquet")
     spec = Linear.model_validate({"kind": "linear", "features": 256, "heldout": 0.4, "data": {"source": str(tmp_path / "rows.parquet"), "label": "label"}})
     (tmp_path / "mood").mkdir()
-    scoring.train("mood", spec, tmp_path / "mood")
+    scoring.train("mood", spec, tmp_path / "mood", Job(tmp_path))
     return spec, tmp_path / "mood"
 
 

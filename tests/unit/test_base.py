@@ -12,11 +12,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from moa import models, scratch, sft, tables
+from moa import models, scratch, sft, tables, trainers
 from moa.conditioning import token_rows
 from moa.config import BaseSection
 from moa.config_keys import Model, Scratch, Sft
 from moa.errors import Diverged, MoaError
+from moa.process import Job
 from moa.provenance import text_hash
 from moa.stages import base
 from tests import tiny_models
@@ -52,7 +53,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(data: Path, made: BaseSection, folder: Path) -> Path:
     scores = data / "scores.parquet" if made.conditioning.warm_start else None
-    base.main(Namespace(section=made.model_dump_json(), texts=data / "texts.parquet", scores=scores, model=folder / "base", costs=folder / "costs.parquet"))
+    outputs = {"checkpoints": folder / "checkpoints", "model": folder / "base", "costs": folder / "costs.parquet"}
+    base.main(Namespace(section=made.model_dump_json(), texts=data / "texts.parquet", scores=scores, depends="", **outputs))
     return folder / "base"
 
 
@@ -239,19 +241,19 @@ def test_a_finished_model_is_taken_as_it_is(data: Path, source: Path, tmp_path: 
     assert tables.read(tables.COSTS, tmp_path / "costs.parquet")["models"][0].as_py() == 0
 
 
-def test_training_lowers_the_loss(source: Path) -> None:
+def test_training_lowers_the_loss(source: Path, tmp_path: Path) -> None:
     """Eight copies of one text, twelve steps: most of it is learnt by heart, its end included."""
     spec = Model.model_validate({"source": str(source), "sft": {"steps": 12, "batch_size": 8, "learning_rate": 2e-2, "warmup": 0.1}})
     assert spec.sft is not None
     examples = sft.make_examples(["The lamp"] * 8, [" is good."] * 8, BYTES, 48, completion_only=True)
     model = models.load_base(source, spec)
-    trained = sft.fine_tune(model, BYTES, examples, spec, spec.sft, 8)
+    trained = sft.fine_tune(model, BYTES, examples, spec, spec.sft, 8, Job(tmp_path))
     assert trained.loss < 1.0 < math.log(len(BYTES))
     ids = torch.tensor([token_rows(["The lamp is good."], BYTES)[0]])
     assert int(trained.model(input_ids=ids).logits[0, -1].argmax()) == BYTES.eos_token_id
 
 
-def test_micro_batches_add_up(source: Path) -> None:
+def test_micro_batches_add_up(source: Path, tmp_path: Path) -> None:
     """Eight at a time and two at a time take the same step."""
     reviews = tiny_models.texts()[:8]
     spec = Model.model_validate({"source": str(source), "sft": {"steps": 2, "batch_size": 8, "learning_rate": 1e-3}})
@@ -259,35 +261,64 @@ def test_micro_batches_add_up(source: Path) -> None:
     examples = sft.make_examples([r.prompt for r in reviews], [r.response[:30] for r in reviews], BYTES, 64, completion_only=True)
     weights = []
     for micro in (8, 2):
-        trained = sft.fine_tune(models.load_base(source, spec), BYTES, examples, spec, spec.sft, micro)
+        trained = sft.fine_tune(models.load_base(source, spec), BYTES, examples, spec, spec.sft, micro, Job(tmp_path))
         weights.append(trained.model.model.layers[0].mlp.up_proj.weight.detach())
     assert torch.allclose(*weights, atol=1e-5)
 
 
-def test_divergence_names_the_step(source: Path) -> None:
+def test_divergence_names_the_step(source: Path, tmp_path: Path) -> None:
     spec = Model.model_validate({"source": str(source), "sft": {"steps": 3, "batch_size": 2}})
     assert spec.sft is not None
     model = models.load_base(source, spec)
     model.model.norm.weight.data[0] = math.nan
     examples = sft.make_examples(["The lamp"] * 2, [" is good."] * 2, BYTES, 48, completion_only=True)
     with pytest.raises(Diverged, match="SFT step 1: the loss is NaN or infinite; lower model.sft.learning_rate"):
-        sft.fine_tune(model, BYTES, examples, spec, spec.sft, 2)
+        sft.fine_tune(model, BYTES, examples, spec, spec.sft, 2, Job(tmp_path))
 
 
 def test_out_of_memory_halves_the_micro_batch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that holds three of six examples: 6 do not fit, 3 do; the batch stays 6, and sft.json says 3."""
     tried, real = [], sft.fine_tune
 
-    def small_gpu(model: Any, tokenizer: Any, examples: Any, spec: Model, settings: Sft, micro: int) -> sft.Trained:
+    def small_gpu(model: Any, tokenizer: Any, examples: Any, spec: Model, settings: Sft, micro: int, job: Job) -> sft.Trained:
         tried.append(micro)
         if micro > 3:
             raise torch.OutOfMemoryError
-        return real(model, tokenizer, examples, spec, settings, micro)
+        return real(model, tokenizer, examples, spec, settings, micro, job)
 
     monkeypatch.setattr(sft, "fine_tune", small_gpu)
     folder = run(data, section({"source": "scratch", "scratch": SCRATCH, "sft": {**SFT, "batch_size": 6}}), tmp_path)
     assert tried == [6, 3]
     assert json.loads((folder / "sft.json").read_text())["micro_batch_size"] == 3
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_it_goes_on_where_it_was_killed(data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool) -> None:
+    """Eight steps, killed in the sixth: the base has the same bytes as one that was not, and five steps are not done twice.
+
+    The rate rises over two steps and falls to 0 over eight, so a schedule that began anew would show; dropout would, too.
+    """
+    settings = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "max_length": 48, "warmup": 0.25, "lora": lora}
+    made = section({"source": str(source), "sft": settings, "lora": {"dropout": 0.2}} if lora else {"source": "scratch", "scratch": SCRATCH, "sft": settings})
+    whole = run(data, made, tmp_path / "whole")
+    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
+    step, done = sft.Tuner.training_step, []
+
+    def killed(self: sft.Tuner, *arguments: Any) -> torch.Tensor:
+        done.append(1)
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(sft.Tuner, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, made, tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "base").exists()
+    resumed = run(data, made, tmp_path / "resumed")
+    assert len(done) == 6 + 3
+    for file in ("model.safetensors", "sft.json"):
+        assert (whole / file).read_bytes() == (resumed / file).read_bytes()
+    assert not list((tmp_path / "resumed" / "checkpoints").glob("*/step-*")), "nothing is left when the base is complete"
 
 
 def test_nothing_fits(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

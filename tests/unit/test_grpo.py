@@ -329,7 +329,7 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
     train_grpo.main(
         Namespace(
             section=given.model_dump_json(), row=kind, policy="policy", seed=0, weights="null", depends="", prompts=tmp_path / "prompts.parquet", base=tmp_path / "base",
-            normaliser=tmp_path / "normaliser.parquet", models=[], texts=[], checkpoints=str(tmp_path / "checkpoints"), out=out, curve=tmp_path / "curve.parquet",
+            normaliser=tmp_path / "normaliser.parquet", models=[], texts=[], checkpoints=tmp_path / "checkpoints", out=out, curve=tmp_path / "curve.parquet",
             costs=tmp_path / "costs.parquet",
         )
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """MODPO: its loss by hand, its optimum on a bandit, its labels, and a tiny policy end to end."""
 
+from contextlib import ExitStack
 from itertools import permutations
 from math import exp, log
 from pathlib import Path
@@ -13,9 +14,10 @@ from moa import answers, tables
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, modpo
 from moa.preferences import lattice
+from moa.process import keeping
 from moa.rl import pairs as rl_pairs
 from moa.rl.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss, trimmed
-from moa.stages import train, train_modpo
+from moa.stages import train_modpo
 from tests import trained
 
 NAMES = ["sentiment", "conciseness"]
@@ -131,9 +133,12 @@ def test_policies_are_all_its_own() -> None:
     ]
 
 
-def test_policies_that_differ_after_a_dot_do_not_lock_each_other() -> None:
+def test_policies_that_differ_after_a_dot_do_not_lock_each_other(tmp_path: Path) -> None:
     names = ["modpo-w0.5-0.5-s0-a", "modpo-w0.5-0.5-s1-b", "modpo-w0.5-0.25-s0-c"]
-    assert len({train.lock_of(Path(name)) for name in names}) == 3
+    with ExitStack() as held:
+        for name in names:
+            held.enter_context(keeping(tmp_path, name, "key"))
+        assert len(list(tmp_path.glob("*.lock"))) == 3
 
 
 def test_the_labelled_objective() -> None:

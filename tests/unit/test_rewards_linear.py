@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.errors import MoaError
+from moa.process import Job
 from moa.rewards import labelled, linear, scoring
 from moa.rewards.specs import Labelled, Linear
 
@@ -37,7 +38,7 @@ def reviews(n: int) -> list[dict]:
 
 def train(folder: Path, declared: Linear) -> scoring.Trained:
     folder.mkdir(parents=True)
-    return scoring.train(folder.name, declared, folder)
+    return scoring.train(folder.name, declared, folder, Job(folder))
 
 
 def test_counts_of_a_text() -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moa import trainers
 from moa.errors import Diverged, MoaError
+from moa.process import Job
 from moa.rewards import labelled, scoring, transformer
 from moa.rewards.specs import Transformer
 from tests import tiny_rewards
@@ -33,7 +35,7 @@ def spec(pairs: Path, source: Path, **settings: object) -> Transformer:
 
 def train(folder: Path, declared: Transformer) -> scoring.Trained:
     folder.mkdir(parents=True)
-    return scoring.train(folder.name, declared, folder)
+    return scoring.train(folder.name, declared, folder, Job(folder.with_name("checkpoints")))
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +84,46 @@ def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(pairs: Path, tmp
     """8 pairs are 16 rows, which do not fit; 4 pairs do: twice as many passes, as many updates, as good a reward."""
     declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
     plain = train(tmp_path / "plain" / "liking", declared)
-    run, rows = transformer.RewardTrainer.training_step, []
+    run, rows = transformer.Tuner.training_step, []
 
-    def limited(self: transformer.RewardTrainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
+    def limited(self: transformer.Tuner, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
         rows.append(len(inputs["input_ids"]))
         if rows[-1] > 8:
             raise torch.OutOfMemoryError("a limit of 8 rows")
         return run(self, model, inputs, *rest)
 
-    monkeypatch.setattr(transformer.RewardTrainer, "training_step", limited)
+    monkeypatch.setattr(transformer.Tuner, "training_step", limited)
     tight = train(tmp_path / "tight" / "liking", declared)
     assert rows == [16, *[8] * 32] and (plain.micro_batch, tight.micro_batch) == (8, 4)
     assert json.loads((tmp_path / "tight" / "liking" / "reward.json").read_text())["micro_batch"] == 4
     assert tight.heldout == plain.heldout == {"n": 8.0, "accuracy": 1.0}
-    monkeypatch.setattr(transformer.RewardTrainer, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr(transformer.Tuner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(MoaError, match="reward liking: out of memory with a single pair"):
         train(tmp_path / "full" / "liking", declared)
+
+
+def test_it_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 updates, killed in the ninth: seven more and the interrupted one give the same bytes, dropout included."""
+    declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
+    whole = train(tmp_path / "whole" / "liking", declared)
+    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
+    run, done = transformer.Tuner.training_step, []
+
+    def killed(self: transformer.Tuner, *arguments: object) -> torch.Tensor:
+        done.append(1)
+        if len(done) == 9:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    monkeypatch.setattr(transformer.Tuner, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed" / "liking", declared)
+    (tmp_path / "resumed" / "liking").rmdir()
+    resumed = train(tmp_path / "resumed" / "liking", declared)
+    assert len(done) == 9 + 8
+    assert resumed == whole
+    for file in ("model.safetensors", "reward.json"):
+        assert (tmp_path / "whole" / "liking" / file).read_bytes() == (tmp_path / "resumed" / "liking" / file).read_bytes()
 
 
 def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
@@ -105,7 +131,7 @@ def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     name = next(iter(weights))
     save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Diverged, match="reward liking: loss is nan at step 1; give a smaller learning_rate"):
+    with pytest.raises(Diverged, match="reward liking step 1: the loss is NaN or infinite; lower rewards.liking.learning_rate"):
         train(tmp_path / "liking", spec(pairs, base))
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from moa import answers, sft, tables
+from moa import answers, sft, tables, trainers
 from moa.config_keys import Conditioning, Model
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, ric
@@ -173,6 +174,27 @@ def test_interrupted_between_parts_gives_the_same_policy(inputs: Path, finished:
         trained.run(train_ric.main, inputs, tmp_path, "ric")
     trained.run(train_ric.main, inputs, tmp_path, "ric")
     assert steps == [7, 1, 1, 1], "56 texts in batches of 8, a fifth of that per round; the fourth is the second round again"
+    again, whole = (load_file(path / "policy" / "adapter" / "adapter_model.safetensors") for path in (tmp_path, finished))
+    assert all(again[name].equal(whole[name]) for name in whole)
+    assert trained.curve(tmp_path) == trained.curve(finished)
+
+
+def test_killed_within_a_part_gives_the_same_policy(inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven steps offline, killed in the fifth: four of them are not done again."""
+    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
+    step, done = sft.Tuner.training_step, []
+
+    def killed(self: sft.Tuner, *arguments: Any) -> torch.Tensor:
+        done.append(1)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(sft.Tuner, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained.run(train_ric.main, inputs, tmp_path, "ric")
+    trained.run(train_ric.main, inputs, tmp_path, "ric")
+    assert len(done) == 5 + 3 + 1 + 1
     again, whole = (load_file(path / "policy" / "adapter" / "adapter_model.safetensors") for path in (tmp_path, finished))
     assert all(again[name].equal(whole[name]) for name in whole)
     assert trained.curve(tmp_path) == trained.curve(finished)

@@ -41,9 +41,11 @@ rule train_base:
         code=PLAN.code("base"),
         files=PLAN.files(sources=[PLAN.experiment.model.source]),
         scores="--scores" if WARM_START else "",
+        checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
         "python -m moa.stages.base --section {params.section:q}"
         " --texts {input.texts:q} {params.scores} {input.scores:q}"
+        " --checkpoints {params.checkpoints:q} --depends {params.code:q}{params.files:q}"
         " --model {output.model:q} --costs {output.costs:q}"
         " 2>&1 | tee {log:q} | {{ grep --line-buffered ETA >&2 || true; }}"
 

@@ -13,8 +13,10 @@ rule train_reward:
         section=reward_section,
         code=reward_code,
         files=reward_files,
+        checkpoints=f".moa/checkpoints/{TASK}",
     shell:
         "python -m moa.stages.rewards --section {params.section:q}"
+        " --checkpoints {params.checkpoints:q} --depends {params.code:q}{params.files:q}"
         " --model {output.model:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"
 

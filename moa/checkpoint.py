@@ -6,6 +6,7 @@ No random state is stored: every step seeds the generators from (seed, step), so
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,40 @@ from torch import Tensor, nn
 
 from moa import files
 from moa.models import restore_adapter
+from moa.provenance import text_hash
 
 log = logging.getLogger("moa")
 KEPT = 2  # the newest, and one to go back to should the disk lose it
 
 
-def save(folder: Path, step: int, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
-    """Write a checkpoint of `step` finished steps: complete or absent, all but the one before removed afterwards.
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one step: what a step draws depends on (seed, step) alone, so resuming needs no random state."""
+    torch.manual_seed(int(text_hash("step", str(seed), str(step)), 16) % 2**63)
 
-    Heads and optimizer are None where the trainer has none to keep.
-    """
+
+def write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+    """Write a checkpoint of `step` finished steps, a file for each part: complete or absent, all but the one before removed afterwards."""
     with files.folder(folder / f"step-{step:06d}") as temporary:
-        save_file(_plain(get_peft_model_state_dict(model)), temporary / "adapter.safetensors")
-        if heads is not None:
-            save_file(_plain(heads.state_dict()), temporary / "value_heads.safetensors")
-        if optimizer is not None:
-            moments = {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
-            save_file(_plain(moments), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+        for name, tensors in parts.items():
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step, "parts": list(parts), **state}), encoding="utf-8")
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def save(folder: Path, step: int, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
+    """Write a policy's checkpoint; heads and optimizer are None where the trainer has none to keep."""
+    parts: dict[str, Mapping[str, Tensor]] = {"adapter": get_peft_model_state_dict(model)}
+    if heads is not None:
+        parts["value_heads"] = heads.state_dict()
+    if optimizer is not None:
+        parts["optimizer"] = moments(optimizer)
+    write(folder, step, parts, state)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an Adam's running moments and step counts under flat names; `restore_optimizer` reads them."""
+    return {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
 
 
 def newest(folder: Path) -> Path | None:
@@ -57,19 +68,21 @@ def newest(folder: Path) -> Path | None:
 
 def _check(path: Path) -> None:
     """Raise where a file is missing, truncated or not what its name says."""
-    json.loads((path / "state.json").read_text(encoding="utf-8"))
-    for file in {path / "adapter.safetensors", *path.glob("*.safetensors")}:
-        with safe_open(file, "pt"):
+    parts = read_state(path).get("parts")
+    if not parts:
+        raise ValueError("state.json names no parts")
+    for part in parts:
+        with safe_open(path / f"{part}.safetensors", "pt"):
             pass
 
 
 def restore(path: Path, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Load a checkpoint into model, heads and optimizer; return its state."""
+    """Load a policy's checkpoint into model, heads and optimizer; return its state."""
     restore_adapter(model, path / "adapter.safetensors")
     if heads is not None:
         heads.load_state_dict(load_file(path / "value_heads.safetensors"))
     if optimizer is not None:
-        _restore_optimizer(path, optimizer)
+        restore_optimizer(path, optimizer)
     return read_state(path)
 
 
@@ -79,7 +92,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _restore_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+def restore_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load what `moments` returned from part `optimizer` of a checkpoint."""
     template = optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in load_file(path / "optimizer.safetensors").items():
