@@ -27,7 +27,7 @@ class Settings(base.Settings):
     objective: str | None = None  # k; None: the one with the largest weight
     pairs: PairSource | None = None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
     responses: int = Field(2, ge=2)  # per prompt; every pair of them is used
-    labels: Literal["drawn", "expected"] = "drawn"  # which response is chosen: drawn once, or the loss's mean over the draw
+    labels: Literal["drawn", "expected"] = "expected"  # which response is chosen: the loss's mean over the draw, or drawn once
     scale: float = Field(1.0, gt=0)  # rewards are multiplied by it, in labels and margins alike
     epochs: int | None = Field(None, ge=1)  # None: ppo.epochs
     learning_rate: float | None = Field(None, gt=0)  # None: ppo.learning_rate

@@ -92,7 +92,7 @@ def test_bad_pairs_are_named(tmp_path: Path, rows: list[dict[str, Any]], message
     [
         ({"pairs": {"source": "x"}, "objective": "sentiment"}, "name the `prompt` column, or the `prompt_end`"),
         ({"pairs": {"source": "x", "prompt": "p"}}, "`pairs` hold the preferences of one objective; name it as `objective`"),
-        ({"pairs": {"source": "x", "prompt": "p"}, "objective": "sentiment", "labels": "expected"}, "`pairs` bring their own responses and labels; leave out labels"),
+        ({"pairs": {"source": "x", "prompt": "p"}, "objective": "sentiment", "labels": "drawn"}, "`pairs` bring their own responses and labels; leave out labels"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
