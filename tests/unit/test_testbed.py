@@ -1,5 +1,9 @@
 """Fishwood: the environment against exact expectations, and what linear weights and MOC do on its straight front."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +19,7 @@ from moa.testbed.fishwood import CHANCE, ENDS, FISH, STEPS, WOOD, Fishwood
 from moa.testbed.policy import Critic, Policy, logprobs
 
 ENVIRONMENT = Fishwood()
+PLAYED = json.loads((Path(__file__).parent.parent / "golden" / "fishwood.json").read_text(encoding="utf-8"))["policies"]
 
 
 def stationary(from_wood: float, from_river: float) -> torch.Tensor:
@@ -26,6 +31,18 @@ def test_ends_of_the_front() -> None:
     # always wood: 200 * 0.9 = 180; always fish: the first step still pays in the wood, 0.9, then 199 * 0.1 = 19.9
     assert ENVIRONMENT.expected(stationary(0, 0))[0].tolist() == pytest.approx(ENDS[0])
     assert ENVIRONMENT.expected(stationary(1, 1))[0].tolist() == pytest.approx(ENDS[1])
+
+
+@pytest.mark.parametrize("seen", PLAYED)
+def test_mo_gymnasium_pays_the_same(seen: dict[str, Any]) -> None:
+    """2000 episodes of its fishwood-v0: our expectation is within four standard errors of its mean, our spread within a tenth of its spread."""
+    policy = stationary(seen["fish_from_wood"], seen["fish_from_river"])
+    error = np.array(seen["deviation"]) / np.sqrt(seen["episodes"])
+    assert (abs(ENVIRONMENT.expected(policy)[0].numpy() - seen["mean"]) <= 4 * error + 1e-9).all()
+    torch.manual_seed(0)
+    returns = ENVIRONMENT.play(policy.expand(2000, -1, -1)).rewards.sum(2)  # (2, 2000): fish, wood
+    assert (abs(returns.mean(1).numpy() - seen["mean"]) <= 4 * np.sqrt(2) * error + 1e-9).all(), "two samples' means differ by sqrt(2) errors"
+    np.testing.assert_allclose(returns.std(1).numpy(), seen["deviation"], rtol=0.1)
 
 
 def test_every_policy_is_on_the_segment() -> None:
