@@ -35,14 +35,14 @@ def test_ends_of_the_front() -> None:
 
 @pytest.mark.parametrize("seen", PLAYED)
 def test_mo_gymnasium_pays_the_same(seen: dict[str, Any]) -> None:
-    """2000 episodes of its fishwood-v0: our expectation is within four standard errors of its mean, our spread within a tenth of its spread."""
+    """2000 episodes of its fishwood-v0: our expectation is within four standard errors of its mean, our spread within a fifth of its."""
     policy = stationary(seen["fish_from_wood"], seen["fish_from_river"])
     error = np.array(seen["deviation"]) / np.sqrt(seen["episodes"])
     assert (abs(ENVIRONMENT.expected(policy)[0].numpy() - seen["mean"]) <= 4 * error + 1e-9).all()
     torch.manual_seed(0)
     returns = ENVIRONMENT.play(policy.expand(2000, -1, -1)).rewards.sum(2)  # (2, 2000): fish, wood
     assert (abs(returns.mean(1).numpy() - seen["mean"]) <= 4 * np.sqrt(2) * error + 1e-9).all(), "two samples' means differ by sqrt(2) errors"
-    np.testing.assert_allclose(returns.std(1).numpy(), seen["deviation"], rtol=0.1)
+    np.testing.assert_allclose(returns.std(1).numpy(), seen["deviation"], rtol=0.2)  # two samples of a coin with p = 0.9: 0.042 is one error
 
 
 def test_every_policy_is_on_the_segment() -> None:
