@@ -59,8 +59,8 @@ def batch_preferences(training: Sequence[Preference], batch: int, dirichlet: flo
         return drawn
     rows = torch.tensor(training, dtype=torch.float32)
     repeats = torch.arange(-(-batch // len(rows)) * len(rows)) % len(rows)
-    # Which preferences get the odd place changes from step to step.
-    repeats = (repeats[:batch] + step) % len(rows)
+    # Which preferences get the odd place changes from step to step; where not all have one, the next step goes on with those that had none.
+    repeats = (repeats[:batch] + step * (batch if batch < len(rows) else 1)) % len(rows)
     return rows[repeats[torch.randperm(batch, generator=generator)]]
 
 

@@ -191,6 +191,7 @@ class PairLoop:
             began = time.perf_counter()
             seen: dict[str, list[float]] = defaultdict(list)
             with self.watch.running():
+                self._set_rate(step)
                 for update in range(step * self.updates // self.steps, (step + 1) * self.updates // self.steps):
                     for name, value in self._fitting(self._rows(update), step).items():
                         seen[name].append(value)
@@ -211,6 +212,11 @@ class PairLoop:
         self.micro, self.resumed = state["micro"], int(state["step"])
         self.watch.restore(state["watch"])
         log.info("resumed at step %d/%d", self.resumed, self.steps)
+
+    def _set_rate(self, step: int) -> None:
+        """Set the step's learning rate, as the shared loop does: constant, or falling linearly to 0 over the steps."""
+        left = 1 - step / self.steps if self.ppo.schedule == "linear" else 1.0
+        self.optimizer.param_groups[0]["lr"] = left * self.rate
 
     def _rows(self, update: int) -> Tensor:
         """Return the pairs of an optimiser step; the order of an epoch depends on (seed, epoch) alone."""

@@ -220,6 +220,9 @@ def test_training_preferences_are_balanced() -> None:
     rows = batch_preferences(lattice(2, 4), 64, None, seed=0, step=3)
     counts = torch.unique(rows, dim=0, return_counts=True)[1].tolist()
     assert sorted(counts) == [12, 13, 13, 13, 13]
+    # Fewer places than preferences: seven steps of three are 21 places, so each of seven preferences has had three.
+    few = torch.cat([batch_preferences(lattice(2, 6), 3, None, seed=0, step=step) for step in range(7)])
+    assert torch.unique(few, dim=0, return_counts=True)[1].tolist() == [3] * 7
     drawn = batch_preferences(lattice(2, 4), 64, 0.5, seed=0, step=3)
     torch.testing.assert_close(drawn.sum(1), torch.ones(64))
     assert len(drawn.unique(dim=0)) == 64

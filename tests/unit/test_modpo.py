@@ -199,6 +199,19 @@ def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Pat
     assert trained.curve(tmp_path / "whole") == trained.curve(tmp_path / "stopped")
 
 
+@pytest.mark.parametrize(("schedule", "shares"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)])
+def test_the_rate_falls_as_the_other_methods_does(schedule: str, shares: list[float], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, rates = rl_pairs.PairLoop._update, []
+
+    def watched(self: Any, chosen: torch.Tensor, step: int) -> dict[str, float]:
+        rates.append((step, self.optimizer.param_groups[0]["lr"]))
+        return real(self, chosen, step)
+
+    monkeypatch.setattr(rl_pairs.PairLoop, "_update", watched)
+    run(inputs, tmp_path, learning_rate=0.1, ppo={"schedule": schedule})
+    assert rates == [(step, pytest.approx(0.1 * shares[step])) for step in range(4) for _ in range(4)]
+
+
 def test_training_puts_the_pairs_in_order(inputs: Path, tmp_path: Path) -> None:
     """Expected labels, 64 pairs again and again: the policy's ranking comes to follow the weighted rewards."""
     run(inputs, tmp_path, labels="expected", epochs=20, beta=0.05, ppo={"steps": 8, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 2e-2})
