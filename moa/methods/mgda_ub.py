@@ -52,6 +52,7 @@ class Method(base.Method):
         matrix = (m / size[:, None] / size).cpu().numpy()
         solution = solve(matrix, self.settings.solver)
         c = batch.advantages.new_tensor(solution.weights)
-        # The direction is sum_k c_k g_k / |g_k|; its scale is Adam's business.
+        # The direction is sum_k c_k g_k / |g_k|. The sum of the weights stays 1: the KL term beside them does not shrink with the gradients.
         weights = c / size.to(c)
+        weights = weights / weights.sum()
         return base.weighted(batch.advantages, weights.expand(len(batch.preferences), -1))

@@ -105,7 +105,7 @@ class Method(base.Method):
         rewards = on_scale(scores, how.scale, how.target)
         means = self.achieved.update(rewards, preferences) if self.keeps_means else rewards
         wanted = self.achieved.wanted(preferences, how.target)
-        reward = per_sample(rewards, wanted, how.phi) if how.control == "sample" else on_mean(rewards, wanted, means)
+        reward = per_sample(rewards, wanted, how.phi) if how.control == "sample" else on_mean(rewards, wanted, means, how.phi)
         return reward[:, None]
 
     def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:

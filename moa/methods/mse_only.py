@@ -3,7 +3,8 @@
     A_t = A^control_t,   r_control = -(1/N) sum_i (R~^i - p~_i)^2
 
 The policy is asked to match its preference and nothing else: a target inside the front is as good as one on it. Settings
-are MOC's for target and scale, so that the two differ in the objectives' streams alone.
+are those of MOC's control stream of its own (`control: sample`) for target and scale, outside the achieved range: a policy that only matches would
+have no reason to widen it.
 """
 
 from __future__ import annotations

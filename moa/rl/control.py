@@ -43,9 +43,9 @@ def per_sample(rewards: Tensor, wanted: Tensor, phi: float) -> Tensor:
     return -((rewards - wanted).square().mean(1) - phi).clamp(min=0)
 
 
-def on_mean(rewards: Tensor, wanted: Tensor, mean: Tensor) -> Tensor:
-    """Return -(2/N) sum_i (Rbar^i_p - p~_i)(R~^i - p~_i), (B,); `mean` (B, N) is each sample's preference's mean reward."""
-    return -2.0 * ((mean - wanted) * (rewards - wanted)).mean(1)
+def on_mean(rewards: Tensor, wanted: Tensor, mean: Tensor, phi: float) -> Tensor:
+    """Return -(2/N) sum_i (Rbar^i_p - p~_i)(R~^i - p~_i), (B,), and 0 where the mean's squared distance is within phi; `mean` (B, N) is each sample's preference's mean reward."""
+    return -2.0 * ((mean - wanted) * (rewards - wanted)).mean(1) * ((mean - wanted).square().mean(1) > phi)
 
 
 class Achieved:

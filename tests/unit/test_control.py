@@ -38,7 +38,9 @@ def test_control_rewards_of_three_objectives() -> None:
     rewards, wanted = torch.tensor([[0.7, 0.5, 0.4]]), torch.tensor([[1.0, 0.5, 1.0]])
     torch.testing.assert_close(control.per_sample(rewards, wanted, 0.05), torch.tensor([-0.1]))
     # at running means 0.4, 0.9, 0.7 those miss by -0.6, 0.4, -0.3: -2 (0.18 + 0 + 0.18) / 3 = -0.24
-    torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]])), torch.tensor([-0.24]))
+    torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]]), 0.0), torch.tensor([-0.24]))
+    # their mean square is (0.36 + 0.16 + 0.09) / 3 = 0.2033: within a phi of 0.21 nothing is asked
+    assert float(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]]), 0.21)) == 0.0
 
 
 def test_running_means_keep_nine_tenths() -> None:

@@ -139,9 +139,9 @@ def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
     got = make("mgda_ub").combine(seen)
     torch.testing.assert_close(got.weights, torch.tensor([0.2, 0.8]), atol=1e-6, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[0.2, 0.8]]), atol=1e-6, rtol=0)
-    # With every gradient at length 1 both weigh the same: c = 1/2, divided by the norms sqrt(2) and sqrt(1/2).
+    # With every gradient at length 1 both weigh the same: c = 1/2, divided by the norms sqrt(2) and sqrt(1/2), is 1 : 2.
     even = make("mgda_ub", normalise=True).combine(seen)
-    torch.testing.assert_close(even.weights, torch.tensor([0.5 / 2**0.5, 0.5 * 2**0.5]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(even.weights, torch.tensor([1 / 3, 2 / 3]), atol=1e-6, rtol=0)
 
 
 def test_mgda_ubs_solver_is_a_setting() -> None:

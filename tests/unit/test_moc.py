@@ -36,7 +36,7 @@ def test_control_rewards_by_hand() -> None:
     torch.testing.assert_close(control.per_sample(rewards, wanted, 0.0), torch.tensor([-0.0138889]))
     assert float(control.per_sample(rewards, wanted, 0.1)) == 0.0  # satisfied: below phi
     # -(2/2) [ (0.5 - 1)(0.9 - 1) + (0.4 - 1/3)(0.2 - 1/3) ] = -(0.05 - 0.0088889)
-    torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.5, 0.4]])), torch.tensor([-0.0411111]))
+    torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.5, 0.4]]), 0.0), torch.tensor([-0.0411111]))
 
 
 def test_the_control_reward_is_a_setting() -> None:
