@@ -28,7 +28,7 @@ COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired diff
 OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
 SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
-METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error")
+METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl")
 
 
 def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
@@ -45,6 +45,7 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
         _same_scale(scale, folder / "normaliser.parquet")
         _same_settings(settings, folder / "settings.json")
         found = [_rows(connection, kept, task) for kept in KEPT]
+        found[0] += _distances(connection, task)
     folder.mkdir(parents=True, exist_ok=True)
     tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
     atomically(folder / "settings.json", lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"))
@@ -62,6 +63,13 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
 
 def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) -> list[dict[str, Any]]:
     return rows_of(connection, f"SELECT {', '.join(kept.columns)} FROM {kept.name} WHERE task = $task", task=task)
+
+
+def _distances(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
+    """Return the rows' KL to the reference as metrics; no prompt and no point stands behind them."""
+    rows = rows_of(connection, f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task", task=task)
+    nothing = {"objective": "all", "low": None, "high": None, "points": 0, "n": 0}
+    return [{**nothing, "task": r["task"], "method": r["method"], "seed": r["seed"], "metric": "kl", "value": r["kl"]} for r in rows]
 
 
 def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:

@@ -11,11 +11,11 @@ from moa.errors import MoaError, nearest
 from moa.sql import connect
 
 QUERY = """
-    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, points, degenerate, prompts, seeds, models, seconds
+    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, kl, points, degenerate, prompts, seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
 WIDTH = 140  # where there is no terminal to ask
-HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "points", "degenerate", "prompts", "seeds", "policies", "training")
+HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "KL", "points", "degenerate", "prompts", "seeds", "policies", "training")
 
 
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
@@ -23,9 +23,9 @@ def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
     with connect(database) as connection:
         found = connection.execute(QUERY).fetchall()
     tasks: dict[str, list[tuple[str, ...]]] = {}
-    for task, method, volume, low, high, readable, tau, points, degenerate, prompts, seeds, models, seconds in found:
+    for task, method, volume, low, high, readable, tau, kl, points, degenerate, prompts, seeds, models, seconds in found:
         cells = (method, _number(volume), f"{_number(low)} .. {_number(high)}", _number(readable), "not steerable" if tau is None else _number(tau))
-        tasks.setdefault(task, []).append((*cells, str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
+        tasks.setdefault(task, []).append((*cells, "-" if kl is None else f"{kl:.2f}", str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
     return tasks
 
 

@@ -23,6 +23,16 @@ from rich.text import Text
 from moa.errors import MoaError, nearest
 
 Output = Literal["table", "csv", "json"]
+# How far a row's policies ended from the reference: the mean over its policies, borrowed ones included, and their last ten steps. Hypervolume
+# grows with it, so it belongs beside every comparison.
+DISTANCE = """
+SELECT policies.task, policies.method, seen.seed, avg(seen.value) AS kl
+FROM policies
+JOIN (SELECT *, max(step) OVER (PARTITION BY task, method, policy, seed) AS last FROM curves WHERE quantity = 'kl') AS seen
+    ON seen.task = policies.task AND seen.method = policies.owner AND seen.policy = policies.policy
+WHERE seen.step > seen.last - 10
+GROUP BY ALL
+"""
 QUERIES = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
 LOCKED = {
     "enable_external_access": "false",

@@ -14,7 +14,7 @@ from moa import sql
 from moa.errors import MoaError
 
 LEADERBOARD = """
-SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau, points, prompts, seeds, models, seconds, tokens
+SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau, kl, points, prompts, seeds, models, seconds, tokens
 FROM leaderboard WHERE task = $task ORDER BY hypervolume_readable DESC, method
 """
 TAUS = """
@@ -52,8 +52,9 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, task: str) -> str:
         taus = [f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])]
         shown = ", ".join(taus) or ("not steerable" if row["points"] == 1 else "too few points")
         figures = [f"{row[name]:.0f}" for name in ("points", "prompts", "seeds", "models")]
-        lines.append([row["method"], interval(row, "hypervolume", 3), f"{row['readable']:.3f}", shown, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
-    return table(["method", "hypervolume", "readable", "tau", "points", "prompts", "seeds", "models", "training s", "training tokens"], lines)
+        kl = "-" if row["kl"] is None else f"{row['kl']:.2f}"
+        lines.append([row["method"], interval(row, "hypervolume", 3), f"{row['readable']:.3f}", shown, kl, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
+    return table(["method", "hypervolume", "readable", "tau", "KL", "points", "prompts", "seeds", "models", "training s", "training tokens"], lines)
 
 
 def payoff(connection: duckdb.DuckDBPyConnection, task: str) -> str:

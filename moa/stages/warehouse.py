@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moa import provenance, tables
+from moa import provenance, sql, tables
 from moa.config import TaskSection
 from moa.errors import MoaError
 from moa.files import atomically
@@ -41,7 +41,7 @@ KEYS = (
 
 
 # Training is counted for the seeds that the row was evaluated with; borrowed policies count in full for each borrower.
-LEADERBOARD = """
+LEADERBOARD = f"""
 WITH per_seed AS (
     SELECT task, method, seed, count(*) AS points,
         sum(non_dominated::INT) AS non_dominated, sum(degenerate::INT) AS degenerate, sum(below_reference::INT) AS below_reference
@@ -71,8 +71,9 @@ training AS (
     SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
     GROUP BY ALL
 ),
+distance AS (SELECT task, method, avg(kl) AS kl FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) GROUP BY ALL),
 generation AS (SELECT task, method, sum(seconds) AS seconds FROM costs WHERE stage = 'generate' GROUP BY ALL)
-SELECT measured.*, counted.* EXCLUDE (task, method),
+SELECT measured.*, counted.* EXCLUDE (task, method), distance.kl,
     coalesce(training.seconds, 0) / seeds AS seconds,
     coalesce(training.tokens, 0) / seeds AS tokens,
     coalesce(training.models, 0) / seeds AS models,
@@ -80,6 +81,7 @@ SELECT measured.*, counted.* EXCLUDE (task, method),
 FROM measured
 JOIN counted USING (task, method)
 LEFT JOIN training USING (task, method)
+LEFT JOIN distance USING (task, method)
 LEFT JOIN generation USING (task, method)
 ORDER BY task, hypervolume DESC, method
 """

@@ -61,6 +61,10 @@ def test_leaderboard_by_hand(built):
     names = ["sentiment", "conciseness", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25"]
     assert row[7] == 5 and row[8] == pytest.approx(sum(20 + len(n) for n in names))
     assert row[9] == 5 * 64 * 24 * synthetic.STEPS and row[10] == 7.5
+    # steps 2 to 11 of 0 to 11 at 0.2 step / 11: 0.2 * 6.5 / 11; nothing is trained for the reference
+    assert dict(ask(built, "SELECT method, kl FROM leaderboard WHERE method IN ('moc', 'rewarded_soups', 'reference')")) == {
+        "moc": pytest.approx(0.2 * 6.5 / 11), "rewarded_soups": pytest.approx(0.2 * 6.5 / 11), "reference": None,
+    }  # fmt: skip
     assert ask(built, "SELECT tau, control_error, models, seconds, seeds FROM leaderboard WHERE method = 'reference'") == [(None, None, 0, 0, 2)]
     assert ask(built, "SELECT hypervolume_readable, degenerate FROM leaderboard WHERE method = 'pama'") == [(0, 1)]
 

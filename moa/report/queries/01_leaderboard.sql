@@ -7,6 +7,7 @@ SELECT
     round(high, 3) AS high,
     round(hypervolume_readable, 3) AS readable,
     round(tau, 2) AS tau,
+    round(kl, 2) AS kl,
     points,
     prompts,
     seeds

@@ -6,7 +6,7 @@ WITH readable AS (
     GROUP BY method
 )
 SELECT l.method, r.value AS readable, r.low AS readable_low, r.high AS readable_high, r.points AS readable_points, worst_seed, best_seed,
-    l.hypervolume, l.low, l.high, l.seed_sd, l.points, l.degenerate, l.below_reference, l.prompts, l.seeds,
+    l.hypervolume, l.low, l.high, l.seed_sd, l.kl, l.points, l.degenerate, l.below_reference, l.prompts, l.seeds,
     l.seconds, l.tokens, l.models, l.generation_seconds,
     (SELECT count(*) FROM policies AS p WHERE p.task = $task AND p.method = l.method AND p.owner <> l.method) AS borrowed
 FROM leaderboard AS l
