@@ -21,6 +21,7 @@ from moa import conditioning, mixture, models
 from moa.config_keys import Conditioning, Model
 from moa.errors import MoaError
 from moa.generation import Decoding, Rollout, sample
+from moa.memory import allocating
 from moa.preferences import Preference
 from moa.provenance import file_hash, text_hash
 from moa.targets import Targets
@@ -228,7 +229,8 @@ def respond(
 
     while True:
         try:
-            found = _respond(answerer, texts, decoding, batch, seed, tell)
+            with allocating():
+                found = _respond(answerer, texts, decoding, batch, seed, tell)
             answerer.batch = min(batch, answerer.batch or batch)
             return found
         except torch.OutOfMemoryError:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moa.conditioning import continuation_rows
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.models import positions
 
 log = logging.getLogger("moa")
@@ -84,8 +85,9 @@ def band(losses: Sequence[NDArray[np.float32]], quantiles: Sequence[float]) -> N
 def _fitting(model: nn.Module, pairs: list[tuple[list[int], list[int]]], pad: int) -> NDArray[np.float32] | None:
     """Return the losses of some responses, or None where memory did not suffice for so many."""
     try:
-        losses: NDArray[np.float32] = _chunk(model, pairs, pad).cpu().numpy()
-        return losses
+        with allocating():
+            losses: NDArray[np.float32] = _chunk(model, pairs, pad).cpu().numpy()
+            return losses
     except torch.OutOfMemoryError as error:
         if len(pairs) == 1:
             head, tail = pairs[0]

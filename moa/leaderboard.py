@@ -24,9 +24,15 @@ def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
         found = connection.execute(QUERY).fetchall()
     tasks: dict[str, list[tuple[str, ...]]] = {}
     for task, method, volume, low, high, readable, tau, kl, points, degenerate, prompts, seeds, models, seconds in found:
-        cells = (method, _number(volume), f"{_number(low)} .. {_number(high)}", _number(readable), "not steerable" if tau is None else _number(tau))
+        cells = (method, _number(volume), f"{_number(low)} .. {_number(high)}", _number(readable), _tau(tau, points))
         tasks.setdefault(task, []).append((*cells, "-" if kl is None else f"{kl:.2f}", str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
     return tasks
+
+
+def _tau(tau: float | None, points: int) -> str:
+    if tau is not None:
+        return _number(tau)
+    return "not steerable" if points == 1 else "too few points"
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from moa.config_keys import Lora, Model
 from moa.errors import MoaError
+from moa.provenance import warn_unpinned
 
 log = logging.getLogger("moa")
 disable_progress_bar()  # logs are files; stages report their own progress
@@ -39,6 +40,8 @@ def _at(source: str | Path, revision: str | None) -> str:
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad and end: without a pad token the end token pads (masked, never learnt as padding)."""
+    if not Path(source).exists():
+        warn_unpinned(f"model {source}", revision)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
     except (OSError, ValueError) as error:

@@ -3,17 +3,25 @@
 import ast
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from functools import cache
 from pathlib import Path
 
+log = logging.getLogger("moa")
 ROOT = Path(__file__).resolve().parent.parent
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
 DECLARATIONS = frozenset({"moa.config", "moa.config_keys", "moa.rewards.specs", "moa.methods.catalogue"})
-NEUTRAL = frozenset({"moa.errors", "moa.files", "moa.process"})  # decide how a job ends, never what it writes
+NEUTRAL = frozenset({"moa.errors", "moa.files", "moa.memory", "moa.process"})  # decide how a job ends, never what it writes
 LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "snakemake", "duckdb", "pyarrow", "moocore")
+
+
+def warn_unpinned(what: str, revision: str | None) -> None:
+    """Say so where something comes from the hub at whatever its newest commit is."""
+    if revision is None:
+        log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same", what)
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:

@@ -222,7 +222,7 @@ COSTS = _table(
     ["task", "stage", "method", "seed", "job"],
     TASK,
     {
-        "stage": Column(STRING, "prompts | rewards | base | reference_scores | train | generate | score"),
+        "stage": Column(STRING, "prompts | rewards | text_scores | base | reference_scores | train | generate | score"),
         "method": Column(STRING, "row of the benchmark, or 'all' for shared stages"),
         "seed": METHOD["seed"],
         "job": Column(STRING, "policy or reward that the job made; 'all' where there is one job"),

@@ -8,6 +8,8 @@ import pytest
 
 from tests.workflow import snake
 
+snake.DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests in this process compare tensors on the CPU; runs of the workflow see the GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the network is a mistake
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake

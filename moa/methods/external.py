@@ -1,18 +1,23 @@
 """External: any existing adapter, merged model or table of responses as a row of the benchmark, without training.
 
 Exactly one of:
-    adapter: a PEFT adapter folder (safetensors) on this experiment's base;
+    adapter: a local PEFT adapter folder (safetensors) on this experiment's base;
     model: a causal LM, hub id (with `revision`) or local folder;
     responses: a Parquet file with columns `prompt` or `prompt_id`, `response`, and, if steerable, `preference`.
 With `conditioned: true` the preference stands in the prompt, as `conditioning` says.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+from moa.errors import MoaError
 from moa.methods import base
 from moa.preferences import Preference
+
+if TYPE_CHECKING:
+    from moa.config_keys import Ppo
 
 
 class Settings(base.Settings):
@@ -35,6 +40,13 @@ class Method(base.Method):
     schema = Settings
     settings: Settings
     answers = "external"
+
+    def check(self, ppo: "Ppo", dirichlet: float | None) -> None:
+        adapter, responses = self.settings.adapter, self.settings.responses
+        if adapter is not None and not any((folder / "adapter_config.json").is_file() for folder in (adapter, adapter / "adapter")):
+            raise MoaError(f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a local folder, that of a policy or of a PEFT adapter")
+        if responses is not None and not responses.is_file():
+            raise MoaError(f"methods.{self.row}.responses: {responses}: no such file; give a Parquet file of responses")
 
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return []

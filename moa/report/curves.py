@@ -11,7 +11,7 @@ from moa.report.style import DASHES, Look
 TITLES = {
     "kl": ("KL to the reference policy", "nats per token; how far training has moved from the untrained text"),
     "entropy": ("Entropy", "nats per token; a fall towards zero means that variety is lost"),
-    "control_error": ("Control error", "squared distance between reward and preference, normalised scale"),
+    "control_error": ("Control error", "squared distance between reward and what the method asks for (MOC: its own targets), normalised scale"),
     "clip_fraction": ("Clip fraction", "share of tokens whose probability ratio was clipped"),
 }
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
+from moa.memory import allocating
+from moa.provenance import warn_unpinned
 from moa.rewards.scoring import Scorer, Scores, fill
 from moa.rewards.specs import Classifier
 
@@ -71,7 +73,8 @@ class ClassifierScorer(Scorer):
     def _fitting(self, rows: list[Row]) -> NDArray[np.float32] | None:
         """Return the rows' scores, or None where memory did not suffice and the batch size was halved."""
         try:
-            return self._scores(rows)
+            with allocating():
+                return self._scores(rows)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 tokens = len(rows[0]["input_ids"])
@@ -178,6 +181,8 @@ def pretrained(
             f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a tokenizer, or a hub id"
         )
     where = str(path) if path.is_dir() else source
+    if not path.is_dir():
+        warn_unpinned(f"reward {name}, model {source}", revision)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, revision=revision)
         model, loading = AutoModelForSequenceClassification.from_pretrained(

@@ -8,6 +8,7 @@ module of a kind, moa/rewards/<kind>.py, is imported when a reward of that kind 
 import importlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,8 @@ def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
 
 
 def is_blank(response: str) -> bool:
-    """Return whether the response is empty or nothing but white space."""
-    return not response or response.isspace()
+    """Return whether the response shows nothing: it is empty, or all white space and invisible characters (Unicode's category Cf)."""
+    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in response)
 
 
 def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], floor: float | None) -> Scores:

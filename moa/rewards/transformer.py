@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.process import Job
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
@@ -90,7 +91,8 @@ def _fit(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTra
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(model=model, args=_settings(spec, scratch, course.micro), train_dataset=left, processing_class=tokenizer)
         try:
-            course.run(trainer)
+            with allocating():
+                course.run(trainer)
         except torch.OutOfMemoryError:
             return None
     return course.micro

@@ -13,6 +13,7 @@ from torch import Tensor
 from moa import checkpoint
 from moa.config_keys import Ppo
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.methods.base import Method
 from moa.preferences import Preference
 from moa.process import Stopwatch, peak_memory
@@ -175,10 +176,11 @@ class Loop:
         while True:
             checkpoint.seed_step(self.seed, step)
             try:
-                return collect(
-                    self.actor, self.method, self.ppo, step, prompts, texts, preferences, self.task.score, self.task.scale,
-                    self.kl.coefficient, self.updater.micro, self.rollout_rows,
-                )  # fmt: skip
+                with allocating():
+                    return collect(
+                        self.actor, self.method, self.ppo, step, prompts, texts, preferences, self.task.score, self.task.scale,
+                        self.kl.coefficient, self.updater.micro, self.rollout_rows,
+                    )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 if self.rollout_rows == 1 and self.updater.micro == 1:
                     raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens or the model's size, or set model.quantisation: nf4") from error

@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from moa import checkpoint
 from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
+from moa.memory import allocating
 from moa.models import forward, recomputing
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
@@ -230,7 +231,7 @@ class PairLoop:
         """Do one optimiser step, halving the micro-batch until it fits."""
         while True:
             try:
-                with recomputing(self.actor.model):
+                with allocating(), recomputing(self.actor.model):
                     return self._update(chosen, step)
             except torch.OutOfMemoryError as error:
                 if self.micro == 1:

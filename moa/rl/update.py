@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moa.config_keys import Ppo
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.methods.base import Method
 from moa.models import forward, recomputing
 from moa.rl.experience import Actor, Experience, finite
@@ -60,7 +61,8 @@ class Updater:
         """Do one optimiser step, halving the micro-batch until it fits; return how far the policy moved."""
         while True:
             try:
-                return self._mini_batch(experience, rows, step, kl_coefficient)
+                with allocating():
+                    return self._mini_batch(experience, rows, step, kl_coefficient)
             except torch.OutOfMemoryError as error:
                 if self.micro == 1:
                     raise MoaError("out of memory with a micro-batch of one response; lower generation.max_new_tokens or model size, or set model.quantisation: nf4") from error

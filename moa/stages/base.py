@@ -19,6 +19,7 @@ from moa import conditioning, models, scratch, sft, tables, warm_start
 from moa.config import BaseSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.preferences import Preference, lattice
 from moa.process import Job, keeping
 from moa.provenance import file_hash
@@ -112,7 +113,8 @@ def train(section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job) -> t
         limit = min(spec.max_length, models.context_length(model))
         examples = sft.make_examples(prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only)
         try:
-            return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro, job), tokenizer
+            with allocating():
+                return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro, job), tokenizer
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise MoaError("model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length, set lora: true or quantisation: nf4") from None

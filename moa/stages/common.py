@@ -17,7 +17,7 @@ from moa import tables
 from moa.errors import MoaError
 from moa.files import disk_full
 from moa.files import folder as folder
-from moa.process import Stopwatch, exit_with_parent, peak_memory
+from moa.process import Stopwatch, peak_memory
 
 log = logging.getLogger("moa")
 REPORT_SECONDS = 10.0
@@ -46,7 +46,6 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    exit_with_parent()
     signal.signal(signal.SIGTERM, _end)  # by itself it would leave half-written folders behind
     try:
         main(arguments.parse_args())

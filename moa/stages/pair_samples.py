@@ -11,6 +11,7 @@ from moa.conditioning import continuation_rows
 from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.generation import Rollout, join, sample
+from moa.memory import allocating
 from moa.models import forward
 from moa.provenance import text_hash
 from moa.rl.experience import Actor
@@ -103,13 +104,14 @@ def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, i
     while True:
         clock = common.Progress(what, count)
         try:
-            parts = []
-            for number, start in enumerate(range(0, count, rows)):
-                parts.append(_read(actor, make, slice(start, start + rows), number))
-                clock.add(len(parts[-1][0].texts))
-            rollout = join([part for part, _ in parts], int(actor.tokenizer.pad_token_id))
-            logs = [torch.nn.functional.pad(found, (0, rollout.response - found.shape[1])) for _, found in parts]
-            return rollout, torch.cat(logs)
+            with allocating():
+                parts = []
+                for number, start in enumerate(range(0, count, rows)):
+                    parts.append(_read(actor, make, slice(start, start + rows), number))
+                    clock.add(len(parts[-1][0].texts))
+                rollout = join([part for part, _ in parts], int(actor.tokenizer.pad_token_id))
+                logs = [torch.nn.functional.pad(found, (0, rollout.response - found.shape[1])) for _, found in parts]
+                return rollout, torch.cat(logs)
         except torch.OutOfMemoryError as error:
             if rows == 1:
                 raise MoaError(f"out of memory with one response at a time; {SHORTER}") from error

@@ -9,6 +9,7 @@ import torch
 
 from moa.config import TrainSection
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.methods.grpo import Method
 from moa.preferences import Preference
 from moa.process import Job
@@ -54,8 +55,9 @@ def train(
         task = make_task(section, method, actor, args, weights)
         report = Reporter(f"{args.row}/{args.policy} s{args.seed}", section.ppo.steps, method.objectives)
         try:
-            curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
-            return actor, curve, tokens
+            with allocating():
+                curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
+                return actor, curve, tokens
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise MoaError("out of memory with one response at a time; lower ppo.batch_size, generation.max_new_tokens or model size, or set model.quantisation: nf4") from None

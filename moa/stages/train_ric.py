@@ -15,6 +15,7 @@ from moa import answers, checkpoint, conditioning, sft
 from moa.config import TrainSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
+from moa.memory import allocating
 from moa.methods import ric
 from moa.process import Job, peak_memory
 from moa.provenance import text_hash
@@ -182,7 +183,8 @@ class Ric:
         before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
         while True:
             try:
-                return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, job, f"methods.{self.method.row}.learning_rate")
+                with allocating():
+                    return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, job, f"methods.{self.method.row}.learning_rate")
             except torch.OutOfMemoryError:
                 if micro == 1:
                     raise MoaError("out of memory with one example at a time; lower model.sft.max_length, or set model.quantisation: nf4") from None

@@ -20,6 +20,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from moa.errors import MoaError, nearest
+from moa.provenance import warn_unpinned
 
 Row = dict[str, Any]
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
@@ -162,8 +163,7 @@ def _hub(source: str, revision: str | None, subset: str | None, split: str, colu
     from huggingface_hub.errors import HfHubHTTPError
 
     what = f"dataset {source}" + (f", subset {subset}" if subset else "") + f", split {split}" + (f", revision {revision}" if revision else "")
-    if revision is None:
-        log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same rows", what)
+    warn_unpinned(what, revision)
     try:
         data = datasets.load_dataset(source, subset, split=split, revision=revision)
     except (OSError, DatasetsError, HfHubHTTPError) as error:

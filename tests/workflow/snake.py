@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests/tiny.yaml"
 PATIENCE = 1800.0  # seconds; the machine may have other work
+DEVICES: str | None = None  # CUDA_VISIBLE_DEVICES as the tests were given it
 ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
 POLICIES = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5", "linear/policy", "pama/policy", "moc/policy")
 
@@ -51,8 +52,9 @@ def cpu_seconds() -> float:
 
 
 def environment() -> dict[str, str]:
-    """Jobs of a test see no hub, and no parent but their own Snakemake."""
-    return {**{k: v for k, v in os.environ.items() if k != "MOA_PARENT"}, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    """Jobs of a test see no hub, no parent but their own Snakemake, and the GPUs that the tests were given."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("MOA_PARENT", "CUDA_VISIBLE_DEVICES")}
+    return {**kept, **({} if DEVICES is None else {"CUDA_VISIBLE_DEVICES": DEVICES}), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
 
 def command(*arguments: str) -> list[str]:

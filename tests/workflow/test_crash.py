@@ -70,6 +70,17 @@ def test_kill_minus_nine_of_snakemake(finished: Path) -> None:
     assert "resum" in (finished / "logs/tiny/train/moc/policy/s0.log").read_text()
 
 
+def test_kill_minus_nine_of_snakemake_while_a_job_still_starts(finished: Path) -> None:
+    """A job that has not even imported what it needs follows as well, so that the lock can go."""
+    with running(finished, "train", "--cores", "1", *LONGER) as process:
+        wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
+        process.kill()
+        process.wait()
+        wait(lambda: not jobs_in(finished), GRACE, "end of the orphan")
+    assert not any((finished / ".moa" / "checkpoints").glob("*/*/step-*")), "it had not begun to train"
+    assert "removed the lock" in snake.moa(finished, "unlock").stdout
+
+
 def test_kill_minus_nine_of_a_job(finished: Path) -> None:
     """The job dies: snakemake says so, removes its output, and the next run makes it, without an unlock."""
     with running(finished, "train", "--cores", "1", *LONGER) as process:

@@ -126,6 +126,7 @@ def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -
 
 
 def test_an_external_row_answers_without_training(project: Path) -> None:
+    (project / "theirs.parquet").touch()
     edit(project / snake.TINY, ("linear, pama, moc]", "theirs]"), ("checkpoint_every: 1", "checkpoint_every: 1\nmethods:\n  theirs: {kind: external, responses: theirs.parquet}"))
     rows = ("reference", "single_objective", "morlhf", "rewarded_soups", "theirs")
     policies = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5")
@@ -168,8 +169,8 @@ def test_jobs_ask_for_the_gpu_only_where_one_is_visible(project: Path, monkeypat
     tool.write_text(f"#!/bin/sh\necho '{listed}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(snake, "DEVICES", None)
     text = snake.snakemake(project, "train", "-n").stdout
     assert gpu in re.findall(r"rule train_policy:.*?resources: ([^\n]*)", text, re.DOTALL)[0]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(snake, "DEVICES", "")
     assert "gpu=1" not in snake.snakemake(project, "train", "-n").stdout

@@ -51,7 +51,11 @@ PLAN = plan_experiment()
 TASK = PLAN.experiment.task
 ROWS = PLAN.experiment.run.methods
 SEEDS = PLAN.experiment.run.seeds
-WARM_START = PLAN.experiment.conditioning.warm_start is not None
+# A model that is taken as it is learns from no texts.
+WARM_START = (
+    PLAN.experiment.conditioning.warm_start is not None
+    and PLAN.experiment.model.sft is not None
+)
 # Texts are scored for the warm start, and for trainers that read them.
 TEXT_SCORES = WARM_START or any(row.reads_texts for row in PLAN.rows.values())
 GPU = gpu_visible()

@@ -5,4 +5,4 @@ SELECT method, stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds
 FROM costs
 WHERE task = $task
 GROUP BY method, stage
-ORDER BY method <> 'all', method, list_position(['prompts', 'rewards', 'texts', 'base', 'reference_scores', 'train', 'generate', 'score'], stage), stage
+ORDER BY method <> 'all', method, list_position(['prompts', 'rewards', 'text_scores', 'base', 'reference_scores', 'train', 'generate', 'score'], stage), stage
