@@ -61,9 +61,9 @@ ROWS = {
     "moc, weights per preference": Setup({**MOC, "granularity": "preference"}),
     "moc, multiplier 2, sample": Setup(MULTIPLIER),
     "moc, multiplier 2, mean": Setup({**MULTIPLIER, "control": "mean"}),
-    "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback", "nonnegative": False}),
-    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "nonnegative": False}),
-    "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", "nonnegative": False}),
+    "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback", "objective_weights": "signed"}),
+    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "objective_weights": "signed"}),
+    "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", "objective_weights": "signed"}),
     "moc, as by default (the same, weights of at least 0)": Setup({"kind": "moc"}),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
 }

@@ -20,9 +20,10 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
 5. Weights. `min_norm` as the paper has it; `uniform`; or `lagrangian`: reward streams at 1, control at a fixed multiplier.
    With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
    min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
-6. Sign. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its weight
-   p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then. With `nonnegative`, the default, it stops at 0: no point of a front
-   is improved by pushing an objective down.
+6. Objectives' weights. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its
+   weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative`, the default, stops it at 0: no point of a
+   front is improved by pushing an objective down. A preference that exceeds all its targets then hardly trains; `simplex` takes the
+   nearest weights that sum to 1, so that control decides the direction and never the speed.
 7. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 8. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
@@ -36,7 +37,7 @@ from pydantic import Field, model_validator
 from moa.errors import MoaError
 from moa.methods import base
 from moa.rl.control import WITHIN, Achieved, Scale, Target, on_mean, on_scale, per_sample
-from moa.rl.weights import Solution, solve
+from moa.rl.weights import Solution, solve, to_simplex
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class Settings(base.Settings):
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
-    nonnegative: bool = True  # no objective's weight falls below 0: what exceeds its target is not given up for its own sake
+    objective_weights: Literal["signed", "nonnegative", "simplex"] = "nonnegative"  # what exceeds its target is not given up for its own sake
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
@@ -61,6 +62,8 @@ class Settings(base.Settings):
     def _linear(self) -> Self:
         if self.control == "feedback" and self.target == "simplex":
             raise ValueError("control: feedback needs a target that is linear in the rewards; shares of their sum (target: simplex) are not")
+        if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
+            raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
         return self
 
 
@@ -123,7 +126,9 @@ class Method(base.Method):
             c = mean.new_tensor(found.weights)
             coefficients[rows] = (c[:, None, None] * shares[:, rows]).sum(0)
             mean, gap = mean + c * rows.float().mean(), max(gap, found.gap)
-        if self.settings.nonnegative:
+        if self.settings.objective_weights == "simplex":
+            coefficients = to_simplex(coefficients)
+        elif self.settings.objective_weights == "nonnegative":
             coefficients = coefficients.clamp(min=0.0)
         logged = [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
         return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))

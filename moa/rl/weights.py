@@ -1,12 +1,17 @@
-"""Weights on the simplex of least norm: min over c of c' M c (MOC eq. 12), and PAMA's closed form.
+"""Weights on the simplex: those of least norm, min over c of c' M c (MOC eq. 12), and the nearest to given ones.
 
-Notation: H streams; M (H, H) the Gram matrix of their advantages; c (H,) weights.
+Notation: H streams; M (H, H) the Gram matrix of their advantages; c (H,) weights. Torch is imported for annotations only.
 """
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -71,8 +76,10 @@ def _direction(c: Array, g: Array, toward: int, away: bool) -> tuple[Array, floa
     return back, float(c[worst] / (1.0 - c[worst]))
 
 
-def pair(m11: float, m12: float, m22: float) -> Array:
-    """Solve two streams in closed form: c_1 = clip((M22 - M12) / (M11 + M22 - 2 M12), 0, 1)."""
-    curvature = m11 + m22 - 2 * m12
-    first = 0.5 if curvature <= 0 else min(1.0, max(0.0, (m22 - m12) / curvature))
-    return np.array([first, 1 - first])
+def to_simplex(weights: Tensor) -> Tensor:
+    """Return the nearest points of the simplex, (B, K), by sorting (Duchi et al. 2008, figure 1)."""
+    ordered = weights.sort(1, descending=True).values
+    over = ordered.cumsum(1) - 1
+    places = weights.new_ones(weights.shape).cumsum(1)
+    kept = (ordered * places > over).sum(1, keepdim=True)  # weights that stay positive
+    return (weights - over.gather(1, kept - 1) / kept).clamp(min=0.0)

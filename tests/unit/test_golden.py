@@ -10,7 +10,7 @@ import torch
 
 from moa.rl.advantages import gae, whiten
 from moa.rl.losses import approximate_kl, policy_loss, value_loss
-from moa.rl.weights import min_norm, pair
+from moa.rl.weights import min_norm
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "ppo_and_min_norm.json").read_text())
 
@@ -38,8 +38,6 @@ def test_min_norm_matches_slsqp(case: dict[str, Any]) -> None:
     solution = min_norm(gram)
     np.testing.assert_allclose(solution.weights, case["weights"], atol=1e-5)
     assert float(solution.weights @ gram @ solution.weights) == pytest.approx(case["value"], abs=1e-5)
-    if len(gram) == 2:
-        np.testing.assert_allclose(pair(gram[0, 0], gram[0, 1], gram[1, 1]), case["weights"], atol=1e-5)
 
 
 def test_plain_frank_wolfe_misses_what_away_steps_reach() -> None:

@@ -136,7 +136,7 @@ def test_streams_by_hand() -> None:
 
 def test_feedback_adds_what_is_missing() -> None:
     # target p / max p = (1, 1/3); reached (0.5, 0.8): missing (0.5, -0.466667), times 2 / N = 1
-    method = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, nonnegative=False)
+    method = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, objective_weights="signed")
     assert method.extra_heads == ()
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     # head weights: 0.75 + 2 * 0.5 = 1.75 and 0.25 - 2 * 0.466667 = -0.683333
@@ -152,9 +152,19 @@ def test_what_exceeds_its_target_is_pushed_down_only_where_weights_may_be_negati
     torch.testing.assert_close(got.advantages, torch.tensor([[1.75]]), atol=1e-5, rtol=0)
 
 
+def test_weights_on_the_simplex_keep_their_sum() -> None:
+    """p = (.5, .5) that reached (.9, .95) of (.5, .5): .5 - 1.5 * .4 = -.1 and .5 - 1.5 * .45 = -.175. At 0 it stops training; .6375 on both is 1 again."""
+    given = batch(torch.tensor([[[1.0]], [[10.0]]]), torch.tensor([[0.5, 0.5]]), [[0.9, 0.95]])
+    options = {"control": "feedback", "target": "plain", "multiplier": 1.5}
+    torch.testing.assert_close(make(**options).combine(given).weights, torch.tensor([0.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(make(**options, objective_weights="simplex").combine(given).weights, torch.tensor([0.5375, 0.4625]), atol=1e-6, rtol=0)
+    with pytest.raises(MoaError, match="objective_weights: simplex goes with control: feedback"):
+        make(control="sample", objective_weights="simplex")
+
+
 def test_feedback_has_the_last_stream_to_itself() -> None:
     # as above with both objectives' streams: 0.75 * 1 and 0.25 * 1, control 1 * (0.5, -0.466667) times the multiplier 3
-    method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0, nonnegative=False)
+    method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0, objective_weights="signed")
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.75 + 1.5, 0.25 - 1.4]))
     assert got.logged == (("stream_weight", "a", 1.0), ("stream_weight", "b", 1.0), ("stream_weight", "control", 3.0), ("duality_gap", "all", 0.0))
@@ -162,17 +172,21 @@ def test_feedback_has_the_last_stream_to_itself() -> None:
 
 def test_feedback_is_the_gradient_of_the_constraint() -> None:
     """On a bandit with exact expectations, the control stream's policy gradient is -d/dtheta mean_i (E R^i - p~_i)^2."""
-    rewards = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.1, 0.8]], dtype=torch.float64)  # three arms, two objectives
-    wanted = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    theta = torch.tensor([0.2, -0.1, 0.4], dtype=torch.float64, requires_grad=True)
-    pi = torch.softmax(theta, 0)
-    exact = torch.autograd.grad(-((pi @ rewards - wanted) ** 2).mean(), theta, retain_graph=True)[0]
-    mean = (pi @ rewards).detach()
-    advantages = rewards - mean  # (arms, K)
-    stream = (advantages * (2 / 2) * (wanted - mean)).sum(1)
-    # sum_y pi_y A_y grad log pi_y
-    found = torch.autograd.grad((pi.detach() * stream * torch.log_softmax(theta, 0)).sum(), theta)[0]
-    torch.testing.assert_close(found, exact)
+    rewards = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.1, 0.8]])  # three arms, two objectives
+    theta = torch.tensor([0.5, 0.25, 0.25]).log().requires_grad_()
+    arms = torch.tensor([0, 0, 1, 2])  # every sample once: the batch's mean is the expectation
+    wanted = torch.tensor([0.5, 0.5])
+    exact = torch.autograd.grad(-((torch.softmax(theta, 0) @ rewards - wanted) ** 2).mean(), theta)[0]
+    advantages = (rewards[arms] - rewards[arms].mean(0)).T[..., None]  # (K, B, 1)
+    options = {"control": "feedback", "target": "plain", "objective_weights": "signed"}
+
+    def gradient(multiplier: float) -> torch.Tensor:
+        got = make(**options, multiplier=multiplier).combine(batch(advantages, wanted.expand(4, -1), rewards[arms].tolist()))
+        return torch.autograd.grad((got.advantages[:, 0] * torch.log_softmax(theta, 0)[arms]).mean(), theta)[0]
+
+    # What the multiplier adds to utility's own gradient.
+    torch.testing.assert_close(gradient(1.0) - gradient(0.0), exact)
+    torch.testing.assert_close(gradient(4.0) - gradient(0.0), 4 * exact)
 
 
 def test_range_target_lies_between_what_preferences_achieve() -> None:
@@ -195,7 +209,7 @@ def test_a_met_constraint_asks_for_nothing() -> None:
 
 
 def test_each_preference_meets_its_own_constraint() -> None:
-    method = make(phi=0.25, control="feedback", target="scaled", weights="lagrangian", multiplier=1.0, nonnegative=False)
+    method = make(phi=0.25, control="feedback", target="scaled", weights="lagrangian", multiplier=1.0, objective_weights="signed")
     # p = (1/2, 1/2) asks for (1, 1): missing (0.5, 0.5), mean square 0.25, just within phi;
     # p = (1, 0) asks for (1, 0): missing (1, -1), mean square 1, beyond. Times 2 / N = 1, on top of p itself.
     got = method.combine(batch(torch.tensor([[[1.0], [1.0]], [[1.0], [10.0]]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]]), [[0.5, 0.5], [0.0, 1.0]]))

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.rl.weights import min_norm, pair, solve
+from moa.rl.weights import min_norm, solve, to_simplex
 
 
 def test_known_answers() -> None:
@@ -83,7 +84,6 @@ def test_a_corner_on_the_way_is_left() -> None:
 def test_a_flat_direction_is_followed_to_its_end() -> None:
     """Rounding can leave M slightly indefinite. Here 1 + 2 - 2 * 1.5 = 0: no curvature from equal weights to the shorter stream."""
     assert min_norm(np.array([[1.0, 1.5], [1.5, 2.0]])).weights.tolist() == [1.0, 0.0]
-    assert pair(1.0, 1.0, 1.0).tolist() == [0.5, 0.5]  # equal streams: any weights do
 
 
 def test_single_precision_is_solved_in_double() -> None:
@@ -112,9 +112,18 @@ def test_optimality_certificate(n: int, seed: int) -> None:
     np.testing.assert_allclose(min_norm(gram * 1e-8).weights, c, atol=1e-6)
 
 
-def test_pair_agrees_with_the_solver() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        rows = rng.normal(size=(2, 3))
-        gram = rows @ rows.T
-        np.testing.assert_allclose(pair(gram[0, 0], gram[0, 1], gram[1, 1]), min_norm(gram).weights, atol=1e-6)
+def test_the_nearest_weights_on_the_simplex() -> None:
+    """The same number is taken from all that stay positive: .1 from (.7, .5); .3 from (.5, .2, .9) without the second; none is negative."""
+    given = torch.tensor([[0.7, 0.5], [1.4, 0.2], [0.3, -0.1], [-1.0, -2.0], [0.25, 0.75]])
+    torch.testing.assert_close(to_simplex(given), torch.tensor([[0.6, 0.4], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0], [0.25, 0.75]]))
+    torch.testing.assert_close(to_simplex(torch.tensor([[0.5, 0.2, 0.9]])), torch.tensor([[0.3, 0.0, 0.7]]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(2, 8), st.integers(0, 10_000))
+def test_projection_certificate(n: int, seed: int) -> None:
+    """Nearest: (y - x)'(z - x) <= 0 for every corner z of the simplex."""
+    y = torch.randn(1, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = to_simplex(y)
+    assert x.min() >= 0 and abs(float(x.sum()) - 1) < 1e-12
+    assert (((y - x) * (torch.eye(n, dtype=torch.float64) - x)).sum(1) <= 1e-12).all()
