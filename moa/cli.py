@@ -81,6 +81,8 @@ def _describe(path: Path) -> None:
         lends = "" if row in experiment.run.methods else "  (only lends policies)"
         names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in plan.policies_of(row))
         print(f"  {row}: {names or 'nothing to train'}{lends}")
+    if experiment.model.sft is None and any(plan.rows[row].conditioned for row in experiment.run.methods):
+        print("  note: model.sft is null, so nothing teaches the model to read preferences before training; conditioned rows learn it from rewards alone")
     trained = plan.trained_rewards(judges=True)
     print(f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds" + (f", and the rewards {', '.join(trained)}" if trained else ""))
 

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,6 +98,30 @@ def test_before_or_after_the_temperature_is_the_same() -> None:
     torch.testing.assert_close(warp(later, policies.mean(0, keepdim=True)).softmax(-1), torch.tensor([[0.8, 0.2]]))
     at_temperature = torch.cat([warp(later, policy[None]) for policy in policies]).log_softmax(-1)
     torch.testing.assert_close(at_temperature.mean(0).softmax(-1), torch.tensor([0.8, 0.2]))
+
+
+class Tilted:
+    """Two policies over three arms: the reference (.5, .3, .2) tilted by one reward each, pi_k = pi_ref exp(r_k / beta) / Z."""
+
+    reference = torch.tensor([0.5, 0.3, 0.2]).log()
+    rewards = {"a": torch.tensor([0.9, 0.4, 0.1]), "b": torch.tensor([0.2, 0.7, 0.8])}
+    beta = 0.25
+    active_adapter = "a"
+
+    def set_adapter(self, name: str) -> None:
+        self.active_adapter = name
+
+    def __call__(self, **_: object) -> SimpleNamespace:
+        found = torch.log_softmax(self.reference + self.rewards[self.active_adapter] / self.beta, -1)
+        return SimpleNamespace(logits=found[None, None], past_key_values=None)
+
+
+def test_mixing_tilted_policies_is_optimal_for_the_weighted_reward() -> None:
+    """The identity that MOD rests on: prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z, up to its own constant."""
+    arms = Tilted()
+    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))  # type: ignore[arg-type]
+    optimum = arms.reference + (0.7 * arms.rewards["a"] + 0.3 * arms.rewards["b"]) / arms.beta
+    torch.testing.assert_close(mixed.softmax(-1)[0], optimum.softmax(-1))
 
 
 def test_the_filters_are_those_of_generate() -> None:
