@@ -14,7 +14,7 @@ QUERY = """
     SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, kl, points, degenerate, prompts, seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
-WIDTH = 140  # where there is no terminal to ask
+WIDTH = 150  # where there is no terminal to ask
 HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "KL", "points", "degenerate", "prompts", "seeds", "policies", "training")
 
 
@@ -51,8 +51,9 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
         table = Table(title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first", box=box.SIMPLE, title_justify="left")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading == "method" else "right")
+        table.add_column(HEADINGS[0], min_width=max(len(cells[0]) for cells in tasks[name]))  # a name cut short names nothing
+        for heading in HEADINGS[1:]:
+            table.add_column(heading, justify="right")
         for cells in tasks[name]:
             table.add_row(*cells)
         console.print(table)

@@ -126,7 +126,8 @@ def test_training_a_reward_and_scoring_with_it(folder: Path) -> None:
     data.write_text("text,label\n" + "".join(f"film {i} was {'bright' if i % 2 else 'dull'},{i % 2}\n" for i in range(60)))
     spec = {"kind": "linear", "features": 1024, "data": {"source": str(data), "label": "label"}}
     arguments = ["--section", json.dumps({"task": "t", "reward": "mood", "spec": spec}), f"--model={folder / 'rewards' / 'mood'}", f"--costs={folder / 'c.parquet'}"]
-    rewards.main(common.parser(rewards.__doc__, "model", "costs").parse_args(arguments))
+    arguments += ["--checkpoints", str(folder / "checkpoints"), "--depends", ""]
+    rewards.main(common.parser(rewards.__doc__, "checkpoints", "model", "costs", depends=str).parse_args(arguments))
     cost = tables.read(tables.COSTS, folder / "c.parquet").to_pylist()[0]
     assert (cost["stage"], cost["job"], cost["models"], cost["tokens"]) == ("rewards", "mood", 1, 0)
     parser = common.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
