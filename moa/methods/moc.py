@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from moa.config_keys import Ppo
 
 
+UNREAD = {"min_norm": ("multiplier",), "uniform": ("multiplier", "smoothing", "solver"), "lagrangian": ("smoothing", "solver")}  # settings, by `weights`
+
+
 class Settings(base.Settings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
     control: Literal["sample", "mean", "feedback"] = "feedback"
@@ -59,9 +62,12 @@ class Settings(base.Settings):
     solver: Literal["away", "plain"] = "away"
 
     @model_validator(mode="after")
-    def _linear(self) -> Self:
+    def _together(self) -> Self:
         if self.control == "feedback" and self.target == "simplex":
             raise ValueError("control: feedback needs a target that is linear in the rewards; shares of their sum (target: simplex) are not")
+        for name in UNREAD[self.weights]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is not read with weights: {self.weights}; leave it out")
         if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
             raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
         return self

@@ -162,6 +162,12 @@ def test_weights_on_the_simplex_keep_their_sum() -> None:
         make(control="sample", objective_weights="simplex")
 
 
+@pytest.mark.parametrize(("weights", "setting", "value"), [("lagrangian", "smoothing", 0.5), ("lagrangian", "solver", "plain"), ("min_norm", "multiplier", 2.0), ("uniform", "multiplier", 2.0)])
+def test_a_setting_that_nothing_reads_is_refused(weights: str, setting: str, value: object) -> None:
+    with pytest.raises(MoaError, match=f"{setting} is not read with weights: {weights}; leave it out"):
+        make(weights=weights, **{setting: value})
+
+
 def test_feedback_has_the_last_stream_to_itself() -> None:
     # as above with both objectives' streams: 0.75 * 1 and 0.25 * 1, control 1 * (0.5, -0.466667) times the multiplier 3
     method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0, objective_weights="signed")
