@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -212,6 +214,18 @@ def save_policy(folder: Path, model: PeftModel, heads: ValueHeads | None, stream
 def _row(heads: ValueHeads, index: int, part: str) -> Tensor:
     parameter = heads.linear.weight if part == "weight" else heads.linear.bias
     return parameter[index : index + 1].detach().cpu().contiguous()
+
+
+def fetch_adapter(source: str, revision: str | None) -> Path:
+    """Return an adapter's local folder: itself, or its card and safetensors from the hub."""
+    if Path(source).expanduser().exists():
+        return Path(source).expanduser()
+    warn_unpinned(f"adapter {source}", revision)
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        what = f"adapter {_at(source, revision)}: cannot be had from the hub ({_first_line(error)})"
+        raise MoaError(f"{what}; check `adapter`, `revision` and the network, or name a local folder") from error
 
 
 def adapter_folder(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """External: any existing adapter, merged model or table of responses as a row of the benchmark, without training.
 
 Exactly one of:
-    adapter: a local PEFT adapter folder (safetensors) on this experiment's base;
+    adapter: a PEFT adapter (safetensors) on this experiment's base, local folder or hub id (with `revision`);
     model: a causal LM, hub id (with `revision`) or local folder;
     responses: a Parquet file with columns `prompt` or `prompt_id`, `response`, and, if steerable, `preference`.
 With `conditioned: true` the preference stands in the prompt, as `conditioning` says.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Settings(base.Settings):
-    adapter: Path | None = None
+    adapter: str | None = None
     model: str | None = None
     revision: str | None = None
     responses: Path | None = None
@@ -34,6 +34,11 @@ class Settings(base.Settings):
         return self
 
 
+def _local(source: str) -> bool:
+    """Return whether a source is a folder, or cannot be a hub id."""
+    return Path(source).expanduser().exists() or source.startswith((".", "/", "~")) or source.count("/") != 1
+
+
 class Method(base.Method):
     """Answers with what it is given."""
 
@@ -43,8 +48,8 @@ class Method(base.Method):
 
     def check(self, ppo: "Ppo", dirichlet: float | None) -> None:
         adapter, responses = self.settings.adapter, self.settings.responses
-        if adapter is not None and not any((folder / "adapter_config.json").is_file() for folder in (adapter, adapter / "adapter")):
-            raise MoaError(f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a local folder, that of a policy or of a PEFT adapter")
+        if adapter is not None and _local(adapter) and not any((Path(adapter).expanduser() / inner / "adapter_config.json").is_file() for inner in ("", "adapter")):
+            raise MoaError(f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a folder, that of a policy or of a PEFT adapter, or a hub id")
         if responses is not None and not responses.is_file():
             raise MoaError(f"methods.{self.row}.responses: {responses}: no such file; give a Parquet file of responses")
 

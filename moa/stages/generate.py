@@ -9,7 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from moa import answers, external_responses, fluency, tables
+from moa import answers, external_responses, fluency, models, tables
 from moa.config import GenerateSection
 from moa.errors import MoaError
 from moa.generation import Decoding
@@ -36,7 +36,7 @@ def load(section: GenerateSection, method: Method, base: Path, folders: Sequence
     revision, name, way, conditioned = None, "reference", method.answers, method.conditioned
     if isinstance(settings, external.Settings):
         way, conditioned, name = "policy", settings.conditioned, "external"
-        folders = [settings.adapter] if settings.adapter else []
+        folders = [models.fetch_adapter(settings.adapter, settings.revision)] if settings.adapter else []
         if settings.model is not None:
             source, revision = settings.model, settings.revision
     assert way != "external", "only the method 'external' answers so"

@@ -12,8 +12,9 @@ import torch
 from peft import PeftModel
 
 from moa import models
-from moa.config_keys import Lora, Model
+from moa.config_keys import Lora, Model, Ppo
 from moa.errors import MoaError
+from moa.methods import catalogue
 from tests import tiny_models
 
 PLAIN = Model(source="x")
@@ -85,6 +86,42 @@ def test_a_revision_that_is_not_there(base: Path, tmp_path: Path) -> None:
     assert found.split() == [str(tiny_models.SCRATCH.hidden), "1"]
     assert model.startswith(f"model who/tiny at revision {missing}: cannot be loaded") and "check model.source, model.revision" in model
     assert tokenizer.startswith(f"model who/tiny at revision {missing}: no usable tokenizer")
+
+
+ADAPTERS = """
+import sys
+from moa import models
+from moa.errors import MoaError
+
+stored, missing = sys.argv[1:]
+print(*sorted(path.name for path in models.adapter_folder(models.fetch_adapter("who/adapter", stored)).iterdir()))
+try:
+    models.fetch_adapter("who/adapter", missing)
+except MoaError as error:
+    print(error)
+"""
+
+
+def test_an_adapter_from_the_hub(tmp_path: Path) -> None:
+    """A hub cache that holds one commit of an adapter: that one is used, another one is an error that names it."""
+    stored, missing = "a" * 40, "b" * 40
+    repository = tmp_path / "hub" / "models--who--adapter"
+    shutil.copytree(tiny_models.save_adapter(tmp_path / "policy", seed=0, name="a", weights=None, conditioned=True) / "adapter", repository / "snapshots" / stored)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(stored)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", ADAPTERS, stored, missing], env=environment, capture_output=True, text=True, check=True)
+    names, error = run.stdout.splitlines()
+    assert names.split() == ["adapter_config.json", "adapter_model.safetensors"]
+    assert error.startswith(f"adapter who/adapter at revision {missing}: cannot be had from the hub") and "name a local folder" in error
+
+
+def test_an_external_row_that_names_nothing_is_refused_by_the_plan(tmp_path: Path) -> None:
+    ppo, refused = Ppo(), r"methods.theirs.(adapter|responses): .*(no adapter_config.json there|no such file)"
+    for settings in ({"adapter": str(tmp_path / "nowhere")}, {"adapter": "some/local/folder"}, {"responses": str(tmp_path / "none.parquet")}):
+        with pytest.raises(MoaError, match=refused):
+            catalogue.load("theirs", {"kind": "external", **settings}, ["a", "b"]).check(ppo, None)
+    catalogue.load("theirs", {"kind": "external", "adapter": "who/adapter"}, ["a", "b"]).check(ppo, None)  # a hub id
 
 
 def test_a_folder_without_safetensors(base: Path, tmp_path: Path) -> None:
