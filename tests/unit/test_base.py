@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from moa import models, scratch, sft, tables, trainers
+from moa import models, scratch, sft, tables
 from moa.conditioning import token_rows
 from moa.config import BaseSection
 from moa.config_keys import Model, Scratch, Sft
@@ -20,7 +20,7 @@ from moa.errors import Diverged, MoaError
 from moa.process import Job
 from moa.provenance import text_hash
 from moa.stages import base
-from tests import tiny_models
+from tests import killed, tiny_models
 
 BYTES = tiny_models.tokenizer()
 SCRATCH = {"vocabulary": 320, "hidden": 16, "layers": 1, "heads": 2, "feed_forward": 16, "context": 64}
@@ -301,16 +301,7 @@ def test_it_goes_on_where_it_was_killed(data: Path, source: Path, tmp_path: Path
     settings = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "max_length": 48, "warmup": 0.25, "lora": lora}
     made = section({"source": str(source), "sft": settings, "lora": {"dropout": 0.2}} if lora else {"source": "scratch", "scratch": SCRATCH, "sft": settings})
     whole = run(data, made, tmp_path / "whole")
-    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
-    step, done = sft.Tuner.training_step, []
-
-    def killed(self: sft.Tuner, *arguments: Any) -> torch.Tensor:
-        done.append(1)
-        if len(done) == 6:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(sft.Tuner, "training_step", killed)
+    done = killed.in_step(monkeypatch, sft.Tuner, 6)
     with pytest.raises(KeyboardInterrupt):
         run(data, made, tmp_path / "resumed")
     assert not (tmp_path / "resumed" / "base").exists()

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moa import trainers
 from moa.errors import Diverged, MoaError
 from moa.process import Job
 from moa.rewards import labelled, scoring, transformer
 from moa.rewards.specs import Transformer
-from tests import tiny_rewards
+from tests import killed, tiny_rewards
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +105,7 @@ def test_it_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path, monkeypatch
     """16 updates, killed in the ninth: seven more and the interrupted one give the same bytes, dropout included."""
     declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
     whole = train(tmp_path / "whole" / "liking", declared)
-    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
-    run, done = transformer.Tuner.training_step, []
-
-    def killed(self: transformer.Tuner, *arguments: object) -> torch.Tensor:
-        done.append(1)
-        if len(done) == 9:
-            raise KeyboardInterrupt
-        return run(self, *arguments)
-
-    monkeypatch.setattr(transformer.Tuner, "training_step", killed)
+    done = killed.in_step(monkeypatch, transformer.Tuner, 9)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "resumed" / "liking", declared)
     (tmp_path / "resumed" / "liking").rmdir()

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
-from moa import answers, sft, tables, trainers
+from moa import answers, sft, tables
 from moa.config_keys import Conditioning, Model
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, ric
 from moa.respond import respond
 from moa.stages import train_ric
 from moa.targets import Targets, direction, rewards_text
-from tests import tiny_models, trained
+from tests import killed, tiny_models, trained
 
 NAMES = ["sentiment", "conciseness"]
 TARGETS = Targets(low=(-1.0, -2.0), high=(1.0, 2.0), mean=(0.0, 0.0), std=(1.0, 1.0))
@@ -181,16 +180,7 @@ def test_interrupted_between_parts_gives_the_same_policy(inputs: Path, finished:
 
 def test_killed_within_a_part_gives_the_same_policy(inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven steps offline, killed in the fifth: four of them are not done again."""
-    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
-    step, done = sft.Tuner.training_step, []
-
-    def killed(self: sft.Tuner, *arguments: Any) -> torch.Tensor:
-        done.append(1)
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(sft.Tuner, "training_step", killed)
+    done = killed.in_step(monkeypatch, sft.Tuner, 5)
     with pytest.raises(KeyboardInterrupt):
         trained.run(train_ric.main, inputs, tmp_path, "ric")
     trained.run(train_ric.main, inputs, tmp_path, "ric")

@@ -1,0 +1,24 @@
+"""A Trainer that is killed in the middle, for tests of what a second attempt does."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from moa import trainers
+from moa.trainers import Continued
+
+
+def in_step(monkeypatch: pytest.MonkeyPatch, trainer: type[Continued], number: int) -> list[int]:
+    """Let `trainer` keep a checkpoint before every step and die once, in its `number`-th; the list that is returned grows with every step begun."""
+    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
+    step, begun = trainer.training_step, []
+
+    def killed(self: Continued, *arguments: Any) -> torch.Tensor:
+        begun.append(1)
+        if len(begun) == number:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(trainer, "training_step", killed)
+    return begun
