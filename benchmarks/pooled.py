@@ -1,0 +1,58 @@
+"""Two rows over the seeds of several archives of one base: means, paired differences, and what of the hypervolume's follows the KL's.
+
+python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc --against linear
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from moa import tables
+from moa.errors import MoaError
+from moa.metrics.paired import paired
+from moa.report.summary import table
+
+Values = dict[tuple[str, str, str], dict[int, float]]  # (method, metric, objective) -> seed -> value
+SHOWN = ("hypervolume", "tau", "kl")
+
+
+def read(folders: list[Path]) -> Values:
+    """Return the archives' metrics; archives of different bases, prompts or decodings are a MoaError."""
+    settings = [json.loads((folder / "settings.json").read_text(encoding="utf-8")) for folder in folders]
+    if any(other != settings[0] for other in settings):
+        raise MoaError(f"{', '.join(map(str, folders))}: measured on different settings (settings.json); they cannot be pooled")
+    values: Values = {}
+    for folder in folders:
+        for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist():
+            if r["metric"] in SHOWN and r["value"] is not None:
+                values.setdefault((r["method"], r["metric"], r["objective"]), {})[r["seed"]] = r["value"]
+    return values
+
+
+def interval(a: dict[int, float], b: dict[int, float]) -> str:
+    found = paired(a, b)
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folders", type=Path, nargs="+", required=True)
+    parser.add_argument("--row", required=True)
+    parser.add_argument("--against", required=True)
+    given = parser.parse_args()
+    values = read(given.folders)
+    lines = []
+    for _, metric, objective in sorted(key for key in values if key[0] == given.row and (given.against, *key[1:]) in values):
+        mine, theirs = values[given.row, metric, objective], values[given.against, metric, objective]
+        means = [interval(of, dict.fromkeys(of, 0.0)) for of in (mine, theirs)]
+        lines.append([f"{metric} {objective}", *means, interval(mine, theirs), str(len(mine.keys() & theirs.keys()))])
+    print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
+    volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in values[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
+    pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
+    print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
+
+
+if __name__ == "__main__":
+    main()
