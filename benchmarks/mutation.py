@@ -34,7 +34,7 @@ SLOW = (  # each takes longer than all other tests of its file together, or trai
     "test_pama_certificate.py::test_certificate[1000]",
     "test_pama_certificate.py::test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix[100-away]",
     "test_pama_certificate.py::test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix[100-plain]",
-    "test_grpo.py::test_the_policy_learns_to_follow_the_preference",
+    "test_grpo.py::test_it_learns_an_arm_per_preference",
     "test_grpo.py::test_neither_checkpointing_nor_micro_batches_change_the_policy",
     "test_grpo.py::test_the_same_seed_trains_the_same_policy",
     "test_grpo.py::test_the_stage_writes_what_the_next_stages_read",

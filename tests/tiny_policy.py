@@ -1,4 +1,4 @@
-"""A tiny random policy and task for tests of the loop: a Llama of 2 layers over a 20-word vocabulary."""
+"""Tiny random policies and tasks for tests of the loops: a Llama of 2 layers over some twenty words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,14 @@ from moa.methods import catalogue
 from moa.preferences import Preference, label, lattice
 from moa.rl.experience import Actor, Scale
 from moa.rl.loop import Loop, Task
+from moa.testbed.bandit import Arms
 
 WORDS = ["good", "bad", "short", "long", "w1-0", "w0.5-0.5", "w0-1", *(f"p{i}" for i in range(9))]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """Whole words; <s> in front."""
-    vocabulary = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -31,13 +32,30 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def base(seed: int = 0) -> LlamaForCausalLM:
+def base(seed: int = 0, words: Sequence[str] = WORDS, hidden: int = 32, spread: float = 0.3) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=20, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True, initializer_range=0.3,
+        vocab_size=4 + len(words), hidden_size=hidden, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True, initializer_range=spread,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+def arms_loop(kind: str, folder: Path, arms: Arms, seed: int, **ppo: object) -> Loop:
+    """A bandit as a language model: the prompt is a preference, the response one word, an arm. Any other word pays like the worst arm's ends."""
+    names = [f"a{i}" for i in range(arms.actions)]
+    training = lattice(2, 4)
+    words = [*names, *(label(p) for p in training)]
+    pays = {**{word: (-0.3, -0.3) for word in ["", *words[arms.actions :]]}, **dict(zip(names, arms.table.tolist(), strict=True))}
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([pays[r.strip()] for r in responses], dtype=np.float32)
+
+    method = catalogue.load(kind, {"kind": kind, "group_size": 8, "beta": 0.0}, ["a", "b"])
+    model = moa_models.add_adapter(base(seed, words, 128, 0.1), Lora(rank=4, alpha=8, dropout=0.0), seed)
+    actor = Actor(model, moa_models.ValueHeads(128, 2), tokenizer(words), Decoding(1, 1.0, 1.0), 32)
+    task = Task(["arms"], lambda p, w: label(w) if w else "", score, arms.scale, training, None)
+    return Loop(actor, method, Ppo.model_validate(ppo), task, seed, folder)
 
 
 def count_words(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ Where each method's learning test is, or, where nothing is trained here, what sh
     linear, morlhf, single_objective, pama, mgda_ub, mse_only, moc    here, and fixed points with exact gradients in test_bandit.py
     linear, moc on a straight front                                   test_testbed.py
     the same loop on a language model                                 test_loop.py: single-objective training raises its reward
-    grpo, gdpo       test_grpo.py: the policy learns to follow the preference
-    ric              test_ric.py: the policy learns to read rewards
+    grpo, gdpo       test_grpo.py: these arms as the one-word answers of a language model, through TRL
+    ric              test_ric.py: two arms, the endings of a text, told apart by the rewards in the prompt
     modpo            test_modpo.py: its minimum on a bandit, and training puts the pairs in order
     rewarded_soups   test_answers.py: the exact average of the adapters' products
     mod              test_mod.py: the mixed distribution by hand, and a corner is its policy
