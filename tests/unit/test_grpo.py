@@ -260,6 +260,7 @@ def test_groups_must_fill_a_batch(tmp_path: Path) -> None:
     run = tiny("grpo", tmp_path, batch_size=10, mini_batch_size=5)
     with pytest.raises(MoaError, match=r"methods\.grpo\.group_size \(4\) must divide ppo\.batch_size \(10\)"):
         run.method.check(run.ppo, None)
+    run.method.check(run.ppo.model_copy(update={"batch_size": 12}), None)  # three groups of four
 
 
 def test_divergence_stops_at_its_step(tmp_path: Path) -> None:

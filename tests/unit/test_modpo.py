@@ -141,6 +141,10 @@ def test_policies_that_differ_after_a_dot_do_not_lock_each_other(tmp_path: Path)
         assert len(list(tmp_path.glob("*.lock"))) == 3
 
 
+def test_pairs_of_its_own_need_no_source() -> None:
+    assert make().sources() == []
+
+
 def test_the_labelled_objective() -> None:
     assert [make().labelled(w) for w in ((0.2, 0.8), (0.5, 0.5), (0.8, 0.2))] == [1, 0, 0]
     assert make(objective="conciseness").labelled((0.8, 0.2)) == 1

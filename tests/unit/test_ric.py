@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from moa import answers, sft, tables
-from moa.config_keys import Conditioning, Model
+from moa.config_keys import Conditioning, Model, Ppo
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, ric
 from moa.respond import respond
@@ -65,6 +65,16 @@ def test_compat_draws_normal_bounds_and_rounds() -> None:
     assert TARGETS.rewards((0.5, 0.5)) != rounded.rewards((0.5, 0.5))
 
 
+def test_targets_keep_the_rows_settings() -> None:
+    """Map linf of (1/2, 1/2) is (1, 1): the most of both; l2 asks for 1 / sqrt 2 of the way."""
+    scores = np.array([[0.0, 10.0], [2.0, 30.0]])
+    plain, other = make(bounds=[0, 1]).targets(scores, 0), make(bounds=[0, 1], map="linf", format="tags", compat="ric").targets(scores, 0)
+    assert (plain.map, plain.format, plain.step) == ("l2", "names", None)
+    assert (other.map, other.format, other.step) == ("linf", "tags", 0.1)
+    assert plain.rewards((0.5, 0.5)) == pytest.approx([-1 + 2 / sqrt(2)] * 2)
+    assert other.rewards((0.5, 0.5)) == [round(high, 1) for high in other.high]
+
+
 def test_bounds_are_quantiles_of_the_standardised_texts() -> None:
     """Rewards 0 to 4: mean 2, std sqrt 2; the quarter quantile is 1, so (1 - 2) / sqrt 2."""
     scores = np.stack([np.arange(5.0), 10 * np.arange(5.0)], 1)
@@ -97,6 +107,8 @@ def test_a_response_good_at_anything_is_kept() -> None:
     ascending = np.arange(10.0)
     assert np.flatnonzero(ric.kept(np.stack([ascending, 9 - ascending], 1), 0.7)).tolist() == [0, 1, 2, 7, 8, 9]
     assert ric.kept(np.ones((3, 2)), 0.7).all(), "at the quantile counts"
+    large = np.stack([ascending, 100 + ascending[::-1]], 1)
+    assert np.flatnonzero(ric.kept(large, 0.7)).tolist() == [0, 1, 2, 7, 8, 9], "each objective has a quantile of its own, whatever its size"
 
 
 def save_policy(folder: Path) -> Path:
@@ -229,6 +241,7 @@ def test_divergence_names_the_methods_own_rate(inputs: Path, tmp_path: Path) -> 
 def test_more_rounds_than_batches(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(MoaError, match=r"methods.ric.rounds: 2 rounds share ppo.steps \(1\) batches"):
         trained.run(train_ric.main, inputs, tmp_path, "ric", ppo={"steps": 1})
+    make(rounds=2).check(Ppo(steps=2), None)  # a batch for each
 
 
 def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None:
