@@ -17,7 +17,7 @@ from moa.provenance import text_hash
 from moa.rl.experience import Actor
 from moa.rl.loop import Task, prompt_indices
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
-from moa.rl.pairs import SHORTER, Samples
+from moa.rl.pair_loop import SHORTER, Samples
 from moa.stages import common
 from moa.tasks.preference_pairs import Pair
 

@@ -14,7 +14,8 @@ from moa.preferences import Preference
 from moa.process import Stopwatch
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task
-from moa.rl.pairs import PairLoop, Pairs, Samples, given_pairs, make_pairs
+from moa.rl.pair_loop import PairLoop, Samples
+from moa.rl.pairs import Pairs, given_pairs, make_pairs
 from moa.stages import common, train
 from moa.stages.pair_samples import draw, given
 from moa.tasks.preference_pairs import read_pairs

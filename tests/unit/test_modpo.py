@@ -15,8 +15,9 @@ from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, modpo
 from moa.preferences import lattice
 from moa.process import keeping
-from moa.rl import pairs as rl_pairs
-from moa.rl.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss, trimmed
+from moa.rl import pair_loop
+from moa.rl.pair_loop import trimmed
+from moa.rl.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
 from moa.stages import train_modpo
 from tests import trained
 
@@ -174,7 +175,9 @@ def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
     assert (card.name, card.weights, card.targets) == ("policy", (0.25, 0.75), None)
     rows = trained.curve(tmp_path)
     for quantity in ("pair_loss", "pair_accuracy", "forward_kl", "grad_norm", "micro_batch"):
-        assert [s for s, q, _, _ in rows if q == quantity] == [0, 1, 2, 3], quantity
+        assert [(s, o) for s, q, o, _ in rows if q == quantity] == [(s, "all") for s in range(4)], quantity
+    assert all(0 <= v <= 1 for _, q, _, v in rows if q == "pair_accuracy"), "a step's mean over its four updates"
+    assert [v for _, q, _, v in rows if q == "micro_batch"] == [4.0] * 4, "two pairs of responses"
     assert [s for s, q, o, _ in rows if (q, o) == ("reward", "sentiment")] == [0]
     assert len({row[:3] for row in rows}) == len(rows)
     cost = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()[0]
@@ -184,7 +187,7 @@ def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
 
 def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(inputs, tmp_path / "whole")
-    real, done = rl_pairs.PairLoop._update, []
+    real, done = pair_loop.PairLoop._update, []
 
     def failing(self: Any, chosen: torch.Tensor, step: int) -> dict[str, float]:
         if len(done) == 10:
@@ -192,10 +195,10 @@ def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Pat
         done.append(step)
         return real(self, chosen, step)
 
-    monkeypatch.setattr(rl_pairs.PairLoop, "_update", failing)
+    monkeypatch.setattr(pair_loop.PairLoop, "_update", failing)
     with pytest.raises(RuntimeError, match="pulled the plug"):
         run(inputs, tmp_path / "stopped")
-    monkeypatch.setattr(rl_pairs.PairLoop, "_update", real)
+    monkeypatch.setattr(pair_loop.PairLoop, "_update", real)
     monkeypatch.setattr(train_modpo, "draw", lambda *_: pytest.fail("sampled again"))
     run(inputs, tmp_path / "stopped")
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
@@ -205,13 +208,13 @@ def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("schedule", "shares"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)])
 def test_the_rate_falls_as_the_other_methods_does(schedule: str, shares: list[float], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, rates = rl_pairs.PairLoop._update, []
+    real, rates = pair_loop.PairLoop._update, []
 
     def watched(self: Any, chosen: torch.Tensor, step: int) -> dict[str, float]:
         rates.append((step, self.optimizer.param_groups[0]["lr"]))
         return real(self, chosen, step)
 
-    monkeypatch.setattr(rl_pairs.PairLoop, "_update", watched)
+    monkeypatch.setattr(pair_loop.PairLoop, "_update", watched)
     run(inputs, tmp_path, learning_rate=0.1, ppo={"schedule": schedule})
     assert rates == [(step, pytest.approx(0.1 * shares[step])) for step in range(4) for _ in range(4)]
 
@@ -225,14 +228,14 @@ def test_training_puts_the_pairs_in_order(inputs: Path, tmp_path: Path) -> None:
 
 def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(inputs, tmp_path / "plain")
-    real = rl_pairs.forward
+    real = pair_loop.forward
 
     def limited(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
         if len(ids) > 2:
             raise torch.OutOfMemoryError("a limit of 2 rows, as a full GPU would set")
         return real(model, ids, mask, response)
 
-    monkeypatch.setattr(rl_pairs, "forward", limited)
+    monkeypatch.setattr(pair_loop, "forward", limited)
     run(inputs, tmp_path / "tight")
     plain, tight = tensors(tmp_path / "plain"), tensors(tmp_path / "tight")
     assert all(torch.allclose(plain[name], tight[name], atol=2e-3) for name in plain)
