@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from moa import answers, tables
+from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, modpo
 from moa.preferences import lattice
@@ -111,7 +112,9 @@ def test_drawn_labels_follow_their_probability() -> None:
     made = make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, True, 3)
     assert set(made.chosen.tolist()) == {0.0, 1.0}
     assert made.chosen.mean().item() == pytest.approx(0.731, abs=0.028)
-    assert made.chosen.equal(make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, True, 3).chosen)
+    again = [make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, True, seed).chosen for seed in range(4)]
+    assert made.chosen.equal(again[3])
+    assert len({tuple(labels.tolist()) for labels in again}) == 4, "the seed decides"
 
 
 def test_all_pairs_of_a_prompts_responses() -> None:
@@ -250,3 +253,4 @@ def test_divergence_names_the_step_and_the_rate(inputs: Path, tmp_path: Path) ->
 def test_more_responses_than_the_budget(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(MoaError, match=r"= 32 responses are less than the 33"):
         run(inputs, tmp_path, responses=33)
+    make(responses=32).check(Ppo(steps=4, batch_size=8, mini_batch_size=8), None)
