@@ -23,10 +23,11 @@ RL = ("advantages", "weights", "losses", "control", "pairs")
 METHODS = ("pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear", "grpo", "gdpo", "ric", "modpo", "best_of_n")
 OTHERS = ("targets", "mixture")
 FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
-TESTS = (
+UNITS = (
     *("advantages", "weights", "losses", "control", "golden", "methods", "moc", "pama_certificate"),
     *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
+TESTS = (*(f"tests/unit/test_{name}.py" for name in UNITS), "tests/workflow/test_sections.py")  # the last: what the plan refuses
 COPIED = ("moa", "tests", "config.yaml", "pyproject.toml")
 SLOW = (  # each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same statements stay
     "test_weights.py::test_optimality_certificate",
@@ -82,11 +83,10 @@ class Mutant(NamedTuple):
 
 def configuration(files: Sequence[str]) -> str:
     """Return mutmut's configuration; torch is not fork-safe, so mutants are forked from a server that has run no test."""
-    tests = [f"tests/unit/test_{name}.py" for name in TESTS]
     extra = ["-p", "no:cacheprovider", *(f"--deselect=tests/unit/{name}" for name in SLOW)]
     copied = ["config.yaml", "conftest.py"]
     lines = ["[mutmut]", "source_paths = moa", "process_isolation = forkserver", "timeout_multiplier = 300", "use_git_change_detection = false"]
-    for key, values in (("only_mutate", files), ("also_copy", copied), ("pytest_add_cli_args_test_selection", tests), ("pytest_add_cli_args", extra)):
+    for key, values in (("only_mutate", files), ("also_copy", copied), ("pytest_add_cli_args_test_selection", TESTS), ("pytest_add_cli_args", extra)):
         lines += [f"{key} =", *(f"    {value}" for value in values)]
     return "\n".join(lines) + "\n"
 

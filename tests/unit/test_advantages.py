@@ -88,6 +88,7 @@ def test_unit_scale_keeps_signs_and_shares() -> None:
     """Live values 3, 4, 0, 5: mean square 50 / 4 = 12.5; each is divided by sqrt 12.5 = 3.535534, and nothing is shifted."""
     got = unit_scale(torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     torch.testing.assert_close(got, torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, 0.0]]) / 12.5**0.5)
+    assert unit_scale(torch.zeros(2, 2), torch.ones(2, 2)).tolist() == [[0.0, 0.0]] * 2, "a group that says nothing"
 
 
 def test_combined_advantages_are_scaled_within_each_group_or_over_the_batch() -> None:

@@ -41,6 +41,9 @@ def test_control_rewards_of_three_objectives() -> None:
     torch.testing.assert_close(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]]), 0.0), torch.tensor([-0.24]))
     # their mean square is (0.36 + 0.16 + 0.09) / 3 = 0.2033: within a phi of 0.21 nothing is asked
     assert float(control.on_mean(rewards, wanted, torch.tensor([[0.4, 0.9, 0.7]]), 0.21)) == 0.0
+    # beside it a sample whose preference has met its targets: each is judged by its own mean
+    both = control.on_mean(rewards.expand(2, 3), wanted.expand(2, 3), torch.tensor([[0.4, 0.9, 0.7], [1.0, 0.5, 1.0]]), 0.15)
+    torch.testing.assert_close(both, torch.tensor([-0.24, 0.0]))
 
 
 def test_running_means_keep_nine_tenths() -> None:

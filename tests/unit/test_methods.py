@@ -112,6 +112,7 @@ def test_policies_are_shared_not_trained_twice() -> None:
     ]
     shown = make("morlhf", prompts="preference")
     assert shown.conditioned and not make("morlhf").conditioned
+    assert shown.borrows() is None and make("morlhf").borrows() == ("corners", "single_objective")
     # a plain prompt's corner would be another policy
     names = ["w0-1", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25", "w1-0"]
     assert [(p.row, p.name, p.weights) for p in shown.policies(grid)] == [("row", name, w) for name, w in zip(names, grid, strict=True)]
