@@ -198,11 +198,19 @@ class Plan:
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()
-        return any(source not in ("embedded", "scratch") and not Path(source).expanduser().exists() for source in sources)
+        return _remote(sources)
+
+    def remote_rows(self) -> bool:
+        """Return whether some row's own source comes over the network: an external row's model, MODPO's pairs."""
+        return _remote(source for row in self.rows.values() for source in row.sources())
 
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""
         return any(isinstance(spec, Classifier | Transformer) for spec in rewards.values())
+
+
+def _remote(sources: Iterable[str]) -> bool:
+    return any(source not in ("embedded", "scratch") and not Path(source).expanduser().exists() for source in sources)
 
 
 def finished_runs(results: Path, task: str) -> list[Path]:

@@ -118,7 +118,7 @@ class Method:
         return None
 
     def sources(self) -> list[str]:
-        """Return the data sets, hub ids or local paths, that its trainer reads beside the run's own; none for most."""
+        """Return what it reads beside the run's own, hub ids or local paths: data sets to train on, an external model; nothing for most."""
         return []
 
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:

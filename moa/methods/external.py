@@ -56,5 +56,8 @@ class Method(base.Method):
     def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
         return []
 
+    def sources(self) -> list[str]:
+        return [source for source in (self.settings.adapter, self.settings.model) if source is not None]
+
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         return list(evaluation) if self.settings.conditioned else [None]

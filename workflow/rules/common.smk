@@ -63,6 +63,7 @@ FORMULAS = PLAN.scoring(judges=False).rewards
 SCORERS = PLAN.scoring(judges=True).rewards
 # Stages that fetch something get a second try.
 NETWORK = int(PLAN.remote())
+ROWS_NETWORK = int(PLAN.remote_rows())
 # On the CPU small models gain little from threads; jobs side by side gain much.
 THREADS = 4 if GPU else 1
 

@@ -11,6 +11,7 @@ rule generate_responses:
         costs="results/{task}/costs/generate/{row}/s{seed}.parquet",
     log:
         "logs/{task}/generate/{row}/s{seed}.log",
+    retries: ROWS_NETWORK
     threads: THREADS
     resources:
         gpu=int(GPU),

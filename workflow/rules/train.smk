@@ -12,6 +12,7 @@ rule train_policy:
         costs="results/{task}/costs/train/{row}/{policy}/s{seed}.parquet",
     log:
         "logs/{task}/train/{row}/{policy}/s{seed}.log",
+    retries: ROWS_NETWORK
     threads: THREADS
     resources:
         gpu=int(GPU),
