@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import convergence, means, mutation, noon, pama_cost
+from benchmarks import convergence, means, mutation, noon, pama_cost, responses
 from moa.config_keys import Lora, Scratch
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -73,6 +74,26 @@ def test_the_configured_files_and_tests_exist() -> None:
     for slow in mutation.SLOW:
         file, _, test = slow.partition("::")
         assert f"def {test.partition('[')[0]}(" in (mutation.ROOT / "tests" / "unit" / file).read_text(encoding="utf-8")
+
+
+def test_tau_with_fewer_responses(tmp_path: Path) -> None:
+    """Scores of the second objective at p = (1, 0), (0.5, 0.5), (0, 1), one prompt, two responses: 0, 2; 1, 1; 2, 2.
+
+    Both: means 1, 1, 2 in order but for a tie, tau-b = 2 / sqrt(3 * 2). The first alone: 0, 1, 2, tau 1. The second alone: 2, 1, 2, tau 0.
+    """
+    database = tmp_path / "results.duckdb"
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("CREATE TABLE runs AS SELECT 't' AS task, ['a', 'b'] AS objectives")
+        connection.execute("CREATE TABLE generations (task TEXT, method TEXT, seed INT, point INT, preference DOUBLE[], prompt_id TEXT, sample INT)")
+        connection.execute("CREATE TABLE scores (task TEXT, method TEXT, seed INT, point INT, prompt_id TEXT, sample INT, objective TEXT, role TEXT, score FLOAT)")
+        for point, (preference, scores) in enumerate([([1.0, 0.0], [0, 2]), ([0.5, 0.5], [1, 1]), ([0.0, 1.0], [2, 2])]):
+            for sample, score in enumerate(scores):
+                connection.execute("INSERT INTO generations VALUES ('t', 'moc', 0, ?, ?, 'p', ?)", [point, preference, sample])
+                connection.execute("INSERT INTO scores VALUES ('t', 'moc', 0, ?, 'p', ?, 'b', 'reward', ?)", [point, sample, score])
+    ((components, found),) = responses.read(database, "t")["moc", "b"].values()
+    assert components.tolist() == [0.0, 0.5, 1.0] and found.tolist() == [[[0, 2]], [[1, 1]], [[2, 2]]]
+    assert responses.tau(components, found, 1) == pytest.approx((1 + 0) / 2)
+    assert responses.tau(components, found, 2) == pytest.approx(2 / 6**0.5)
 
 
 def test_end_tokens_are_told_from_the_others() -> None:
