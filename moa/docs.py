@@ -1,6 +1,6 @@
 """Writes docs/tables.md from moa/tables.py: python -m moa.docs docs/tables.md."""
 
-import sys
+import argparse
 from pathlib import Path
 
 from moa import tables
@@ -60,4 +60,6 @@ def _escape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Write the page of the tables.")
+    parser.add_argument("page", type=Path, help="docs/tables.md")
+    parser.parse_args().page.write_text(render(), encoding="utf-8")
