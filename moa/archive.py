@@ -10,6 +10,7 @@ refused, whatever the task is called; a setting that the archive does not hold y
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
     Raises:
         MoaError: the database has no such task, or the folder holds what was measured on another scale or on other settings.
     """
-    with sql.connect(database) as connection:
+    with sql.reading(database) as connection:
         scale = _rows(connection, tables.NORMALISER, task)
         if not scale:
             raise MoaError(f"{database}: no task '{task}'; run it first, or name another")
@@ -183,6 +184,9 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--against", help="row that the paired differences are taken against")
     given = parser.parse_args()
-    if given.task is not None:
-        print(extend(given.database, given.task, given.folder))
-    print(over_seeds(given.folder, given.against))
+    try:
+        if given.task is not None:
+            print(extend(given.database, given.task, given.folder))
+        print(over_seeds(given.folder, given.against))
+    except MoaError as error:
+        sys.exit(f"error: {error}")

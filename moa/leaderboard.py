@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moa.errors import MoaError, nearest
-from moa.sql import connect
+from moa.sql import reading
 
 QUERY = """
     SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, kl, points, degenerate, prompts, seeds, models, seconds
@@ -20,7 +20,7 @@ HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "KL", "
 
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
     """Return, by task, one tuple of cells per method, best hypervolume of readable points first."""
-    with connect(database) as connection:
+    with reading(database) as connection:
         found = connection.execute(QUERY).fetchall()
     tasks: dict[str, list[tuple[str, ...]]] = {}
     for task, method, volume, low, high, readable, tau, kl, points, degenerate, prompts, seeds, models, seconds in found:

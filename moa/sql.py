@@ -11,6 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -59,6 +60,17 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
             raise MoaError(f"{path}: another process has opened the database for writing; close it first ({_first_line(error)})") from None
         remedy = "delete it and run snakemake again" if "not a valid DuckDB database" in str(error) else "close what else has it open, or make it again"
         raise MoaError(f"{path}: cannot be opened ({_first_line(error)}); {remedy}") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the database for the project's own queries; one that another version built, without their columns, is a MoaError."""
+    with connect(path) as connection:
+        try:
+            yield connection
+        except (duckdb.BinderException, duckdb.CatalogException) as error:
+            remedy = "make it anew with snakemake --cores all -R build_warehouse"
+            raise MoaError(f"{path}: built by another version, it lacks what this one reads ({_first_line(error)}); {remedy}") from None
 
 
 def query(path: Path, sql: str, output: Output, stream: TextIO) -> None:

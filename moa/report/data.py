@@ -31,10 +31,7 @@ def literal(value: str) -> str:
 def ask(connection: duckdb.DuckDBPyConnection, name: str, **parameters: str) -> Answer:
     """Run queries/report_<name>.sql; `$key` in it stands for a parameter."""
     text = (QUERIES / f"report_{name}.sql").read_text(encoding="utf-8")
-    try:
-        cursor = connection.execute(text, parameters or None)
-    except duckdb.CatalogException as error:
-        raise MoaError(f"the database lacks a table or column that report_{name}.sql needs ({error}); make it anew with snakemake -R build_warehouse") from None
+    cursor = connection.execute(text, parameters or None)
     names = [column[0] for column in cursor.description or []]
     rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     return Answer(rows, re.sub(r"\$(\w+)", lambda found: literal(parameters[found[1]]), text))

@@ -20,7 +20,7 @@ from moa.report.geometry import Axis, Position, at, axis, pairs, shade, ticks
 from moa.report.labels import HEIGHT, Label, place
 from moa.report.safe import environment
 from moa.report.style import DARK, LIGHT, Look, looks, markers
-from moa.sql import connect
+from moa.sql import reading
 
 SIZE = 4.6  # half the width of a marker, pixels
 INSET = {"left": 58.0, "right": 12.0, "top": 10.0, "bottom": 44.0}
@@ -189,7 +189,7 @@ def _render(template: str, **values: Any) -> str:
 def main(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != ".svg":
         raise MoaError(f"--out {arguments.out}: give a name that ends in .svg")
-    with connect(arguments.database) as connection:
+    with reading(arguments.database) as connection:
         svg = standalone(named(read(connection), arguments.task))
     atomically(arguments.out, lambda temporary: temporary.write_text(svg, encoding="utf-8", newline="\n"))
 

@@ -4,6 +4,7 @@ python -m moa.report.summary --database results/results.duckdb --task reviews
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def stages(connection: duckdb.DuckDBPyConnection, task: str) -> str:
 
 def summary(database: Path, task: str) -> str:
     """Return all tables of a task."""
-    with sql.connect(database) as connection:
+    with sql.reading(database) as connection:
         known = [r["task"] for r in rows_of(connection, "SELECT task FROM runs ORDER BY task")]
         if task not in known:
             raise MoaError(f"{database}: no task '{task}'; it holds {', '.join(known)}")
@@ -88,4 +89,7 @@ if __name__ == "__main__":
     parser.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
-    print(summary(arguments.database, arguments.task))
+    try:
+        print(summary(arguments.database, arguments.task))
+    except MoaError as error:
+        sys.exit(f"error: {error}")

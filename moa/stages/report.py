@@ -13,7 +13,7 @@ from moa.errors import MoaError
 from moa.files import atomically
 from moa.report import pages
 from moa.report.data import named, read
-from moa.sql import connect
+from moa.sql import reading
 from moa.stages import common
 
 log = logging.getLogger("moa")
@@ -22,7 +22,7 @@ FILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what the config allows as a 
 
 def build(database: Path, out: Path, asked: str | None = None) -> list[Path]:
     """Write index.html and <task>.html into the folder `out` and return their paths; task `asked` must be among them."""
-    with connect(database) as connection:
+    with reading(database) as connection:
         tasks = read(connection)
     if asked is not None:
         named(tasks, asked)

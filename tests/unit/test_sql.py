@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from moa import sql
+from moa import leaderboard, sql
 from moa.errors import MoaError
 from tests import synthetic
 
@@ -128,6 +128,19 @@ def test_mistakes_are_explained(database, query, message):
     with pytest.raises(MoaError) as caught:
         ask(database, query)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["moa.report.summary", "moa.report.front"])
+def test_a_database_of_another_version(module, tmp_path):
+    """Its leaderboard lacks a column that today's queries read."""
+    old = synthetic.warehouse(tmp_path, ("sentiment", "conciseness"), seeds=(0,))
+    with duckdb.connect(str(old)) as connection:
+        connection.execute("ALTER TABLE leaderboard DROP COLUMN kl")
+    with pytest.raises(MoaError, match=r"built by another version, it lacks what this one reads .*kl.*make it anew with snakemake"):
+        leaderboard.rows(old)
+    task = ["--task", "synthetic", *(["--out", str(tmp_path / "x.svg")] if module.endswith("front") else [])]
+    ended = subprocess.run([sys.executable, "-m", module, "--database", str(old), *task], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr.startswith(f"error: {old}") and "Traceback" not in ended.stderr
 
 
 def test_no_database_foreign_file_and_lock(tmp_path, database):
