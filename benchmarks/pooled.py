@@ -1,6 +1,7 @@
 """Two rows over the seeds of several archives of one base: means, paired differences, and what of the hypervolume's follows the KL's.
 
 python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc --against linear
+python -m benchmarks.pooled --folders benchmarks/unseen/a --row moc --against moc --others benchmarks/unseen/b        # `against` stands in other archives
 """
 
 import argparse
@@ -41,15 +42,18 @@ def main() -> None:
     parser.add_argument("--folders", type=Path, nargs="+", required=True)
     parser.add_argument("--row", required=True)
     parser.add_argument("--against", required=True)
+    parser.add_argument("--others", type=Path, nargs="+", help="archives of the row `against` (default: the same)")
     given = parser.parse_args()
-    values = read(given.folders)
+    others = given.others or given.folders
+    read([*given.folders, *others])  # all measured alike
+    values, against = read(given.folders), read(others)
     lines = []
-    for _, metric, objective in sorted(key for key in values if key[0] == given.row and (given.against, *key[1:]) in values):
-        mine, theirs = values[given.row, metric, objective], values[given.against, metric, objective]
+    for _, metric, objective in sorted(key for key in values if key[0] == given.row and (given.against, *key[1:]) in against):
+        mine, theirs = values[given.row, metric, objective], against[given.against, metric, objective]
         means = [interval(of, dict.fromkeys(of, 0.0)) for of in (mine, theirs)]
         lines.append([f"{metric} {objective}", *means, interval(mine, theirs), str(len(mine.keys() & theirs.keys()))])
     print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
-    volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in values[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
+    volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
     pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
 

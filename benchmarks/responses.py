@@ -10,12 +10,12 @@ import argparse
 from itertools import combinations
 from pathlib import Path
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
 from moa.metrics.steering import kendall_tau
 from moa.report.summary import table
+from moa.sql import reading
 
 Array = NDArray[np.float64]
 Scores = dict[tuple[str, str], dict[int, tuple[Array, Array]]]  # (row, objective) -> seed -> preference components (M,), scores (M, prompts, S)
@@ -30,7 +30,7 @@ GROUP BY ALL ORDER BY ALL
 
 def read(database: Path, task: str) -> Scores:
     """Return the rewards of every response of every row that has preferences."""
-    with duckdb.connect(str(database), read_only=True) as connection:
+    with reading(database) as connection:
         rows = connection.execute(SQL, {"task": task}).fetchall()
     points: dict[tuple[str, str], dict[int, dict[tuple[int, float], list[list[float]]]]] = {}
     for method, objective, seed, point, component, _, scores in rows:
