@@ -1,12 +1,12 @@
 """Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc.md's tables.
 
 Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
-prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment)};
-a name with an underscore in front is no variant.
+prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment),
+embedding (true: a learned one beside the preference's text)}; a name with an underscore in front is no variant.
 
     snakemake --cores all reference_scores
-    python benchmarks/ablation.py --experiment experiments/full.yaml --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
-    python benchmarks/ablation.py --table variants.jsonl
+    python -m benchmarks.ablation --experiment experiments/full.yaml --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
+    python -m benchmarks.ablation --table variants.jsonl
 """
 
 import argparse
@@ -23,12 +23,14 @@ import torch
 import yaml
 from snakemake.utils import update_config
 
-from moa import config, generation
+from benchmarks.preference_embedding import PreferenceEmbedding
+from moa import conditioning, config, generation
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
 from moa.metrics.steering import control_error, kendall_tau, order_rate
 from moa.preferences import Preference
 from moa.report.summary import table
+from moa.rl.experience import Actor
 from moa.rl.loop import Loop
 from moa.sections import Plan
 from moa.stages import train
@@ -66,19 +68,27 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
     return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
 
 
-def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, checkpoints: Path) -> Loop:
+def embed(actor: Actor, section: config.TrainSection) -> None:
+    """Give the policy a learned embedding beside the text of every training preference."""
+    shown = [conditioning.preference_text(p, list(section.objectives), section.conditioning.format) for p in section.training]
+    PreferenceEmbedding(actor.model, actor.tokenizer(shown, add_special_tokens=False)["input_ids"], section.training)
+
+
+def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, checkpoints: Path, embedding: bool = False) -> Loop:
     """Return the loop that trains one policy of the row on a finished task's base."""
     section = Plan(experiment, "ablation").train(row)
     method = catalogue.load(row, section.settings, list(section.objectives))
     files = Namespace(prompts=results / "prompts.parquet", base=results / "base", normaliser=results / "normaliser.parquet", models=sorted((results / "rewards").glob("*")))
     actor = train.make_actor(section, files.base, method, seed)
+    if embedding:
+        embed(actor, section)
     return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
 
 
-def trial(experiment: config.Experiment, row: str, results: Path, seed: int) -> dict[str, Any]:
+def trial(experiment: config.Experiment, row: str, results: Path, seed: int, embedding: bool) -> dict[str, Any]:
     """Train one policy and measure it."""
     with tempfile.TemporaryDirectory() as checkpoints:
-        loop = loop_on(experiment, row, results, seed, Path(checkpoints))
+        loop = loop_on(experiment, row, results, seed, Path(checkpoints), embedding)
         train.train(loop, f"{row} s{seed}")
     spec = experiment.generation
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
@@ -126,7 +136,7 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.only or [n for n in variants if not n.startswith("_")]:
             variant = variants[name]
-            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed)
+            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed, variant.get("embedding", False))
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"name": name, **found}) + "\n")
 

@@ -17,7 +17,9 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
 4. Target p~: p / max p (asks the middle preference for everything), p, p against R normalised to sum 1, or p / max p
    within the range of rewards that the preferences achieve so far (`range`), or p / |p| within it (`arc`): p / max p asks
    every preference above 1/2 for the whole range of its objective and so for no order among them.
-5. Weights. `min_norm` as the paper has it; `uniform`; or `lagrangian`: reward streams at 1, control at a fixed multiplier.
+5. Weights. `min_norm` as the paper has it; `uniform`; `exact`, as exact Pareto search goes (Mahapatra and Rajan 2020): a preference
+   whose constraint is violated raises what falls short of its target alone, one within phi follows p; or `lagrangian`: reward streams
+   at 1, control at a fixed multiplier.
    With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
    min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
 6. Objectives' weights. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its
@@ -45,7 +47,12 @@ if TYPE_CHECKING:
     from moa.config_keys import Ppo
 
 
-UNREAD = {"min_norm": ("multiplier",), "uniform": ("multiplier", "smoothing", "solver"), "lagrangian": ("smoothing", "solver")}  # settings, by `weights`
+UNREAD = {
+    "min_norm": ("multiplier",),
+    "uniform": ("multiplier", "smoothing", "solver"),
+    "lagrangian": ("smoothing", "solver"),
+    "exact": ("multiplier", "smoothing", "solver", "granularity", "objective_weights"),
+}  # settings, by `weights`
 
 
 class Settings(base.Settings):
@@ -54,7 +61,7 @@ class Settings(base.Settings):
     scale: Scale = "quantile"
     target: Target = "arc"
     phi: float = Field(0.0, ge=0)
-    weights: Literal["min_norm", "uniform", "lagrangian"] = "lagrangian"
+    weights: Literal["min_norm", "uniform", "lagrangian", "exact"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
     objective_weights: Literal["signed", "nonnegative", "simplex"] = "nonnegative"  # what exceeds its target is not given up for its own sake
     granularity: Literal["batch", "preference"] = "batch"
@@ -68,6 +75,8 @@ class Settings(base.Settings):
         for name in UNREAD[self.weights]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is not read with weights: {self.weights}; leave it out")
+        if self.weights == "exact" and (self.control, self.streams) != ("feedback", "utility"):
+            raise ValueError("weights: exact goes with control: feedback and streams: utility; it follows the one or the other")
         if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
             raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
         return self
@@ -122,6 +131,8 @@ class Method(base.Method):
         return (on_scale(scores, self.settings.scale, self.settings.target) - wanted).square().mean()
 
     def combine(self, batch: base.Batch) -> base.Combination:
+        if self.settings.weights == "exact":
+            return self._search(batch)
         shares = self._shares(batch)
         streams = (shares[..., None] * batch.advantages.movedim(0, 1)).sum(2)
         coefficients = batch.preferences.new_zeros(shares.shape[1:])
@@ -138,6 +149,15 @@ class Method(base.Method):
             coefficients = coefficients.clamp(min=0.0)
         logged = [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
         return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
+
+    def _search(self, batch: base.Batch) -> base.Combination:
+        """Weigh objectives by what falls short of the target, scaled to sum 1, where the constraint is violated; by p where it is met or everything exceeds its target."""
+        short = self._violation(batch).clamp(min=0)
+        total = short.sum(1, keepdim=True)
+        violated = total > 0
+        balanced = float(violated.float().mean())
+        logged = (("stream_weight", "utility", 1 - balanced), ("stream_weight", "control", balanced))
+        return base.weighted(batch.advantages, (short / total).where(violated, batch.preferences))._replace(logged=logged)
 
     def _names(self) -> list[str]:
         return [*(["utility"] if self.settings.streams == "utility" else self.objectives), "control"]

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from benchmarks import convergence, means, mutation, noon, pama_cost, responses
+from benchmarks.preference_embedding import PreferenceEmbedding
+from moa import models
 from moa.config_keys import Lora, Scratch
+from tests import tiny_policy
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
 
@@ -118,3 +121,25 @@ def test_means_are_paired_by_seed() -> None:
     shown = means.show({("a", "length"): {0: 1.0, 1: 3.0}, ("b", "length"): {0: 0.0, 1: 1.0}}, "a").splitlines()
     assert shown[2].startswith("| a | 2.000 ± 12.706 |  | 2 |")
     assert shown[3].startswith("| b | 0.500 ± 6.353 | +1.500 (-4.853 to +7.853) | 2 |")
+
+
+def test_a_learned_embedding_moves_the_policy_where_its_preference_is_told_and_never_the_reference() -> None:
+    model = models.add_adapter(tiny_policy.base(), Lora(rank=2, alpha=4, dropout=0.0), 0)
+    embedding = PreferenceEmbedding(model, [[4, 5], [6]], [(1.0, 0.0), (0.25, 0.75)])
+    ids = torch.tensor([[0, 1, 4, 5, 7], [1, 6, 8, 4, 7]])  # padded; 4 without 5 is no preference
+    assert embedding.places(ids).tolist() == [[0, 0, 1, 1, 0], [0, 2, 0, 0, 0]]
+
+    def logits() -> torch.Tensor:
+        return models.forward(model, ids, (ids > 0).long(), 1)[0]
+
+    before = logits()
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(), before)
+    torch.nn.init.constant_(embedding.linear.weight[:, 1], 0.1)  # of the second objective: the first row's preference has none of it
+    torch.testing.assert_close(embedding.shift(ids)[1, 1], torch.full((32,), 0.075))
+    after = logits()
+    torch.testing.assert_close(after[0], before[0])
+    assert not torch.allclose(after[1], before[1])
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(), before)
+    assert any(p is embedding.linear.weight for p in model.parameters() if p.requires_grad)

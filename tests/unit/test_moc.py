@@ -162,10 +162,25 @@ def test_weights_on_the_simplex_keep_their_sum() -> None:
         make(control="sample", objective_weights="simplex")
 
 
-@pytest.mark.parametrize(("weights", "setting", "value"), [("lagrangian", "smoothing", 0.5), ("lagrangian", "solver", "plain"), ("min_norm", "multiplier", 2.0), ("uniform", "multiplier", 2.0)])
+@pytest.mark.parametrize(("weights", "setting", "value"), [("lagrangian", "smoothing", 0.5), ("lagrangian", "solver", "plain"), ("min_norm", "multiplier", 2.0), ("uniform", "multiplier", 2.0), ("exact", "objective_weights", "signed")])
 def test_a_setting_that_nothing_reads_is_refused(weights: str, setting: str, value: object) -> None:
     with pytest.raises(MoaError, match=f"{setting} is not read with weights: {weights}; leave it out"):
         make(weights=weights, **{setting: value})
+
+
+def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:
+    """Targets p. Misses: of (.5, .5) that reached (.2, .4) (.3, .1), mean square .05; of (.8, .2) that reached (.7, .3) (.1, -.1), .01, within phi; of (.2, .8) that reached (.6, .9) nothing."""
+    method = make(weights="exact", target="plain", phi=0.02)
+    given = batch(torch.tensor([[[1.0], [1.0], [1.0]], [[10.0], [10.0], [10.0]]]), torch.tensor([[0.5, 0.5], [0.8, 0.2], [0.2, 0.8]]), [[0.2, 0.4], [0.7, 0.3], [0.6, 0.9]])
+    got = method.combine(given)
+    # .3 / .4 * 1 + .1 / .4 * 10 = 3.25;  .8 + 2 = 2.8;  what exceeds all its targets ascends: .2 + 8 = 8.2
+    torch.testing.assert_close(got.advantages, torch.tensor([[3.25], [2.8], [8.2]]))
+    torch.testing.assert_close(got.weights, torch.tensor([(0.75 + 0.8 + 0.2) / 3, (0.25 + 0.2 + 0.8) / 3]))
+    (first, share), (second, balanced) = [(name, value) for _, name, value in got.logged]
+    assert (first, second) == ("utility", "control") and (share, balanced) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    for wrong in ({"control": "mean"}, {"streams": "literal"}):
+        with pytest.raises(MoaError, match="weights: exact goes with control: feedback and streams: utility"):
+            make(weights="exact", **wrong)
 
 
 def test_feedback_has_the_last_stream_to_itself() -> None:
