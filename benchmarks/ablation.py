@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from snakemake.utils import update_config
 
 from benchmarks.preference_embedding import PreferenceEmbedding
@@ -49,9 +50,22 @@ def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Exper
     return config.parse(data, str(path))
 
 
+def development_prompts() -> list[str]:
+    """Return the embedded corpus's second hundred of evaluation prompts."""
+    return reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
+
+
+def metrics(found: NDArray[np.float64], asked: NDArray[np.float64], objectives: list[str]) -> dict[str, Any]:
+    """Return hypervolume (against 0), tau per objective, order rate and control error of mean normalised rewards (M, K) at preferences (M, K)."""
+    taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
+    rates = [float(order_rate(asked[:, k], found[:, k])) for k in range(len(objectives))]
+    control = {"order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
+    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
+
+
 def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding) -> dict[str, Any]:
-    """Return mean normalised rewards over the evaluation preferences, their hypervolume (against 0), tau per objective, order rate and control error."""
-    prompts = reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
+    """Return the metrics of a policy's responses over the evaluation preferences."""
+    prompts = development_prompts()
     points = []
     for preference in grid:
         torch.manual_seed(1)
@@ -61,11 +75,7 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
             rollout = generation.sample(loop.actor.model, loop.actor.tokenizer, texts, decoding, loop.actor.context)
             means.append(loop.task.scale.apply(torch.from_numpy(loop.task.score(prompts, rollout.texts))).quantile.mean(0).tolist())
         points.append(np.mean(means, 0))
-    found, asked = np.array(points), np.array(grid)
-    taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
-    rates = [float(order_rate(asked[:, k], found[:, k])) for k in range(len(objectives))]
-    control = {"order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
-    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
+    return metrics(np.array(points), np.array(grid), objectives)
 
 
 def embed(actor: Actor, section: config.TrainSection) -> None:
