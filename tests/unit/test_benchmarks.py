@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import convergence, means, mutation, noon, pama_cost, responses
+from benchmarks import ablation, convergence, development, means, mutation, noon, pama_cost, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
 from moa import models
 from moa.config_keys import Lora, Scratch
+from moa.errors import MoaError
 from tests import tiny_policy
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -97,6 +98,32 @@ def test_tau_with_fewer_responses(tmp_path: Path) -> None:
     assert components.tolist() == [0.0, 0.5, 1.0] and found.tolist() == [[[0, 2]], [[1, 1]], [[2, 2]]]
     assert responses.tau(components, found, 1) == pytest.approx((1 + 0) / 2)
     assert responses.tau(components, found, 2) == pytest.approx(2 / 6**0.5)
+
+
+def test_development_prompts_alone_are_measured(tmp_path: Path) -> None:
+    """One point: scores 3 of a (scale 1 to 5) and 0.25 of b (0 to 1) on every development prompt, 5 and 1 on a test prompt that must not count."""
+    database = tmp_path / "results.duckdb"
+    prompts = ablation.development_prompts()
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("CREATE TABLE runs AS SELECT 't' AS task, ['b', 'a'] AS objectives")
+        connection.execute("CREATE TABLE normaliser AS SELECT * FROM (VALUES ('t', 'a', 1.0, 5.0), ('t', 'b', 0.0, 1.0)) AS v(task, objective, low, high)")
+        connection.execute("CREATE TABLE generations AS SELECT 't' AS task, 'grpo' AS method, 0 AS seed, 0 AS point, [0.75, 0.25]::DOUBLE[] AS preference")
+        connection.execute("CREATE TABLE prompts (task TEXT, prompt_id TEXT, prompt TEXT, split TEXT)")
+        connection.execute("CREATE TABLE scores (task TEXT, method TEXT, seed INT, point INT, prompt_id TEXT, objective TEXT, role TEXT, score DOUBLE)")
+        connection.execute("CREATE TABLE curves (task TEXT, method TEXT, policy TEXT, seed INT, step INT, quantity TEXT, value DOUBLE)")
+        for step in range(12):  # the last ten steps' mean of 0, 1, ..., 11 is 6.5
+            connection.execute("INSERT INTO curves VALUES ('t', 'grpo', 'policy', 0, ?, 'kl', ?), ('t', 'grpo', 'policy', 0, ?, 'seconds', 2)", [step, step, step])
+        for number, prompt in enumerate(["a test prompt", *prompts]):
+            connection.execute("INSERT INTO prompts VALUES ('t', ?, ?, 'evaluation')", [str(number), prompt])
+            high = (3, 0.25) if number else (5, 1)
+            connection.execute("INSERT INTO scores VALUES ('t', 'grpo', 0, 0, ?, 'a', 'reward', ?), ('t', 'grpo', 0, 0, ?, 'b', 'reward', ?)", [str(number), high[0], str(number), high[1]])
+        (row,) = development.read(connection, "t")
+        # (3 - 1) / 4 = 0.5; in the run's order of objectives b, a: (0.25, 0.5)
+        assert row["points"] == [[0.25, 0.5]] and row["hypervolume"] == pytest.approx(0.125)
+        assert (row["name"], row["seed"], row["kl"], row["seconds"]) == ("grpo", 0, 6.5, 24)
+        connection.execute("DELETE FROM prompts WHERE prompt = ?", [prompts[0]])
+        with pytest.raises(MoaError, match="its evaluation prompts are not the development prompts"):
+            development.read(connection, "t")
 
 
 def test_end_tokens_are_told_from_the_others() -> None:
