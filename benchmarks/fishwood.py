@@ -64,7 +64,7 @@ ROWS = {
     "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback", "objective_weights": "signed"}),
     "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "objective_weights": "signed"}),
     "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", "objective_weights": "signed"}),
-    "moc, as by default (the same, weights of at least 0)": Setup({"kind": "moc"}),
+    "moc, default (arc, weights of at least 0)": Setup({"kind": "moc"}),
     "moc, exact search, phi 0.005": Setup({"kind": "moc", "weights": "exact", "phi": 0.005}),
     "moc, exact search, phi 0.005, target p": Setup({"kind": "moc", "weights": "exact", "phi": 0.005, "target": "plain"}),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
