@@ -29,7 +29,8 @@ def preference_text(preference: Sequence[float], objectives: Sequence[str], form
     'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'bars' gives 'sentiment + + + + + + + + conciseness + +' (a mark per
     tenth: a small model counts by averaging what it attends to, and weights that it never saw lie between those it did), 'tags' gives '<sentiment=75> <conciseness=25>'.
     """
-    pairs = list(zip(objectives, preference, strict=True))
+    # Training holds preferences in float32, whose last digits must not decide on which side of a half a weight is rounded.
+    pairs = [(name, round(weight, 6)) for name, weight in zip(objectives, preference, strict=True)]
     if form == "digits":
         return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
     if form == "words":

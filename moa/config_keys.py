@@ -259,7 +259,7 @@ class Ppo(Strict):
     value_coefficient: float = Field(0.1, ge=0)
     entropy_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(0.5, gt=0)
-    early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2 over the batch that ends the epochs
+    early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2, of an epoch's last mini-batch, that ends the epochs
     whiten: Literal["batch", "preference", "none", "combined"] = "batch"
     kl: Kl = Kl()
     checkpoint_every: int = Field(20, ge=1)
@@ -270,6 +270,8 @@ class Ppo(Strict):
             raise ValueError(f"mini_batch_size ({self.mini_batch_size}) must divide batch_size ({self.batch_size})")
         if self.batch_size % self.group_size:
             raise ValueError(f"group_size ({self.group_size}) must divide batch_size ({self.batch_size})")
+        if self.kl.horizon <= 0.2 * self.batch_size:
+            raise ValueError(f"kl.horizon ({self.kl.horizon:g}) must be above a fifth of batch_size ({self.batch_size}), or one step could make the coefficient negative")
         if self.advantages == "group" and self.group_size < 2:
             raise ValueError(f"advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is {self.group_size})")
         return self

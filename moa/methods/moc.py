@@ -13,7 +13,8 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    (`mean`), because the constraint is on an expectation and the square also punishes variance; or the same without a
    value head of its own (`feedback`): advantages are linear in rewards, so the constraint's advantage is
    (2/N) sum_i (p~_i - Rbar^i_p) A^i, whose size is the violation, where whitening would blow a met constraint up to noise.
-3. Scale of R: quantiles of the reference policy's scores to [0, 1], clipped, or z-scores, or raw.
+3. Scale of R: quantiles of the reference policy's scores to [0, 1], or z-scores, or raw. Against targets on the whole of [0, 1]
+   quantiles are clipped: a response's own, or the mean of those that a mean is taken of.
 4. Target p~: p / max p (asks the middle preference for everything), p, p against R normalised to sum 1, or p / max p
    within the range of rewards that the preferences achieve so far (`range`), or p / |p| within it (`arc`): p / max p asks
    every preference above 1/2 for the whole range of its objective and so for no order among them.
@@ -38,7 +39,7 @@ from pydantic import Field, model_validator
 
 from moa.errors import MoaError
 from moa.methods import base
-from moa.rl.control import WITHIN, Achieved, Scale, Target, on_mean, on_scale, per_sample
+from moa.rl.control import WITHIN, Achieved, Scale, Target, bounded, on_mean, on_scale, per_sample
 from moa.rl.weights import Solution, solve, to_simplex
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
 UNREAD = {
     "min_norm": ("multiplier",),
-    "uniform": ("multiplier", "smoothing", "solver"),
-    "lagrangian": ("smoothing", "solver"),
+    "uniform": ("multiplier", "smoothing", "solver", "granularity"),
+    "lagrangian": ("smoothing", "solver", "granularity"),
     "exact": ("multiplier", "smoothing", "solver", "granularity", "objective_weights"),
 }  # settings, by `weights`
 
@@ -77,6 +78,10 @@ class Settings(base.Settings):
                 raise ValueError(f"{name} is not read with weights: {self.weights}; leave it out")
         if self.weights == "exact" and (self.control, self.streams) != ("feedback", "utility"):
             raise ValueError("weights: exact goes with control: feedback and streams: utility; it follows the one or the other")
+        if self.control != "feedback" and self.objective_weights == "signed":
+            raise ValueError("objective_weights: signed goes with control: feedback; a control stream of its own never asks for less of an objective")
+        if self.control == "feedback" and self.weights in ("min_norm", "uniform") and self.objective_weights != "signed":
+            raise ValueError(f"weights: {self.weights} weighs whole streams, and control: feedback is one that may ask for less of an objective: add objective_weights: signed")
         if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
             raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
         return self
@@ -121,14 +126,16 @@ class Method(base.Method):
         if how.control == "feedback":
             return super().extra_rewards(scores, preferences)
         rewards = on_scale(scores, how.scale, how.target)
-        means = self.achieved.update(rewards, preferences) if self.keeps_means else rewards
+        means = bounded(self.achieved.update(rewards, preferences) if self.keeps_means else rewards, how.scale, how.target)
         wanted = self.achieved.wanted(preferences, how.target)
-        reward = per_sample(rewards, wanted, how.phi) if how.control == "sample" else on_mean(rewards, wanted, means, how.phi)
-        return reward[:, None]
+        if how.control == "sample":
+            return per_sample(bounded(rewards, how.scale, how.target), wanted, how.phi)[:, None]
+        return on_mean(rewards, wanted, means, how.phi)[:, None]
 
     def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
-        wanted = self.achieved.wanted(preferences, self.settings.target)
-        return (on_scale(scores, self.settings.scale, self.settings.target) - wanted).square().mean()
+        how = self.settings
+        wanted = self.achieved.wanted(preferences, how.target)
+        return (bounded(on_scale(scores, how.scale, how.target), how.scale, how.target) - wanted).square().mean()
 
     def combine(self, batch: base.Batch) -> base.Combination:
         if self.settings.weights == "exact":
@@ -178,10 +185,10 @@ class Method(base.Method):
 
     def _violation(self, batch: base.Batch) -> Tensor:
         """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi."""
-        rewards = on_scale(batch.scores, self.settings.scale, self.settings.target)
-        means = self.achieved.update(rewards, batch.preferences)
-        shortfall = self.achieved.shortfall(means, batch.preferences, self.settings.target)
-        return shortfall * (shortfall.square().mean(1, keepdim=True) > self.settings.phi)
+        how = self.settings
+        means = bounded(self.achieved.update(on_scale(batch.scores, how.scale, how.target), batch.preferences), how.scale, how.target)
+        shortfall = self.achieved.shortfall(means, batch.preferences, how.target)
+        return shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
 
     def _weigh(self, group: str, matrix: Tensor) -> Solution:
         """Return one group's weights c of the streams."""

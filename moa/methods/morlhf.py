@@ -4,8 +4,8 @@
 
 Differences from the Rewards-in-Context code, and choices:
 1. That code sums raw rewards and trains one value function. Here every reward keeps its own value head, and the
-   whitened advantages are summed, so that no reward's unit decides the trade-off (with `ppo.whiten: none` this is the
-   advantage of the summed normalised reward).
+   whitened advantages are summed, so that no reward's unit decides the trade-off (with `ppo.advantages: gae` and
+   `ppo.whiten: none` this is the advantage of the summed normalised reward).
 2. Its three-objective runs always use 0.33 each; here every evaluation preference has its own policy.
 3. The corners are the single-objective policies, trained once and shared.
 4. The paper's prompts are plain. `prompts: preference` puts a policy's own weights into its prompts, so that it starts where

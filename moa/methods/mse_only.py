@@ -33,7 +33,8 @@ class Method(base.Method):
 
     def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
         wanted = control.targets(preferences, self.settings.target)
-        return control.per_sample(control.on_scale(scores, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
+        rewards = control.on_scale(scores, self.settings.scale, self.settings.target)
+        return control.per_sample(control.bounded(rewards, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
 
     def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
         return -self.extra_rewards(scores, preferences).mean()

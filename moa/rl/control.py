@@ -23,12 +23,21 @@ LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no
 
 
 def on_scale(scores: Scores, scale: Scale, target: Target) -> Tensor:
-    """Return R~ (B, K) on the switch's scale; 'simplex' divides the positive part by its sum."""
-    scaled = {"quantile": scores.quantile.clamp(0, 1), "zscore": scores.zscore, "raw": scores.raw}[scale]
+    """Return R~ (B, K) on the switch's scale; 'simplex' divides the positive part, of quantiles at most 1, by its sum."""
+    scaled = {"quantile": scores.quantile, "zscore": scores.zscore, "raw": scores.raw}[scale]
     if target != "simplex":
         return scaled
-    positive = scaled.clamp(min=1e-6)
+    positive = bounded(scaled, scale, target).clamp(min=1e-6)
     return positive / positive.sum(1, keepdim=True)
+
+
+def bounded(rewards: Tensor, scale: Scale, target: Target) -> Tensor:
+    """Clip quantiles to [0, 1], where p asks for nothing beyond; targets within the achieved range lie wherever the rewards do.
+
+    What is averaged is clipped afterwards: the constraint is on expectations, and clipped responses have another mean. A policy better than
+    nearly all of the reference's responses would seem to be at 1 whatever its preference.
+    """
+    return rewards if scale != "quantile" or target in WITHIN else rewards.clamp(0, 1)
 
 
 def targets(preferences: Tensor, target: Target) -> Tensor:

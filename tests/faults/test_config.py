@@ -77,6 +77,7 @@ def test_the_good_experiment_is_good() -> None:
         ("ppo.steps", 0, "ppo.steps: Input should be greater than or equal to 1 (got 0)"),
         ("ppo.mini_batch_size", 7, "ppo: mini_batch_size (7) must divide batch_size (64)"),
         ("ppo.group_size", 6, "ppo: group_size (6) must divide batch_size (64)"),
+        ("ppo.kl.horizon", 12.8, "ppo: kl.horizon (12.8) must be above a fifth of batch_size (64)"),
         ("ppo.advantages", "group", "ppo: advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is 1)"),
         ("ppo.advantages", "critic", "ppo.advantages: Input should be 'gae' or 'group' (got 'critic')"),
         ("model.scratch", GONE, "model: `source: scratch` and a `scratch:` section go together"),

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +12,7 @@ from moa.conditioning import MARK, as_text, build, continuation_rows, encode, pr
 from moa.config_keys import Conditioning
 from moa.errors import MoaError
 from moa.generation import decode
+from moa.preferences import lattice
 from tests import tiny_models
 
 OBJECTIVES = ["sentiment", "conciseness"]
@@ -35,6 +37,15 @@ def with_template(template: str, tokenizer: PreTrainedTokenizerFast = PIECES) ->
 )
 def test_preference_text(form: str, expected: str) -> None:
     assert preference_text((0.75, 0.25), OBJECTIVES, form) == expected
+
+
+@pytest.mark.parametrize("form", ["digits", "words", "bars", "levels", "tags"])
+@pytest.mark.parametrize("divisions", [20, 40])
+def test_the_text_is_the_same_in_float32(form: str, divisions: int) -> None:
+    """Weights on a half of a unit, such as 0.05 of a tenth, would fall to either side with the digits that float32 leaves."""
+    for preference in lattice(2, divisions):
+        rounded = torch.tensor(preference).tolist()
+        assert preference_text(rounded, ["a", "b"], form) == preference_text(preference, ["a", "b"], form)
 
 
 def test_plain_and_conditioned() -> None:

@@ -11,9 +11,19 @@ SCORES = Scores(raw=torch.tensor([[10.0, 30.0], [5.0, 5.0]]), quantile=torch.ten
 
 
 def test_scales() -> None:
-    torch.testing.assert_close(control.on_scale(SCORES, "quantile", "plain"), torch.tensor([[0.0, 0.6], [1.0, 0.2]]))  # clipped at both ends
+    assert torch.equal(control.on_scale(SCORES, "quantile", "plain"), SCORES.quantile)
     assert torch.equal(control.on_scale(SCORES, "zscore", "scaled"), SCORES.zscore)
     assert torch.equal(control.on_scale(SCORES, "raw", "range"), SCORES.raw)
+
+
+def test_quantiles_are_clipped_where_the_target_is_not_within_the_achieved_range() -> None:
+    for target in ("scaled", "plain", "simplex"):
+        torch.testing.assert_close(control.bounded(SCORES.quantile, "quantile", target), torch.tensor([[0.0, 0.6], [1.0, 0.2]]))
+        assert torch.equal(control.bounded(SCORES.zscore, "zscore", target), SCORES.zscore)
+    for target in ("range", "arc"):
+        assert torch.equal(control.bounded(SCORES.quantile, "quantile", target), SCORES.quantile)
+    # shares are of clipped quantiles: -0.5 counts as 1e-6, 1.7 as 1
+    torch.testing.assert_close(control.on_scale(SCORES, "quantile", "simplex"), torch.tensor([[0.0, 1.0], [1 / 1.2, 0.2 / 1.2]]), atol=2e-6, rtol=0)
 
 
 def test_shares_of_each_samples_own_sum() -> None:

@@ -162,10 +162,19 @@ def test_weights_on_the_simplex_keep_their_sum() -> None:
         make(control="sample", objective_weights="simplex")
 
 
-@pytest.mark.parametrize(("weights", "setting", "value"), [("lagrangian", "smoothing", 0.5), ("lagrangian", "solver", "plain"), ("min_norm", "multiplier", 2.0), ("uniform", "multiplier", 2.0), ("exact", "objective_weights", "signed")])
+@pytest.mark.parametrize(("weights", "setting", "value"), [("lagrangian", "smoothing", 0.5), ("lagrangian", "solver", "plain"), ("min_norm", "multiplier", 2.0), ("uniform", "multiplier", 2.0), ("exact", "objective_weights", "signed"), ("lagrangian", "granularity", "preference"), ("uniform", "granularity", "preference")])
 def test_a_setting_that_nothing_reads_is_refused(weights: str, setting: str, value: object) -> None:
     with pytest.raises(MoaError, match=f"{setting} is not read with weights: {weights}; leave it out"):
         make(weights=weights, **{setting: value})
+
+
+@pytest.mark.parametrize("weights", ["min_norm", "uniform"])
+def test_weights_of_whole_streams_need_signed_objectives(weights: str) -> None:
+    with pytest.raises(MoaError, match=f"weights: {weights} weighs whole streams.*add objective_weights: signed"):
+        make(weights=weights)
+    with pytest.raises(MoaError, match="objective_weights: signed goes with control: feedback"):
+        make(control="mean", weights=weights, objective_weights="signed")
+    make(weights=weights, objective_weights="signed")
 
 
 def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:
@@ -220,6 +229,25 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
     torch.testing.assert_close(achieved.wanted(preferences, "arc"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.72426, 0.76569]]))
     # what is missing, in ranges: the corners nothing; the middle 0.2 / 0.6 and 0.4 / 0.8
     torch.testing.assert_close(achieved.shortfall(means, preferences, "range"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+
+
+def test_preferences_keep_their_order_beyond_the_scales_end() -> None:
+    """(1, 0) reached (1.6, 0.2) and (0, 1) reached (1.2, 0.8): the ends of ranges from 1.2 to 1.6 and from 0.2 to 0.8, just what they ask for."""
+    given = batch(torch.tensor([[[1.0], [1.0]], [[10.0], [10.0]]]), torch.eye(2), [[1.6, 0.2], [1.2, 0.8]])
+    got = make(target="range").combine(given)
+    torch.testing.assert_close(got.advantages, torch.tensor([[1.0], [10.0]]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("reached", "missing"), [((1.4, 0.4), 0.1), ((1.4, 1.2), 0.0)])
+def test_the_mean_is_clipped_and_not_what_it_is_taken_of(reached: tuple[float, float], missing: float) -> None:
+    """p = (1, 0) asks the first objective for 1. Responses of 1.4 and 0.4 have the mean 0.9 (clipped first it would be 0.7); a mean of 1.3 counts as 1."""
+    given = batch(torch.ones(2, 2, 1), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [[reached[0], 0.0], [reached[1], 0.0]])
+    got = make(target="scaled", multiplier=3.0).combine(given)
+    torch.testing.assert_close(got.weights, torch.tensor([1 + 3 * missing, 0.0]), atol=1e-5, rtol=0)
+    scores = Scores(torch.zeros(2, 2), torch.tensor([[reached[0], 0.0], [reached[1], 0.0]]), torch.zeros(2, 2))
+    # -(2/2) (mean - 1)(R - 1) with the mean's miss -0.1 or 0, and R itself as it is
+    rewards = make(control="mean", target="scaled").extra_rewards(scores, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    torch.testing.assert_close(rewards[:, 0], missing * (torch.tensor(reached) - 1))
 
 
 def test_a_met_constraint_asks_for_nothing() -> None:
