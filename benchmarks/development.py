@@ -1,7 +1,7 @@
 """Measures a run's rows on development prompts, as benchmarks/ablation.py measures variants: trials of methods that have trainers of their own.
 
 The run evaluates on 200 prompts, of which the first hundred are the test prompts of experiments/full.yaml and the second hundred the
-development prompts; only the latter are read here. docs/tuning.md has the trials.
+development prompts; only the latter are read here. docs/tuning.md says what trials are for.
 
     snakemake --cores 2 --configfile experiments/full.yaml --config task=trials data='{evaluation_prompts: 200}' generation='{samples: 2}' \
         run='{methods: [reference, grpo, grpo_4], seeds: [0, 1]}' methods='{grpo_4: {kind: grpo, group_size: 4}}'
