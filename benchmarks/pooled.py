@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from moa import tables
 from moa.errors import MoaError
-from moa.metrics.paired import paired
+from moa.metrics.paired import Difference, paired
 from moa.report.summary import table
 
+Array = NDArray[np.float64]
 Values = dict[tuple[str, str, str], dict[int, float]]  # (method, metric, objective) -> seed -> value
 SHOWN = ("hypervolume", "tau", "kl")
 
@@ -37,6 +40,23 @@ def interval(a: dict[int, float], b: dict[int, float]) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
+def at_equal(outcomes: tuple[Array, Array], covariates: tuple[Array, Array]) -> Difference:
+    """Return the difference of two rows' mean outcomes at one covariate: analysis of covariance, one slope within both rows, 95 % t-interval.
+
+    Args:
+        outcomes: (n,) of either row.
+        covariates: the same runs' covariate.
+    """
+    x, y = (np.concatenate([part - part.mean() for part in parts]) for parts in (covariates, outcomes))
+    slope = float(x @ y / (x @ x))
+    apart = float(covariates[0].mean() - covariates[1].mean())
+    mean = float(outcomes[0].mean() - outcomes[1].mean()) - slope * apart
+    freedom = len(y) - 3
+    variance = float(np.square(y - slope * x).sum()) / freedom * (sum(1 / len(part) for part in outcomes) + apart**2 / float(x @ x))
+    half = float(student.ppf(0.975, freedom)) * variance**0.5
+    return Difference(mean, mean - half, mean + half, len(y))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folders", type=Path, nargs="+", required=True)
@@ -56,6 +76,9 @@ def main() -> None:
     volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
     pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
+    columns = [[np.array([v for _, v in sorted(of[row, metric, "all"].items())]) for of, row in ((values, given.row), (against, given.against))] for metric in ("hypervolume", "kl")]
+    found = at_equal((columns[0][0], columns[0][1]), (columns[1][0], columns[1][1]))
+    print(f"the same with one slope of hypervolume on KL within the rows: at equal KL {found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}, {found.seeds} runs)")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablation, convergence, development, means, mutation, noon, pama_cost, responses
+from benchmarks import ablation, convergence, development, means, mutation, noon, pama_cost, pooled, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
 from moa import models
 from moa.config_keys import Lora, Scratch
@@ -98,6 +98,20 @@ def test_tau_with_fewer_responses(tmp_path: Path) -> None:
     assert components.tolist() == [0.0, 0.5, 1.0] and found.tolist() == [[[0, 2]], [[1, 1]], [[2, 2]]]
     assert responses.tau(components, found, 1) == pytest.approx((1 + 0) / 2)
     assert responses.tau(components, found, 2) == pytest.approx(2 / 6**0.5)
+
+
+def test_two_rows_at_one_kl() -> None:
+    """Slope 2 within both rows and 1 between them at one KL, which the rows' own means, 1 + 2 * 3 = 7 apart, hide.
+
+    With residuals 0.3 (1, -2, 1) in the first row: they sum to 0 and are orthogonal to the KL, so slope and difference stay. Variance 0.09 * 6 / 3 = 0.18 times
+    1/3 + 1/3 + 9/4 (the centred KL's squares: 2 in either row), t(0.975, 3 degrees of freedom) = 3.18245.
+    """
+    kl = np.array([4.0, 5.0, 6.0]), np.array([1.0, 2.0, 3.0])
+    volumes = 1 + 2 * kl[0] + 0.3 * np.array([1.0, -2.0, 1.0]), 2 * kl[1]
+    found = pooled.at_equal(volumes, kl)
+    assert (found.mean, found.seeds) == (pytest.approx(1.0), 6)
+    half = 3.18245 * (0.18 * (2 / 3 + 9 / 4)) ** 0.5
+    assert (found.low, found.high) == (pytest.approx(1 - half, abs=1e-4), pytest.approx(1 + half, abs=1e-4))
 
 
 def test_development_prompts_alone_are_measured(tmp_path: Path) -> None:
