@@ -40,11 +40,11 @@ def interval(a: dict[int, float], b: dict[int, float]) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def at_equal(outcomes: tuple[Array, Array], covariates: tuple[Array, Array]) -> Difference:
+def at_equal(outcomes: tuple[Array, ...], covariates: tuple[Array, ...]) -> Difference:
     """Return the difference of two rows' mean outcomes at one covariate: analysis of covariance, one slope within both rows, 95 % t-interval.
 
     Args:
-        outcomes: (n,) of either row.
+        outcomes: (n,) of the one row and of the other.
         covariates: the same runs' covariate.
     """
     x, y = (np.concatenate([part - part.mean() for part in parts]) for parts in (covariates, outcomes))
@@ -76,8 +76,11 @@ def main() -> None:
     volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
     pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
-    columns = [[np.array([v for _, v in sorted(of[row, metric, "all"].items())]) for of, row in ((values, given.row), (against, given.against))] for metric in ("hypervolume", "kl")]
-    found = at_equal((columns[0][0], columns[0][1]), (columns[1][0], columns[1][1]))
+    columns = [
+        tuple(np.array([v for _, v in sorted(of[row, metric, "all"].items())]) for of, row in ((values, given.row), (against, given.against)))
+        for metric in ("hypervolume", "kl")
+    ]
+    found = at_equal(*columns)
     print(f"the same with one slope of hypervolume on KL within the rows: at equal KL {found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}, {found.seeds} runs)")
 
 
