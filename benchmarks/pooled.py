@@ -73,6 +73,8 @@ def main() -> None:
         means = [interval(of, dict.fromkeys(of, 0.0)) for of in (mine, theirs)]
         lines.append([f"{metric} {objective}", *means, interval(mine, theirs), str(len(mine.keys() & theirs.keys()))])
     print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
+    if any((row, "kl", "all") not in of for of, row in ((values, given.row), (against, given.against))):
+        return  # a row that the loop does not train has no KL
     volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
     pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
