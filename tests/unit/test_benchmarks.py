@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablation, convergence, development, means, mutation, noon, pama_cost, pooled, responses
+from benchmarks import ablation, convergence, development, distance, means, mutation, noon, pama_cost, pooled, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
-from moa import models
-from moa.config_keys import Lora, Scratch
+from moa import answers, models
+from moa.conditioning import encode
+from moa.config_keys import Conditioning, Lora, Model, Scratch
 from moa.errors import MoaError
-from tests import tiny_policy
+from moa.generation import Decoding
+from tests import tiny_models, tiny_policy
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
 
@@ -184,3 +186,42 @@ def test_a_learned_embedding_moves_the_policy_where_its_preference_is_told_and_n
     with model.disable_adapter():
         torch.testing.assert_close(logits(), before)
     assert any(p is embedding.linear.weight for p in model.parameters() if p.requires_grad)
+
+
+def test_distance_is_the_kl_of_the_first_token_where_there_is_one(tmp_path: Path) -> None:
+    """With one token per response: sum_v p(v) log(p(v) / q(v)) at the end of each prompt, the end token left out of both."""
+    base = tiny_models.save_base(tmp_path / "base")
+    folder = tiny_models.save_adapter(tmp_path / "a" / "s0", seed=1, name="a", weights=(1.0, 0.0))
+    answerer = answers.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+    prompts = ["The lamp is good", "My"]
+    total, tokens = distance.measure(answerer, prompts, Decoding(1, 0.7, 1.0))
+    assert tokens == 2
+
+    ids, mask = encode(prompts, answerer.tokenizer, 100)
+    kept = torch.arange(answerer.model.config.vocab_size) != answerer.tokenizer.eos_token_id
+
+    def log_probabilities() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.log_softmax(answerer.model(input_ids=ids, attention_mask=mask, position_ids=models.positions(mask)).logits[:, -1][:, kept] / 0.7, -1)
+
+    p = log_probabilities()
+    with answerer.model.disable_adapter():
+        q = log_probabilities()
+    by_hand = float((p.exp() * (p - q)).sum())
+    assert by_hand > 1e-3
+    assert total == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_mixture_has_no_distance(tmp_path: Path) -> None:
+    base = tiny_models.save_base(tmp_path / "base")
+    answerer = answers.load(base, Model(source="x"), [], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+    with pytest.raises(MoaError, match="only a policy or a soup"):
+        distance.measure(answerer, ["My"], Decoding(1, 1.0, 1.0))
+
+
+def test_distances_are_shown_with_their_interval(tmp_path: Path) -> None:
+    """KL 0.3 and 0.5: mean 0.4, half the interval 12.706 * 0.1 = 1.271; by preference the means are 0.2 and 0.6."""
+    path = tmp_path / "d.jsonl"
+    rows = [{"row": "moc", "seed": 0, "kl": 0.3, "points": [0.1, 0.5]}, {"row": "moc", "seed": 1, "kl": 0.5, "points": [0.3, 0.7]}]
+    path.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    assert distance.show(path).splitlines()[2] == "| moc | 0.400 | -0.871 to 1.671 | 0.20 to 0.60 | 2 |"
