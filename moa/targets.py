@@ -19,20 +19,13 @@ from moa.preferences import Preference
 from moa.rewards.specs import Strict
 
 Map = Literal["l2", "linf", "linear"]
-Format = Literal["names", "tags"]
+Format = Literal["names", "tags", "bars"]
 
 
 def direction(preference: Preference, form: Map) -> list[float]:
     """Return f(w) (K,), each between 0 and 1."""
     norms = {"l2": hypot(*preference), "linf": max(preference), "linear": 1.0}
     return [w / norms[form] for w in preference]
-
-
-def rewards_text(rewards: Sequence[float], objectives: Sequence[str], form: Format) -> str:
-    """Return rewards (K,) as text with one decimal: 'sentiment 1.2 conciseness -0.4' (names), '<rm1_score> 1.2 <rm2_score> -0.4' (tags)."""
-    names = objectives if form == "names" else [f"<rm{i}_score>" for i in range(1, len(objectives) + 1)]
-    # Adding 0 turns the -0.0 of a small negative number into 0.0: one way to write each number.
-    return " ".join(f"{name} {round(reward, 1) + 0.0:.1f}" for name, reward in zip(names, rewards, strict=True))
 
 
 class Targets(Strict):
@@ -42,7 +35,7 @@ class Targets(Strict):
         low: (K,) z-scores that a weight of 0 asks for.
         high: (K,) z-scores that the largest f asks for.
         map: f.
-        format: how rewards are written.
+        format: how rewards are written; bars shows tenths of the way from low to high.
         step: targets are rounded to multiples of it before they are written; None writes them as they are.
         mean: (K,) of the rewards that 0 stands for, raw.
         std: (K,) of the rewards' unit, raw.
@@ -68,6 +61,24 @@ class Targets(Strict):
         wanted = [f * (high - low) + low for f, low, high in parts]
         return wanted if self.step is None else [round(round(t / self.step) * self.step, 9) for t in wanted]
 
+    def rewards_text(self, rewards: Sequence[float], objectives: Sequence[str]) -> str:
+        """Return z-scores (K,) as text.
+
+        With one decimal: 'sentiment 1.2 conciseness -0.4' (names), '<rm1_score> 1.2 <rm2_score> -0.4' (tags). As bars, 'sentiment + + + conciseness +':
+        a mark per tenth of the range from `low` to `high`; rewards beyond its ends have none, or ten.
+        """
+        if self.format == "bars":
+            return " ".join(" ".join([name, *["+"] * n]) for name, n in zip(objectives, self._tenths(rewards), strict=True))
+        names = objectives if self.format == "names" else [f"<rm{i}_score>" for i in range(1, len(objectives) + 1)]
+        # Adding 0 turns the -0.0 of a small negative number into 0.0: one way to write each number.
+        return " ".join(f"{name} {round(reward, 1) + 0.0:.1f}" for name, reward in zip(names, rewards, strict=True))
+
+    def _tenths(self, rewards: Sequence[float]) -> list[int]:
+        """Return where z-scores (K,) lie in their ranges, 0 to 10."""
+        ranges = zip(rewards, self.low, self.high, strict=True)
+        # As for preferences, a last digit must not decide on which side of a half a tenth is rounded.
+        return [round(round(10 * min(1.0, max(0.0, (reward - low) / (high - low))), 6)) for reward, low, high in ranges]
+
     def text(self, preference: Preference, objectives: Sequence[str]) -> str:
         """Return what the prompt shows for a preference (K,)."""
-        return rewards_text(self.rewards(preference), objectives, self.format)
+        return self.rewards_text(self.rewards(preference), objectives)

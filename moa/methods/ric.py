@@ -30,7 +30,7 @@ class Settings(base.Settings):
     map: Map = "l2"  # from preference to target rewards
     bounds: tuple[float, float] = (0.01, 0.99)  # quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1: min and max
     compat: Literal["ric"] | None = None  # ric: bounds from draws of N(0, 1), targets rounded to 0.1
-    format: Format = "names"  # how rewards stand in the prompt
+    format: Format = "names"  # how rewards stand in the prompt; bars: a mark per tenth of the way between the bounds
     epochs: float = Field(1.0, gt=0)  # passes over the texts, offline
     learning_rate: float | None = Field(None, gt=0)  # offline; None: that of model.sft
     rounds: int = Field(2, ge=0)  # online
@@ -75,6 +75,9 @@ class Method(base.Method):
             low, high = drawn.min(0), drawn.max(0)
         else:
             low, high = np.quantile((rewards - mean) / std, settings.bounds, axis=0)
+        if settings.format == "bars" and not np.all(low < high):
+            name = self.objectives[int(np.argmin(low < high))]
+            raise MoaError(f"methods.{self.row}.format: bars show tenths between the bounds, which are equal for objective '{name}'; widen its bounds, or take names")
         columns = {name: tuple(column.tolist()) for name, column in (("low", low), ("high", high), ("mean", mean), ("std", std))}
         return Targets(**columns, map=settings.map, format=settings.format, step=0.1 if settings.compat == "ric" else None)
 

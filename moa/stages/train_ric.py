@@ -23,7 +23,7 @@ from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task, prompt_indices
 from moa.stages import common, train
 from moa.stages.base import read_scores, read_texts
-from moa.targets import Targets, rewards_text
+from moa.targets import Targets
 
 log = logging.getLogger("moa")
 
@@ -166,7 +166,7 @@ class Ric:
     def _fit(self, examples: Examples, steps: int, rate: float, part: int) -> float:
         """Train the adapter on examples whose prompts show their rewards; return the loss at the end."""
         settings, actor = self.method.settings, self.actor
-        shown = [rewards_text(r, self.method.objectives, self.targets.format) for r in examples.rewards.tolist()]
+        shown = [self.targets.rewards_text(r, self.method.objectives) for r in examples.rewards.tolist()]
         prompts = [conditioning.place(p, s, self.section.conditioning, actor.tokenizer) for p, s in zip(examples.prompts, shown, strict=True)]
         limit = min(self.sft.max_length, actor.context)
         made = sft.make_examples(prompts, examples.responses, actor.tokenizer, limit, completion_only=True, ended=examples.ended)

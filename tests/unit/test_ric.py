@@ -15,7 +15,7 @@ from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, ric
 from moa.respond import respond
 from moa.stages import train_ric
-from moa.targets import Targets, direction, rewards_text
+from moa.targets import Targets, direction
 from tests import killed, tiny_models, trained
 
 NAMES = ["sentiment", "conciseness"]
@@ -96,10 +96,28 @@ def test_bounds_are_ordered() -> None:
 
 
 def test_prompt_text() -> None:
-    assert rewards_text([1.2345, -0.35], NAMES, "names") == "sentiment 1.2 conciseness -0.3"  # -0.35 lies just above -.35 in binary
-    assert rewards_text([1.2, -0.4], NAMES, "tags") == "<rm1_score> 1.2 <rm2_score> -0.4"
-    assert rewards_text([-0.04, 0.0], NAMES, "names") == "sentiment 0.0 conciseness 0.0", "no minus zero"
+    assert TARGETS.rewards_text([1.2345, -0.35], NAMES) == "sentiment 1.2 conciseness -0.3"  # -0.35 lies just above -.35 in binary
+    assert TARGETS.model_copy(update={"format": "tags"}).rewards_text([1.2, -0.4], NAMES) == "<rm1_score> 1.2 <rm2_score> -0.4"
+    assert TARGETS.rewards_text([-0.04, 0.0], NAMES) == "sentiment 0.0 conciseness 0.0", "no minus zero"
     assert TARGETS.text((1.0, 0.0), NAMES) == "sentiment 1.0 conciseness -2.0"
+
+
+def test_bars_are_tenths_of_the_range() -> None:
+    """From -1 to 1 and from -2 to 2: -0.4 is 3 tenths of the way and 0.8 is 7; beyond the ends there are none, or all."""
+    bars = TARGETS.model_copy(update={"format": "bars"})
+    assert bars.rewards_text([-0.4, 0.8], NAMES) == "sentiment + + + conciseness + + + + + + +"
+    assert bars.rewards_text([-1.7, 5.0], NAMES) == "sentiment conciseness + + + + + + + + + +"
+    assert bars.rewards_text([-0.5, -1.4000000000000001], NAMES) == "sentiment + + conciseness + +", "a half, 2.5 and 1.5 tenths, to the even one"
+    assert bars.text((1.0, 0.0), NAMES) == "sentiment + + + + + + + + + + conciseness"
+    assert make(format="bars").targets(np.array([[0.0, 10.0], [2.0, 30.0]]), 0).format == "bars"
+
+
+def test_bars_need_a_range() -> None:
+    """Of a hundred texts one has a conciseness of 1: its quarter quantiles are equal."""
+    scores = np.stack([np.arange(100.0), np.eye(100)[0]], 1)
+    assert make(bounds=[0.25, 0.75]).targets(scores, 0).format == "names"
+    with pytest.raises(MoaError, match=r"methods.ric.format: .* equal for objective 'conciseness'; widen its bounds"):
+        make(bounds=[0.25, 0.75], format="bars").targets(scores, 0)
 
 
 def test_a_response_good_at_anything_is_kept() -> None:
