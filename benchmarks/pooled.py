@@ -2,6 +2,7 @@
 
 python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc --against linear
 python -m benchmarks.pooled --folders benchmarks/unseen/a --row moc --against moc --others benchmarks/unseen/b        # `against` stands in other archives
+python -m benchmarks.pooled --folders benchmarks/imdb_control_bars benchmarks/imdb_control_fresh --across --row moc --against linear        # pairs of two bases
 """
 
 import argparse
@@ -22,16 +23,27 @@ Values = dict[tuple[str, str, str], dict[int, float]]  # (method, metric, object
 SHOWN = ("hypervolume", "tau", "kl")
 
 
-def read(folders: list[Path]) -> Values:
-    """Return the archives' metrics; archives of different bases, prompts or decodings are a MoaError."""
+def read(folders: list[Path], across: bool = False) -> Values:
+    """Return the archives' metrics.
+
+    Args:
+        folders: archives of one base, prompts and decoding; a later one replaces a row's seed.
+        across: they may be of several bases, each with seeds of its own, so that a pair of one seed is of one base.
+
+    Raises:
+        MoaError: archives of different settings without `across`, or a row's seed in two of them with it.
+    """
     settings = [json.loads((folder / "settings.json").read_text(encoding="utf-8")) for folder in folders]
-    if any(other != settings[0] for other in settings):
-        raise MoaError(f"{', '.join(map(str, folders))}: measured on different settings (settings.json); they cannot be pooled")
+    if not across and any(other != settings[0] for other in settings):
+        raise MoaError(f"{', '.join(map(str, folders))}: measured on different settings (settings.json); they cannot be pooled, only their pairs' differences: --across")
     values: Values = {}
     for folder in folders:
         for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist():
             if r["metric"] in SHOWN and r["value"] is not None:
-                values.setdefault((r["method"], r["metric"], r["objective"]), {})[r["seed"]] = r["value"]
+                of = values.setdefault((r["method"], r["metric"], r["objective"]), {})
+                if across and r["seed"] in of:
+                    raise MoaError(f"{folder}: {r['method']} has seed {r['seed']} in another archive, too; --across needs seeds of their own")
+                of[r["seed"]] = r["value"]
     return values
 
 
@@ -63,10 +75,12 @@ def main() -> None:
     parser.add_argument("--row", required=True)
     parser.add_argument("--against", required=True)
     parser.add_argument("--others", type=Path, nargs="+", help="archives of the row `against` (default: the same)")
+    parser.add_argument("--across", action="store_true", help="archives of several bases, each with its own seeds: differences within a base are pooled")
     given = parser.parse_args()
     others = given.others or given.folders
-    read([*given.folders, *others])  # all measured alike
-    values, against = read(given.folders), read(others)
+    if not given.across:
+        read([*given.folders, *others])  # all measured alike
+    values, against = read(given.folders, given.across), read(others, given.across)
     lines = []
     for _, metric, objective in sorted(key for key in values if key[0] == given.row and (given.against, *key[1:]) in against):
         mine, theirs = values[given.row, metric, objective], against[given.against, metric, objective]
@@ -78,6 +92,8 @@ def main() -> None:
     volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
     pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
+    if given.across:
+        return  # one slope needs runs of one base
     columns = [
         tuple(np.array([v for _, v in sorted(of[row, metric, "all"].items())]) for of, row in ((values, given.row), (against, given.against)))
         for metric in ("hypervolume", "kl")

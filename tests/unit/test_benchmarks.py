@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import ablation, convergence, development, distance, means, mutation, noon, pama_cost, pooled, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
-from moa import answers, models
+from moa import answers, models, tables
 from moa.conditioning import encode
 from moa.config_keys import Conditioning, Lora, Model, Scratch
 from moa.errors import MoaError
@@ -114,6 +114,26 @@ def test_two_rows_at_one_kl() -> None:
     assert (found.mean, found.seeds) == (pytest.approx(1.0), 6)
     half = 3.18245 * (0.18 * (2 / 3 + 9 / 4)) ** 0.5
     assert (found.low, found.high) == (pytest.approx(1 - half, abs=1e-4), pytest.approx(1 + half, abs=1e-4))
+
+
+def archive(folder: Path, base: str, seeds: list[int]) -> Path:
+    """Write row a with hypervolume seed / 10 and row b with 0."""
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"reference_responses": base}), encoding="utf-8")
+    key = {"task": "t", "metric": "hypervolume", "objective": "all", "low": None, "high": None, "points": 3, "n": 4}
+    rows = [{**key, "method": m, "seed": s, "value": s / 10 if m == "a" else 0.0} for m in "ab" for s in seeds]
+    tables.write(tables.METRICS, rows, folder / "metrics.parquet")
+    return folder
+
+
+def test_only_pairs_are_pooled_across_bases(tmp_path: Path) -> None:
+    """Seeds 1, 2 of one base and 3 of another: a's values, paired with b's, 0.1, 0.2, 0.3."""
+    one, other, again = archive(tmp_path / "1", "x", [1, 2]), archive(tmp_path / "2", "y", [3]), archive(tmp_path / "3", "z", [2])
+    with pytest.raises(MoaError, match="different settings .* only their pairs' differences: --across"):
+        pooled.read([one, other])
+    assert pooled.read([one, other], across=True) == {("a", "hypervolume", "all"): {1: 0.1, 2: 0.2, 3: 0.3}, ("b", "hypervolume", "all"): {1: 0.0, 2: 0.0, 3: 0.0}}
+    with pytest.raises(MoaError, match="3: a has seed 2 in another archive"):
+        pooled.read([one, again], across=True)
 
 
 def test_development_prompts_alone_are_measured(tmp_path: Path) -> None:
