@@ -56,10 +56,12 @@ def measure(answerer: answers.Answerer, texts: Sequence[str], decoding: Decoding
 def distances(run: Path, row: str, seeds: Sequence[int]) -> list[Row]:
     """Return a row's KL per seed: over all tokens, and at every preference of the grid."""
     about = tables.read(tables.RUNS, run / "run.parquet").to_pylist()[0]
-    section = Plan(parse(json.loads(about["config"]), str(run)), "distance").generate(row)
+    experiment = parse(json.loads(about["config"]), str(run))
+    section = Plan(experiment, "distance").generate(row)
     method = catalogue.load(row, section.settings, section.objectives)
     prompts = [r["prompt"] for r in generate.evaluation_prompts(run / "prompts.parquet")]
-    decoding = Decoding(section.generation.max_new_tokens, section.generation.temperature, section.generation.top_p)
+    # Not the section's, which has only what evaluation reads.
+    decoding = Decoding(experiment.generation.max_new_tokens, experiment.generation.temperature, experiment.generation.top_p)
     rows = []
     for seed in seeds:
         folders = [run / "policies" / p["owner"] / p["policy"] / f"s{seed}" for p in json.loads(about["policies"])[row]]
