@@ -89,8 +89,11 @@ def main() -> None:
     print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
     if any((row, "kl", "all") not in of for of, row in ((values, given.row), (against, given.against))):
         return  # a row that the loop does not train has no KL
-    volume, distance = ({s: values[given.row, m, "all"][s] - v for s, v in against[given.against, m, "all"].items()} for m in ("hypervolume", "kl"))
-    pairs = np.array([(distance[s], volume[s]) for s in sorted(volume)])
+    shared = sorted(values[given.row, "kl", "all"].keys() & against[given.against, "kl", "all"].keys())
+    if len(shared) < 3:
+        return  # a line through two pairs says nothing
+    distance, volume = ([values[given.row, m, "all"][s] - against[given.against, m, "all"][s] for s in shared] for m in ("kl", "hypervolume"))
+    pairs = np.array([distance, volume]).T
     print(f"\ndifference in hypervolume against difference in KL: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}, at equal KL {np.polyfit(pairs[:, 0], pairs[:, 1], 1)[1]:+.3f}")
     if given.across:
         return  # one slope needs runs of one base
