@@ -112,6 +112,16 @@ def test_bars_are_tenths_of_the_range() -> None:
     assert make(format="bars").targets(np.array([[0.0, 10.0], [2.0, 30.0]]), 0).format == "bars"
 
 
+@pytest.mark.parametrize("form", ["names", "bars"])
+def test_a_reward_too_many_or_too_few_is_never_left_out(form: Any) -> None:
+    shown = TARGETS.model_copy(update={"format": form})
+    for rewards, names in (([0.0], NAMES), ([0.0], NAMES[:1]) if form == "bars" else ([0.0, 0.0, 0.0], NAMES), ([0.0, 0.0], NAMES[:1])):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            shown.rewards_text(rewards, names)
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        shown.rewards((0.2, 0.3, 0.5))
+
+
 def test_bars_need_a_range() -> None:
     """Of a hundred texts one has a conciseness of 1: its quarter quantiles are equal."""
     scores = np.stack([np.arange(100.0), np.eye(100)[0]], 1)
