@@ -53,8 +53,8 @@ def measure(answerer: answers.Answerer, texts: Sequence[str], decoding: Decoding
     return float(found.sum()), int(rollout.response_mask.sum())
 
 
-def distances(run: Path, row: str, seeds: Sequence[int]) -> list[Row]:
-    """Return a row's KL per seed: over all tokens, and at every preference of the grid."""
+def distances(run: Path, row: str, seeds: Sequence[int] | None = None) -> list[Row]:
+    """Return a row's KL per seed (default: the run's): over all tokens, and at every preference of the grid."""
     about = tables.read(tables.RUNS, run / "run.parquet").to_pylist()[0]
     experiment = parse(json.loads(about["config"]), str(run))
     section = Plan(experiment, "distance").generate(row)
@@ -63,7 +63,7 @@ def distances(run: Path, row: str, seeds: Sequence[int]) -> list[Row]:
     # Not the section's, which has only what evaluation reads.
     decoding = Decoding(experiment.generation.max_new_tokens, experiment.generation.temperature, experiment.generation.top_p)
     rows = []
-    for seed in seeds:
+    for seed in seeds or experiment.run.seeds:
         folders = [run / "policies" / p["owner"] / p["policy"] / f"s{seed}" for p in json.loads(about["policies"])[row]]
         answerer = generate.load(section, method, run / "base", folders)
         torch.manual_seed(seed)
@@ -103,9 +103,8 @@ def main() -> None:
         parser.error("--run, --rows and --out are needed, or --table")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     for row in given.rows:
-        seeds = given.seeds or json.loads(tables.read(tables.RUNS, given.run / "run.parquet").to_pylist()[0]["config"])["run"]["seeds"]
         with given.out.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(found) + "\n" for found in distances(given.run, row, seeds))
+            out.writelines(json.dumps(found) + "\n" for found in distances(given.run, row, given.seeds))
 
 
 if __name__ == "__main__":

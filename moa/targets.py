@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from moa.conditioning import preference_text
 from moa.preferences import Preference
 from moa.rewards.specs import Strict
 
@@ -68,16 +69,11 @@ class Targets(Strict):
         a mark per tenth of the range from `low` to `high`; rewards beyond its ends have none, or ten.
         """
         if self.format == "bars":
-            return " ".join(" ".join([name, *["+"] * n]) for name, n in zip(objectives, self._tenths(rewards), strict=True))
+            ranges = zip(rewards, self.low, self.high, strict=True)
+            return preference_text([min(1.0, max(0.0, (reward - low) / (high - low))) for reward, low, high in ranges], objectives, "bars")
         names = objectives if self.format == "names" else [f"<rm{i}_score>" for i in range(1, len(objectives) + 1)]
         # Adding 0 turns the -0.0 of a small negative number into 0.0: one way to write each number.
         return " ".join(f"{name} {round(reward, 1) + 0.0:.1f}" for name, reward in zip(names, rewards, strict=True))
-
-    def _tenths(self, rewards: Sequence[float]) -> list[int]:
-        """Return where z-scores (K,) lie in their ranges, 0 to 10."""
-        ranges = zip(rewards, self.low, self.high, strict=True)
-        # As for preferences, a last digit must not decide on which side of a half a tenth is rounded.
-        return [round(round(10 * min(1.0, max(0.0, (reward - low) / (high - low))), 6)) for reward, low, high in ranges]
 
     def text(self, preference: Preference, objectives: Sequence[str]) -> str:
         """Return what the prompt shows for a preference (K,)."""
