@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 from moa import tables
@@ -69,6 +70,33 @@ def at_equal(outcomes: tuple[Array, ...], covariates: tuple[Array, ...]) -> Diff
     return Difference(mean, mean - half, mean + half, len(y))
 
 
+def spread(a: list[list[float]], b: list[list[float]]) -> tuple[float, float, float]:
+    """Return two rows' standard deviations over seeds, and the two-sided p of their equality (F test).
+
+    Args:
+        a: a row's values, a list per base; deviations are from the base's own mean.
+        b: the other row's.
+    """
+    freedom = [sum(len(part) - 1 for part in of) for of in (a, b)]
+    variances = [sum(float(np.var(part)) * len(part) for part in of) / free for of, free in zip((a, b), freedom, strict=True)]
+    above = float(fisher.sf(variances[0] / variances[1], *freedom))
+    return variances[0] ** 0.5, variances[1] ** 0.5, 2 * min(above, 1 - above)
+
+
+def spreads(given: argparse.Namespace, others: list[Path]) -> list[str]:
+    """Return how much hypervolume and tau of either row differ between seeds; nothing where a base has a single seed, or no seed differs."""
+    shown = []
+    for metric in ("hypervolume", "tau"):
+        parts = []
+        for folders, row in ((given.folders, given.row), (others, given.against)):
+            bases = [[folder] for folder in folders] if given.across else [folders]
+            parts.append([list(read(base).get((row, metric, "all"), {}).values()) for base in bases])
+        if all(len(part) > 1 for of in parts for part in of) and all(any(np.ptp(part) > 0 for part in of) for of in parts):
+            mine, theirs, p = spread(*parts)
+            shown.append(f"standard deviation of {metric} over seeds: {mine:.4f} against {theirs:.4f}, p {p:.3f} (F test)")
+    return shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folders", type=Path, nargs="+", required=True)
@@ -87,6 +115,7 @@ def main() -> None:
         means = [interval(of, dict.fromkeys(of, 0.0)) for of in (mine, theirs)]
         lines.append([f"{metric} {objective}", *means, interval(mine, theirs), str(len(mine.keys() & theirs.keys()))])
     print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
+    print(*("", *spreads(given, others)), sep="\n")
     if any((row, "kl", "all") not in of for of, row in ((values, given.row), (against, given.against))):
         return  # a row that the loop does not train has no KL
     shared = sorted(values[given.row, "kl", "all"].keys() & against[given.against, "kl", "all"].keys())

@@ -29,7 +29,15 @@ COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired diff
 OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
 SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
-METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl")
+METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl", "seconds")
+# Wall-clock of training the row's policies, borrowed ones included: comparable within a run, as far as the machine's speed is.
+SECONDS = """
+SELECT policies.method, costs.seed, sum(seconds) AS seconds
+FROM policies
+JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
+SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
+WHERE policies.task = $task GROUP BY ALL
+"""
 
 
 def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
@@ -46,7 +54,7 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
         _same_scale(scale, folder / "normaliser.parquet")
         _same_settings(settings, folder / "settings.json")
         found = [_rows(connection, kept, task) for kept in KEPT]
-        found[0] += _distances(connection, task)
+        found[0] += _whole_rows(connection, task)
     folder.mkdir(parents=True, exist_ok=True)
     tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
     atomically(folder / "settings.json", lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"))
@@ -66,11 +74,12 @@ def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) 
     return rows_of(connection, f"SELECT {', '.join(kept.columns)} FROM {kept.name} WHERE task = $task", task=task)
 
 
-def _distances(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
-    """Return the rows' KL to the reference as metrics; no prompt and no point stands behind them."""
-    rows = rows_of(connection, f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task", task=task)
-    nothing = {"objective": "all", "low": None, "high": None, "points": 0, "n": 0}
-    return [{**nothing, "task": r["task"], "method": r["method"], "seed": r["seed"], "metric": "kl", "value": r["kl"]} for r in rows]
+def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
+    """Return the rows' KL to the reference and seconds of training as metrics; no prompt and no point stands behind them."""
+    nothing = {"task": task, "objective": "all", "low": None, "high": None, "points": 0, "n": 0}
+    kl = rows_of(connection, f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task", task=task)
+    found = {"kl": kl, "seconds": rows_of(connection, SECONDS, task=task)}
+    return [{**nothing, "method": r["method"], "seed": r["seed"], "metric": name, "value": r[name]} for name, rows in found.items() for r in rows]
 
 
 def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
@@ -140,7 +149,7 @@ def over_seeds(folder: Path, against: str | None) -> str:
             head.append(f"{metric} less {against}'s")
         for line, method in zip(lines, methods, strict=True):
             mine = values.get((method, metric, objective), {})
-            line.append(_cell(mine))
+            line.append(_cell(mine, 0 if metric == "seconds" else 3))
             if prompts:
                 line.append(_interval(bootstrap.get((method, metric, objective), [])))
             if compared:
@@ -158,11 +167,11 @@ def _average(found: list[float]) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
-def _cell(by_seed: dict[int, float]) -> str:
+def _cell(by_seed: dict[int, float], digits: int) -> str:
     if not by_seed:
         return "-"
     found = paired(by_seed, dict.fromkeys(by_seed, 0.0))
-    return f"{found.mean:.3f}" if found.seeds < 2 else f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
+    return f"{found.mean:.{digits}f}" if found.seeds < 2 else f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}"
 
 
 def _interval(found: list[tuple[float, float]]) -> str:

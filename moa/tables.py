@@ -280,7 +280,7 @@ LEADERBOARD = _table(
         "hypervolume_readable": Column(FLOAT, "mean over seeds of the hypervolume without degenerate points"),
         "tau": Column(FLOAT, "mean over seeds and objectives of Kendall's tau-b", null="not steerable"),
         "control_error": Column(FLOAT, "mean over seeds of the squared distance between normalised reward and preference", null="not steerable"),
-        "kl": Column(FLOAT, "KL to the reference, nats per token: last ten steps of training, mean over all policies used and seeds", null="not measured in training"),
+        "kl": Column(FLOAT, "KL to the reference, nats per token: mean over last ten steps, policies used and seeds (GRPO, GDPO: an estimate)", null="not measured in training"),
         "points": Column(INT, "points (preferences) behind the hypervolume of one seed"),
         "non_dominated": Column(FLOAT, "points on the front, mean over seeds"),
         "degenerate": Column(FLOAT, "unreadable points, mean over seeds"),

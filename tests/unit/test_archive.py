@@ -39,6 +39,7 @@ def test_a_later_run_extends_and_replaces(tmp_path: Path) -> None:
     assert "hypervolume less linear's" in text and "tau less linear's" in text and "±" in text
     cells = {line.split(" | ")[0]: line for line in text.splitlines()}
     assert "0.118 ± 0.000" in cells["| moc"], "the KL of the last ten of twelve steps, 0.2 * 6.5 / 11, in both seeds"
+    assert "| 26 ± 0 |" in cells["| moc"], "one policy named 'policy': 20 + 6 s in both seeds"
     with pytest.raises(MoaError, match="no row 'liner'"):
         over_seeds(folder, "liner")
 

@@ -150,9 +150,10 @@ def test_mse_only_ends_where_its_target_is_inside_the_front(side: int) -> None:
     torch.testing.assert_close(end, at(0.7, side * (0.21 - 2e-4) ** 0.5), atol=1e-4, rtol=0)
 
 
-def test_pama_per_token_ends_at_the_compromise() -> None:
-    """Tokens that are better than average for both push alike from either side: by symmetry the rest point is the middle."""
-    end = Quadratic(SEGMENT).ascend(make("pama", granularity="token"), FREE, at(0.2, 0.6), steps=200, rate=2.0)
+@pytest.mark.parametrize("granularity", ["token", "sequence"])
+def test_pama_per_token_ends_at_the_compromise(granularity: str) -> None:
+    """Tokens that are better than average for both push alike from either side: by symmetry the rest point is the middle. A response has one token here, so per sequence is the same."""
+    end = Quadratic(SEGMENT).ascend(make("pama", granularity=granularity), FREE, at(0.2, 0.6), steps=200, rate=2.0)
     torch.testing.assert_close(end, at(0.5, 0.0), atol=1e-3, rtol=0)
 
 

@@ -7,6 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from benchmarks import ablation, convergence, development, distance, means, mutation, noon, pama_cost, pooled, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
@@ -72,6 +73,17 @@ def test_a_mutants_change_is_named_and_only_failing_tests_kill(tmp_path: Path) -
     assert page[-2:] == ["- m.x_half__mutmut_2: `return y / 2 -> return y / 3`", "- m.x_half__mutmut_3: `return y / 2 -> return None` (exit code 33)"]
 
 
+@pytest.mark.parametrize("path", sorted(Path("benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_variant_is_a_valid_experiment_and_differs_from_the_others(path: Path) -> None:
+    """A key that a later version renamed would be found only by whoever repeats a table."""
+    variants = {name: v for name, v in yaml.safe_load(path.read_text(encoding="utf-8")).items() if not name.startswith("_")}
+    for name, variant in variants.items():
+        found = ablation.experiment_of(Path("experiments/full.yaml"), variant["row"], variant.get("config", {}))
+        assert variant["row"] in found.run.methods, name
+    told = [yaml.safe_dump(v) for v in variants.values()]
+    assert len(set(told)) == len(told)
+
+
 def test_the_configured_files_and_tests_exist() -> None:
     text = mutation.configuration(mutation.FILES)
     named = [line.strip() for line in text.splitlines() if line.startswith(("    moa/", "    tests/"))]
@@ -114,6 +126,16 @@ def test_two_rows_at_one_kl() -> None:
     assert (found.mean, found.seeds) == (pytest.approx(1.0), 6)
     half = 3.18245 * (0.18 * (2 / 3 + 9 / 4)) ** 0.5
     assert (found.low, found.high) == (pytest.approx(1 - half, abs=1e-4), pytest.approx(1 + half, abs=1e-4))
+
+
+def test_spread_is_of_the_seeds_within_a_base() -> None:
+    """Within bases 0, 2 | 10, 14 the squares sum to 2 + 8 with 1 + 1 degrees of freedom: variance 5; the other row's 0, 1 | 5, 6: 0.5 + 0.5, variance 0.5.
+
+    F = 10 with (2, 2) degrees of freedom: its upper tail is 1 / (1 + F) = 1 / 11.
+    """
+    mine, theirs, p = pooled.spread([[0.0, 2.0], [10.0, 14.0]], [[0.0, 1.0], [5.0, 6.0]])
+    assert (mine**2, theirs**2, p) == (pytest.approx(5), pytest.approx(0.5), pytest.approx(2 / 11))
+    assert pooled.spread([[0.0, 1.0], [5.0, 6.0]], [[0.0, 2.0], [10.0, 14.0]])[2] == pytest.approx(2 / 11), "two-sided"
 
 
 def archive(folder: Path, base: str, seeds: list[int]) -> Path:

@@ -94,9 +94,20 @@ def test_policies_start_near_a_coin_toss() -> None:
     torch.testing.assert_close(probabilities, torch.full((2, 2, 2), 0.5), atol=0.1, rtol=0)
 
 
-def trained(row: str) -> np.ndarray:
-    """Return where a row of the benchmark ends with seed 0 and the benchmark's steps: expected (fish, wood) per preference, (11, 2)."""
-    return benchmark.train(benchmark.ROWS[row], seed=0, steps=train.PPO.steps).points
+def trained(row: str, seed: int = 0) -> np.ndarray:
+    """Return where a row of the benchmark ends with the benchmark's steps: expected (fish, wood) per preference, (11, 2)."""
+    return benchmark.train(benchmark.ROWS[row], seed=seed, steps=train.PPO.steps).points
+
+
+def test_linear_weights_end_at_the_ends_on_raw_rewards() -> None:
+    """A step at the river pays 0.1 fish and one in the wood 0.9 wood, so (0.9, 0.1) is the only tie: the paper's own statement.
+
+    In three seeds the other preferences end within 0.06 of their end, and the tie at 0.59 to 0.80.
+    """
+    position, fish = trained("linear, raw rewards")[:, 0] / ENDS[1][0], np.array(benchmark.GRID)[:, 0]
+    clear = np.abs(fish - 0.9) > 0.01
+    assert clear.sum() == 10
+    np.testing.assert_allclose(position[clear], fish[clear] > 0.9, atol=0.12)
 
 
 def test_linear_weights_end_at_the_ends_of_a_straight_front() -> None:
@@ -113,11 +124,10 @@ def test_linear_weights_end_at_the_ends_of_a_straight_front() -> None:
 
 
 def test_moc_covers_a_straight_front() -> None:
-    """With its default settings. In four of five seeds the hypervolume is 0.85 to 0.88 of the front's and the largest gap at most 0.23, in one 0.63 and 0.45; tau is 1.00 in all (`python benchmarks/fishwood.py --seeds 5`)."""
-    found = benchmark.metrics(trained("moc, default (arc, weights of at least 0)"))
-    assert found["hypervolume"] > 0.7
-    assert found["tau"] > 0.95
-    assert found["gap"] < 0.4
+    """With its default settings. In four of five seeds the hypervolume is 0.85 to 0.88 of the front's and the largest gap at most 0.23, in one (seed 2) 0.63 and 0.45; tau is 1.00 in all (`python benchmarks/fishwood.py --seeds 5`)."""
+    found = [benchmark.metrics(trained("moc, default (arc, weights of at least 0)", seed)) for seed in range(3)]
+    assert all(f["tau"] > 0.95 and f["hypervolume"] > 0.5 for f in found)
+    assert sorted(f["hypervolume"] for f in found)[1] > 0.8 and sorted(f["gap"] for f in found)[1] < 0.3, "two of three"
 
 
 def test_the_combined_advantage_has_the_loops_scale(monkeypatch: pytest.MonkeyPatch) -> None:
