@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-RL = ("advantages", "weights", "losses", "control", "pairs")
-METHODS = ("pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear", "grpo", "gdpo", "ric", "modpo", "best_of_n")
+RL = ("advantages", "estimation", "weights", "losses", "control", "pairs")
+METHODS = ("base", "pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear", "grpo", "gdpo", "ric", "modpo", "best_of_n")
 OTHERS = ("targets", "mixture")
 FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
 UNITS = (

@@ -29,7 +29,7 @@ from moa.methods import catalogue
 from moa.models import ValueHeads, add_adapter, hidden_size
 from moa.preferences import corners
 from moa.report.summary import table
-from moa.rl import experience, loop
+from moa.rl import estimation, experience, loop
 from moa.scratch import new_model
 
 COUNTS, STEPS = (2, 4, 8), 12
@@ -66,7 +66,7 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     zero, one = torch.zeros(count), torch.ones(count)
     score = Timed(count)
     prompts = words[4:504]
-    task = loop.Task(prompts, lambda prompt, _: prompt, score, experience.Scale(zero, one, zero, one), corners(count), None)
+    task = loop.Task(prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one, zero, one), corners(count), None)
     ppo = experiment.ppo.model_copy(update={"steps": STEPS + 1, "checkpoint_every": STEPS + 2})
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad) + sum(p.numel() for p in heads.parameters())
     return loop.Loop(actor, method, ppo, task, 0, folder).run(), score, trained

@@ -29,7 +29,7 @@ from moa.config_keys import Lora, Ppo
 from moa.generation import Decoding
 from moa.methods import catalogue
 from moa.preferences import lattice
-from moa.rl import experience, loop, update
+from moa.rl import estimation, experience, loop, update
 
 SHAPES = {
     "7b": {"vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096},
@@ -103,7 +103,7 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     heads = moa.models.ValueHeads(SHAPES[shape]["hidden_size"], 3).to(where)
     size = SHAPES[shape]["vocab_size"]
     actor = experience.Actor(policy, heads, word_tokenizer(size), Decoding(response, 1.0, 1.0), 4096)
-    scale = experience.Scale(torch.zeros(2, device=where), torch.ones(2, device=where), torch.zeros(2, device=where), torch.ones(2, device=where))
+    scale = estimation.Scale(torch.zeros(2, device=where), torch.ones(2, device=where), torch.zeros(2, device=where), torch.ones(2, device=where))
     words = torch.randint(4, size, (batch, prompt)).tolist()
     task = loop.Task([" ".join(f"t{i}" for i in row) for row in words], lambda p, w: p, random_scores, scale, lattice(2, 4), None)
     ppo = Ppo(steps=2, batch_size=batch, mini_batch_size=micro, epochs=1, early_stop=None)

@@ -14,7 +14,8 @@ from moa.config_keys import Lora, Ppo
 from moa.generation import Decoding
 from moa.methods import catalogue
 from moa.preferences import Preference, label, lattice
-from moa.rl.experience import Actor, Scale
+from moa.rl.estimation import Scale
+from moa.rl.experience import Actor
 from moa.rl.loop import Loop, Task
 from moa.testbed.bandit import Arms
 

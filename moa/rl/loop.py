@@ -18,7 +18,8 @@ from moa.methods.base import Method
 from moa.preferences import Preference
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
-from moa.rl.experience import Actor, Experience, Scale, ScoreBatch, collect, summary
+from moa.rl.estimation import Scale
+from moa.rl.experience import Actor, Experience, ScoreBatch, collect, summary
 from moa.rl.update import Updater
 
 log = logging.getLogger("moa")

@@ -24,7 +24,8 @@ from moa.preferences import Preference, check
 from moa.process import Job, keeping
 from moa.provenance import file_hash
 from moa.rewards import scoring
-from moa.rl.experience import Actor, Scale
+from moa.rl.estimation import Scale
+from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Loop, Task
 from moa.stages import common
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moa.methods.base import Batch, Method
 from moa.preferences import Preference
-from moa.rl.experience import Scale
+from moa.rl.estimation import Scale
 from moa.testbed.policy import Episodes
 
 RINGS, RAYS = 48, 48  # of the rule that stands for the normal distribution

@@ -9,7 +9,7 @@ starts in the wood, so m steps at the river, 0 <= m <= 199, earn (0.1 m, 0.9 (20
 import torch
 from torch import Tensor
 
-from moa.rl.experience import Scale
+from moa.rl.estimation import Scale
 from moa.testbed.policy import Episodes
 
 WOOD, FISH = 0, 1  # states, and the actions that lead to them

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moa.preferences import Preference
-from moa.rl.experience import Scale
+from moa.rl.estimation import Scale
 
 GAIN = 6.0
 

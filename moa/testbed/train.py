@@ -9,7 +9,8 @@ from moa.config_keys import Ppo
 from moa.methods.base import Batch, Method
 from moa.preferences import Preference
 from moa.rl.advantages import gae
-from moa.rl.experience import finite, scale_combined, shape_advantages, token_rewards
+from moa.rl.estimation import scale_combined, shape_advantages, token_rewards
+from moa.rl.experience import finite
 from moa.rl.losses import policy_loss, sensitivity, value_loss
 from moa.testbed.policy import Critic, Environment, Episodes, Policy, logprobs
 

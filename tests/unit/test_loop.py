@@ -196,13 +196,6 @@ def test_nan_reward_is_named(tmp_path: Path) -> None:
     assert "learning_rate" not in str(caught.value)
 
 
-def test_z_scores_of_an_objective_without_spread_use_the_width_of_its_scale() -> None:
-    scale = experience.Scale(torch.tensor([0.0, -1.0]), torch.tensor([4.0, 1.0]), torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.25]))
-    scores = scale.apply(torch.tensor([[2.0, 1.0], [3.0, 0.0]]))
-    # a: (3 - 2) / (4 - 0); b: (1 - 0.5) / 0.25 and (0 - 0.5) / 0.25
-    torch.testing.assert_close(scores.zscore, torch.tensor([[0.0, 2.0], [0.25, -2.0]]))
-
-
 def test_a_normaliser_without_width_is_named(tmp_path: Path) -> None:
     row = {"task": "t", "low": 1.0, "high": 1.0, "mean": 1.0, "std": 0.0, "floor": 1.0, "reference_point": 1.0, "n": 5, "hash": "h"}
     tables.write(tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet")

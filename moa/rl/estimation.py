@@ -1,0 +1,75 @@
+"""From raw rewards to the advantages of every stream: scale, placement, estimator, whitening. Notation as in methods/base.py: K, H, B, T."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moa.config_keys import Ppo
+from moa.methods.base import Combination, Method, Scores
+from moa.rl.advantages import gae, group_centred, group_relative, unit_scale, whiten, whiten_groups
+
+
+class Scale(NamedTuple):
+    """The normaliser's columns, each (K,) float32; high is above low."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def apply(self, raw: Tensor) -> Scores:
+        """Put raw scores (B, K) on all scales.
+
+        Where the reference policy's scores were all equal (std 0), the z-score's unit is high - low.
+        """
+        width = self.high - self.low
+        return Scores(raw, (raw - self.low) / width, (raw - self.mean) / torch.where(self.std > 0, self.std, width))
+
+
+def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Place (B, H) rewards on each response's last token: (H, B, T)."""
+    last = mask.sum(1).long() - 1
+    placed = rewards.new_zeros(rewards.shape[1], *mask.shape)
+    placed[:, torch.arange(len(last)), last] = rewards.T
+    return placed
+
+
+def groups_of(preferences: Tensor) -> Tensor:
+    """Number the samples (B,) by their preference."""
+    return preferences.unique(dim=0, return_inverse=True)[1]
+
+
+def estimate(ppo: Ppo, values: Tensor, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns, both (H, B, T), of values and rewards (H, B, T).
+
+    Group-relative advantages are the same for every token of a response, whose reward is the undiscounted sum over its
+    tokens; nothing learns their returns, which are 0. With `ppo.whiten: combined` they are centred only.
+    """
+    if ppo.advantages == "gae":
+        return gae(values, rewards, mask, ppo.gamma, ppo.lam)
+    groups = torch.arange(len(mask), device=mask.device) // ppo.group_size
+    compare = group_centred if ppo.whiten == "combined" else group_relative
+    relative = compare((rewards * mask).sum(-1).T, groups)
+    return relative.T[:, :, None] * mask, torch.zeros_like(rewards)
+
+
+def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Tensor:
+    """Whiten per stream, over the batch or within each preference, then apply the method's own transformation.
+
+    `ppo.whiten: combined` leaves every stream on the scale of its rewards; `scale_combined` acts later.
+    """
+    if ppo.whiten == "batch":
+        advantages = whiten(advantages, mask)
+    elif ppo.whiten == "preference":
+        advantages = whiten_groups(advantages, mask, groups_of(preferences))
+    return method.scale(advantages, mask)
+
+
+def scale_combined(ppo: Ppo, combination: Combination, mask: Tensor) -> Combination:
+    """With `ppo.whiten: combined`, bring the combined advantages to unit size: within each group, or over the batch without groups."""
+    if ppo.whiten != "combined":
+        return combination
+    size = ppo.group_size if ppo.advantages == "group" else len(mask)
+    parts = zip(combination.advantages.split(size), mask.split(size), strict=True)
+    return combination._replace(advantages=torch.cat([unit_scale(a, m) for a, m in parts]))
