@@ -1,10 +1,12 @@
 """What weights cost: PAMA's closed form, Frank-Wolfe on a Gram matrix, and MGDA on per-objective gradients.
 
-    python benchmarks/pama_cost.py --out pama_cost.parquet --machine "two shared x86 cores" > docs/benchmarks/pama_cost.md
+    snakemake --cores all base
+    python -m benchmarks.pama_cost --run results/reviews --out pama_cost.parquet --machine "two shared x86 cores" > docs/benchmarks/pama_cost.md
 
 Times are CPU seconds of one thread (cores may be shared): the median of the repeats, beside the fastest and the slowest.
-The policy is the default experiment's architecture with its LoRA adapter and random weights; n objectives are n random
-advantages per token. Every repeat measures every way of weighing once, so that slow minutes hit all alike.
+The policy is the default experiment's base with a LoRA adapter, a mini-batch its own responses to the run's prompts, n objectives the
+shares of n letters, standardised in groups of four. Without --run: the same architecture with random weights, tokens and advantages.
+Every repeat measures every way of weighing once, so that slow minutes hit all alike.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +28,22 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from moa.config import load
+from benchmarks.letters import share_of
+from moa.config import Experiment, load
 from moa.config_keys import Lora, Scratch
+from moa.generation import Decoding, sample
 from moa.methods.pama import closed_form
-from moa.models import add_adapter, forward
+from moa.models import add_adapter, context_length, forward, load_base, load_tokenizer
+from moa.rl.advantages import group_relative
 from moa.rl.losses import logprobs_and_entropy, policy_loss
-from moa.rl.weights import Solution, min_norm
+from moa.rl.weights import min_norm
 from moa.scratch import new_model
 
 LLAMA_FLOATS = 32 * 2 * 2 * 64 * 4096  # layers, maps, factors, rank, width
 Row = dict[str, Any]
 LEAST_SECONDS = 2e-3  # a repeat calls its function until about this much has passed
 LARGE = 1_000
+LETTERS = "etaoinshrdlucmfw"  # the most frequent first: objectives of the steps
 LIMITS = {True: 5_000, False: 250}  # iterations of away-step and plain Frank-Wolfe, as in moa/methods/moc.py
 
 
@@ -67,7 +74,7 @@ def closed_form_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
     rows = []
     for n in sizes:
         a = torch.randn(n)
-        rows.append({"part": "solve", "way": "closed form", "n": n, "iterations": 1, **summarise([seconds(lambda a=a: closed_form(a)) for _ in range(repeats)])})
+        rows.append({"part": "solve", "way": "closed form", "n": n, "iterations": 1, **summarise([seconds(partial(closed_form, a)) for _ in range(repeats)])})
     return rows
 
 
@@ -78,11 +85,11 @@ def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
         vectors, a = rng.normal(size=(n, 2 * n)), rng.normal(size=n)
         for name, m in (("full rank", vectors @ vectors.T), ("rank one", np.outer(a, a))):
             for away in (True, False):
-                found: list[Solution] = []
+                solved = partial(min_norm, m, away=away, limit=LIMITS[away])
                 few = 1 if n >= LARGE and name == "full rank" else repeats  # a solve takes up to a minute
-                times = [seconds(lambda m=m, away=away, found=found: found.append(min_norm(m, away=away, limit=LIMITS[away]))) for _ in range(few)]
+                times = [seconds(solved) for _ in range(few)]
                 way = f"{'away-step' if away else 'plain'} Frank-Wolfe, {name}"
-                rows.append({"part": "solve", "way": way, "n": n, "iterations": found[0].iterations, **summarise(times)})
+                rows.append({"part": "solve", "way": way, "n": n, "iterations": solved().iterations, **summarise(times)})
     return rows
 
 
@@ -100,15 +107,37 @@ def work(scratch: Scratch, lora: Lora, batch: int, prompt: int, response: int) -
     """Return a random policy of the given architecture, and rollouts that it gave itself (so the ratio u is 1)."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"t{i}": i for i in range(3, scratch.vocabulary)}}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary)), pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    policy = add_adapter(new_model(scratch, tokenizer, 0).eval(), lora, 0)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:  # zero at the start of a run, where the gradient of A is zero too
-            torch.nn.init.normal_(parameter, std=0.02)
+    policy = moved(add_adapter(new_model(scratch, tokenizer, 0).eval(), lora, 0))
     ids = torch.randint(3, scratch.vocabulary, (batch, prompt + response))
     mask, response_mask = torch.ones_like(ids), torch.ones(batch, response)
     with torch.no_grad():
         old = logprobs(Work(policy, ids, mask, response_mask, response_mask))
     return Work(policy, ids, mask, response_mask, old)
+
+
+def moved(policy: PeftModel) -> PeftModel:
+    """Give B random weights: it is zero at the start of a run, where the gradient of A is zero too."""
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return policy
+
+
+def rollouts(run: Path, experiment: Experiment) -> tuple[Work, Callable[[int], Tensor]]:
+    """Return a mini-batch of a finished base's own responses, groups of four to a prompt, and the advantages (n, B, T) of n letters' shares."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(run / "base")
+    model = load_base(run / "base", experiment.model)
+    policy = moved(add_adapter(model, experiment.model.lora, 0))
+    size, group = experiment.ppo.mini_batch_size, experiment.ppo.group_size
+    found = [r["prompt"] for r in pq.read_table(run / "prompts.parquet").to_pylist() if r["split"] == "train"]
+    prompts = [prompt for prompt in found[: size // group] for _ in range(group)]
+    drawn = sample(policy, tokenizer, prompts, Decoding(experiment.generation.max_new_tokens, 1.0, 1.0), context_length(model))
+    with torch.no_grad():
+        old = logprobs(Work(policy, drawn.ids, drawn.mask, drawn.response_mask, drawn.response_mask))
+    shares = torch.tensor([share_of(letter)(prompts, drawn.texts) for letter in LETTERS])
+    relative = group_relative(shares.T, torch.arange(size) // group).T[:, :, None] * drawn.response_mask
+    return Work(policy, drawn.ids, drawn.mask, drawn.response_mask, old), lambda n: relative[:n]
 
 
 def logprobs(w: Work) -> Tensor:
@@ -150,21 +179,25 @@ def by_closed_form(w: Work, advantages: Tensor) -> tuple[Tensor, Tensor]:
 WAYS = {"MGDA: n backward passes": by_gradients, "MOC: advantage Gram, one backward pass": by_advantages, "PAMA: closed form, one backward pass": by_closed_form}
 
 
-def step_rows(w: Work, counts: Sequence[int], repeats: int) -> list[Row]:
+def step_rows(w: Work, counts: Sequence[int], repeats: int, advantages_of: Callable[[int], Tensor]) -> list[Row]:
     """Time one mini-batch's forward pass, weights and gradient for n objectives, each way; `floats` is what it stores as gradients."""
     d = sum(p.numel() for p in trainable(w))
     rows = []
     for n in counts:
-        torch.manual_seed(n)
-        advantages = torch.randn(n, *w.response_mask.shape)
+        advantages = advantages_of(n)
         times: dict[str, list[float]] = {way: [] for way in WAYS}
         for way in WAYS:
             WAYS[way](w, advantages)  # warms up
         for _ in range(repeats):
             for way in WAYS:
-                times[way].append(seconds(lambda way=way, advantages=advantages: WAYS[way](w, advantages)))
+                times[way].append(seconds(partial(WAYS[way], w, advantages)))
         rows += [{"part": "step", "way": way, "n": n, "floats": d * (n if way.startswith("MGDA") else 1), **summarise(taken)} for way, taken in times.items()]
     return rows
+
+
+def random_advantages(w: Work, n: int) -> Tensor:
+    torch.manual_seed(n)
+    return torch.randn(n, *w.response_mask.shape)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -210,6 +243,7 @@ def page(rows: list[Row], command: str, machine: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="Parquet file of all rows")
+    parser.add_argument("--run", type=Path, help="results/<task> of a run of config.yaml that has trained its base")
     parser.add_argument("--machine", default="not stated", help="one line for the page")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--largest", type=int, default=7, help="the closed form is timed up to 10 to this power")
@@ -219,12 +253,16 @@ def main() -> None:
     torch.set_num_threads(1)
     experiment = load(Path("config.yaml"))
     assert experiment.model.scratch is not None
-    w = work(experiment.model.scratch, experiment.model.lora, experiment.ppo.mini_batch_size, 16, experiment.generation.max_new_tokens)
+    if args.run is not None:
+        w, advantages_of = rollouts(args.run, experiment)
+    else:
+        w = work(experiment.model.scratch, experiment.model.lora, experiment.ppo.mini_batch_size, 16, experiment.generation.max_new_tokens)
+        advantages_of = partial(random_advantages, w)
     rows = closed_form_rows([10**k for k in range(1, args.largest + 1)], args.repeats)
     rows += min_norm_rows(args.matrices, args.repeats)
-    rows += step_rows(w, args.objectives, args.repeats)
+    rows += step_rows(w, args.objectives, args.repeats, advantages_of)
     pq.write_table(pa.Table.from_pylist([{"iterations": None, "floats": None, **row} for row in rows]), args.out)
-    command = shlex.join(["python", "benchmarks/pama_cost.py", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.pama_cost", *sys.argv[1:]])
     print(page(rows, command, args.machine), end="")
 
 

@@ -1,6 +1,7 @@
 """What the benchmark scripts return, at tiny sizes: the numbers' meaning, never their speed."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -13,6 +14,7 @@ from benchmarks import ablation, convergence, development, distance, means, muta
 from benchmarks.preference_embedding import PreferenceEmbedding
 from moa import answers, models, tables
 from moa.conditioning import encode
+from moa.config import load
 from moa.config_keys import Conditioning, Lora, Model, Scratch
 from moa.errors import MoaError
 from moa.generation import Decoding
@@ -47,8 +49,25 @@ def test_mgda_has_the_shortest_gradient(work: pama_cost.Work) -> None:
     assert all(shortest <= float(other(work, advantages)[0].norm()) + 1e-6 for other in (pama_cost.by_advantages, pama_cost.by_closed_form))
 
 
+def test_a_runs_own_responses_have_group_relative_advantages_of_letters(tmp_path: Path) -> None:
+    """u = 1 at the policy that drew them; within a group and a response's tokens advantages are centred and equal."""
+    tiny_models.save_base(tmp_path / "base")
+    prompts = [{"task": "t", "prompt_id": str(k), "split": "train", "prompt": p} for k, p in enumerate(["The lamp is", "My", "This", "A chair", "More"])]
+    tables.write(tables.PROMPTS, prompts, tmp_path / "prompts.parquet")
+    found, advantages_of = pama_cost.rollouts(tmp_path, load(Path("config.yaml")))
+    with torch.no_grad():
+        torch.testing.assert_close(pama_cost.logprobs(found) * found.response_mask, found.old * found.response_mask)
+    advantages = advantages_of(3)
+    assert advantages.shape == (3, *found.response_mask.shape)
+    first = advantages[:, :, 0].view(3, 4, 4)  # every response has a first token; four to a prompt
+    assert float(first.abs().max()) > 0.5 and float(first.sum(2).abs().max()) < 1e-4
+    torch.testing.assert_close(advantages, first.flatten(1)[:, :, None] * found.response_mask)
+    gradient, c = pama_cost.by_gradients(found, advantages)
+    assert float(c.sum()) == pytest.approx(1) and torch.isfinite(gradient).all()
+
+
 def test_rows_and_page(work: pama_cost.Work) -> None:
-    rows = pama_cost.closed_form_rows([4, 8], 2) + pama_cost.min_norm_rows([3, 5], 2) + pama_cost.step_rows(work, [2, 4], 2)
+    rows = pama_cost.closed_form_rows([4, 8], 2) + pama_cost.min_norm_rows([3, 5], 2) + pama_cost.step_rows(work, [2, 4], 2, partial(pama_cost.random_advantages, work))
     assert len(rows) == 2 + 2 * 4 + 2 * 3
     assert all(0 < r["fastest"] <= r["median"] <= r["slowest"] and r["repeats"] == 2 for r in rows)
     d = sum(p.numel() for p in pama_cost.trainable(work))
