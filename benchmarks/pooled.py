@@ -1,4 +1,4 @@
-"""Two rows over the seeds of several archives of one base: means, paired differences, and what of the hypervolume's follows the KL's.
+"""Two rows over the seeds of several archives: means, paired differences, spread over seeds, and what of the hypervolume's difference follows the KL's.
 
 python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc --against linear
 python -m benchmarks.pooled --folders benchmarks/unseen/a --row moc --against moc --others benchmarks/unseen/b        # `against` stands in other archives
@@ -20,7 +20,8 @@ from moa.metrics.paired import Difference, paired
 from moa.report.summary import table
 
 Array = NDArray[np.float64]
-Values = dict[tuple[str, str, str], dict[int, float]]  # (method, metric, objective) -> seed -> value
+Run = tuple[str, int]  # the base, by its responses' hash, and the seed
+Values = dict[tuple[str, str, str], dict[Run, float]]  # by (method, metric, objective)
 SHOWN = ("hypervolume", "tau", "kl")
 
 
@@ -29,26 +30,27 @@ def read(folders: list[Path], across: bool = False) -> Values:
 
     Args:
         folders: archives of one base, prompts and decoding; a later one replaces a row's seed.
-        across: they may be of several bases, each with seeds of its own, so that a pair of one seed is of one base.
+        across: they may be of several bases, prompts and decodings; a pair is of one base and seed.
 
     Raises:
-        MoaError: archives of different settings without `across`, or a row's seed in two of them with it.
+        MoaError: archives of different settings without `across`, or the same policy in two of them with it.
     """
     settings = [json.loads((folder / "settings.json").read_text(encoding="utf-8")) for folder in folders]
     if not across and any(other != settings[0] for other in settings):
         raise MoaError(f"{', '.join(map(str, folders))}: measured on different settings (settings.json); they cannot be pooled, only their pairs' differences: --across")
     values: Values = {}
-    for folder in folders:
+    for folder, measured in zip(folders, settings, strict=True):
         for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist():
             if r["metric"] in SHOWN and r["value"] is not None:
                 of = values.setdefault((r["method"], r["metric"], r["objective"]), {})
-                if across and r["seed"] in of:
-                    raise MoaError(f"{folder}: {r['method']} has seed {r['seed']} in another archive, too; --across needs seeds of their own")
-                of[r["seed"]] = r["value"]
+                run = measured["reference_responses"], r["seed"]
+                if across and run in of:
+                    raise MoaError(f"{folder}: {r['method']} has seed {r['seed']} of this base in another archive, too; --across takes every policy once")
+                of[run] = r["value"]
     return values
 
 
-def interval(a: dict[int, float], b: dict[int, float]) -> str:
+def interval(a: dict[Run, float], b: dict[Run, float]) -> str:
     found = paired(a, b)
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
@@ -83,17 +85,18 @@ def spread(a: list[list[float]], b: list[list[float]]) -> tuple[float, float, fl
     return variances[0] ** 0.5, variances[1] ** 0.5, 2 * min(above, 1 - above)
 
 
-def spreads(given: argparse.Namespace, others: list[Path]) -> list[str]:
+def by_base(of: dict[Run, float]) -> list[list[float]]:
+    return [[value for (base, _), value in of.items() if base == one] for one in sorted({base for base, _ in of})]
+
+
+def spreads(mine: Values, row: str, theirs: Values, against: str) -> list[str]:
     """Return how much hypervolume and tau of either row differ between seeds; nothing where a base has a single seed, or no seed differs."""
     shown = []
     for metric in ("hypervolume", "tau"):
-        parts = []
-        for folders, row in ((given.folders, given.row), (others, given.against)):
-            bases = [[folder] for folder in folders] if given.across else [folders]
-            parts.append([list(read(base).get((row, metric, "all"), {}).values()) for base in bases])
-        if all(len(part) > 1 for of in parts for part in of) and all(any(np.ptp(part) > 0 for part in of) for of in parts):
-            mine, theirs, p = spread(*parts)
-            shown.append(f"standard deviation of {metric} over seeds: {mine:.4f} against {theirs:.4f}, p {p:.3f} (F test)")
+        parts = by_base(mine.get((row, metric, "all"), {})), by_base(theirs.get((against, metric, "all"), {}))
+        if all(of and all(len(part) > 1 for part in of) and any(np.ptp(part) > 0 for part in of) for of in parts):
+            one, other, p = spread(*parts)
+            shown.append(f"standard deviation of {metric} over seeds: {one:.4f} against {other:.4f}, p {p:.3f} (F test)")
     return shown
 
 
@@ -103,7 +106,7 @@ def main() -> None:
     parser.add_argument("--row", required=True)
     parser.add_argument("--against", required=True)
     parser.add_argument("--others", type=Path, nargs="+", help="archives of the row `against` (default: the same)")
-    parser.add_argument("--across", action="store_true", help="archives of several bases, each with its own seeds: differences within a base are pooled")
+    parser.add_argument("--across", action="store_true", help="archives of several bases: differences within a base are pooled")
     given = parser.parse_args()
     others = given.others or given.folders
     if not given.across:
@@ -115,7 +118,7 @@ def main() -> None:
         means = [interval(of, dict.fromkeys(of, 0.0)) for of in (mine, theirs)]
         lines.append([f"{metric} {objective}", *means, interval(mine, theirs), str(len(mine.keys() & theirs.keys()))])
     print(table(["metric", given.row, given.against, "difference", "seeds"], lines))
-    print(*("", *spreads(given, others)), sep="\n")
+    print(*("", *spreads(values, given.row, against, given.against)), sep="\n")
     if any((row, "kl", "all") not in of for of, row in ((values, given.row), (against, given.against))):
         return  # a row that the loop does not train has no KL
     shared = sorted(values[given.row, "kl", "all"].keys() & against[given.against, "kl", "all"].keys())

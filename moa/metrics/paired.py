@@ -1,10 +1,12 @@
 """Paired comparison of two methods over seeds: Student's t-interval of the mean difference."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import t as student
+
+Run = TypeVar("Run", int, tuple[str, int])  # a seed, or a base and a seed
 
 
 class Difference(NamedTuple):
@@ -16,7 +18,7 @@ class Difference(NamedTuple):
     seeds: int
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Difference:
+def paired(a: Mapping[Run, float], b: Mapping[Run, float], level: float = 0.95) -> Difference:
     """Return the interval of mean(a - b), a and b by seed: mean +- t_{(1 + level) / 2, n - 1} s / sqrt(n)."""
     seeds = sorted(a.keys() & b.keys())
     differences = np.array([a[s] - b[s] for s in seeds])

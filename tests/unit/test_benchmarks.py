@@ -168,12 +168,15 @@ def archive(folder: Path, base: str, seeds: list[int]) -> Path:
 
 
 def test_only_pairs_are_pooled_across_bases(tmp_path: Path) -> None:
-    """Seeds 1, 2 of one base and 3 of another: a's values, paired with b's, 0.1, 0.2, 0.3."""
-    one, other, again = archive(tmp_path / "1", "x", [1, 2]), archive(tmp_path / "2", "y", [3]), archive(tmp_path / "3", "z", [2])
+    """Seeds 1, 2 of one base and 2, 3 of another: a's values are 0.1, 0.2 and 0.2, 0.3, b's 0; the first base again has the same policies."""
+    one, other, again = archive(tmp_path / "1", "x", [1, 2]), archive(tmp_path / "2", "y", [2, 3]), archive(tmp_path / "3", "x", [2])
     with pytest.raises(MoaError, match="different settings .* only their pairs' differences: --across"):
         pooled.read([one, other])
-    assert pooled.read([one, other], across=True) == {("a", "hypervolume", "all"): {1: 0.1, 2: 0.2, 3: 0.3}, ("b", "hypervolume", "all"): {1: 0.0, 2: 0.0, 3: 0.0}}
-    with pytest.raises(MoaError, match="3: a has seed 2 in another archive"):
+    found = pooled.read([one, other], across=True)
+    runs = {("x", 1): 0.1, ("x", 2): 0.2, ("y", 2): 0.2, ("y", 3): 0.3}
+    assert found == {("a", "hypervolume", "all"): runs, ("b", "hypervolume", "all"): dict.fromkeys(runs, 0.0)}
+    assert pooled.by_base(runs) == [[0.1, 0.2], [0.2, 0.3]]
+    with pytest.raises(MoaError, match="3: a has seed 2 of this base in another archive"):
         pooled.read([one, again], across=True)
 
 
