@@ -43,10 +43,10 @@ LAST = 10  # steps over which KL and entropy are averaged
 
 
 def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Experiment:
-    """Return the experiment with `changes` on top and the row among those it runs."""
+    """Return the experiment with `changes` on top and the row as the only one that it runs: another might refuse the changes."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     update_config(data, changes)
-    data["run"]["methods"] = list(dict.fromkeys([*data["run"]["methods"], row]))
+    data["run"]["methods"] = [row]
     return config.parse(data, str(path))
 
 
