@@ -178,6 +178,10 @@ def test_mse_only_trains_on_the_control_stream_alone() -> None:
     # on the curve with the other sign; a second sample at (0, 1/3) misses by (1, 0): the mean of 0.0138889 and 1 / 2
     both = Scores(torch.zeros(2, 2), torch.tensor([[0.9, 0.2], [0.0, 1 / 3]]), torch.zeros(2, 2))
     torch.testing.assert_close(method.control_error(both, preferences.expand(2, 2)), torch.tensor(0.2569444))
+    # a quantile of 1.4 counts as 1, so that the first misses by nothing: -(1/3 - 0.2)^2 / 2; a z-score of 1.4 misses by 0.4
+    beyond = torch.tensor([[1.4, 0.2]])
+    torch.testing.assert_close(method.extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0088889]]))
+    torch.testing.assert_close(make("mse_only", scale="zscore").extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0888889]]))
     # shares of the sum: 0.9 / 1.1 - 0.75 = 0.0681818 = -(0.2 / 1.1 - 0.25)
     torch.testing.assert_close(make("mse_only", target="simplex").extra_rewards(scores, preferences), torch.tensor([[-(0.0681818**2)]]))
     got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))

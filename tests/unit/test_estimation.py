@@ -1,0 +1,75 @@
+"""Which estimator and which whitening the settings choose, and what of it the method sees, by hand."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from moa.config_keys import Ppo
+from moa.methods import catalogue
+from moa.methods.base import Method, Scores
+from moa.rl.estimation import estimate, groups_of, shape_advantages
+
+PREFERENCES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
+MASK = torch.tensor([[1.0, 0.0]] * 4)  # the second token is padding
+
+
+def make(kind: str) -> Method:
+    return catalogue.load("row", {"kind": kind}, ["a", "b"])
+
+
+def shaped(kind: str, whiten: str) -> list[float]:
+    """Return what becomes of one stream: 1 and 3 under the first preference, 10 and 14 under the second."""
+    advantages = torch.tensor([[[1.0, 99.0], [10.0, 99.0], [3.0, 99.0], [14.0, 99.0]]])
+    found: Tensor = shape_advantages(make(kind), Ppo(whiten=whiten), advantages * MASK, MASK, PREFERENCES)
+    return (found * MASK)[0, :, 0].tolist()
+
+
+def test_samples_are_grouped_by_the_whole_preference() -> None:
+    groups = groups_of(torch.tensor([[0.2, 0.8, 0.0], [0.2, 0.0, 0.8], [0.2, 0.8, 0.0]])).tolist()
+    assert groups[0] == groups[2] != groups[1]
+
+
+def test_whitening_over_the_batch() -> None:
+    """Mean 7, squares 36, 9, 16, 49: variance 110 / 3."""
+    assert shaped("linear", "batch") == pytest.approx([x / (110 / 3) ** 0.5 for x in (-6, 3, -4, 7)], abs=1e-4)
+
+
+def test_whitening_within_a_preference() -> None:
+    """1 and 3 around 2, variance 2 / 1; 10 and 14 around 12, variance 8."""
+    assert shaped("linear", "preference") == pytest.approx([x / 2**0.5 for x in (-1, -1, 1, 1)], abs=1e-4)
+
+
+@pytest.mark.parametrize("whiten", ["none", "combined"])
+def test_streams_stay_on_their_scale_otherwise(whiten: str) -> None:
+    assert shaped("linear", whiten) == [1, 10, 3, 14]
+
+
+def test_the_method_transforms_what_is_whitened() -> None:
+    """PAMA's Noon drops what is negative after whitening; before it nothing is."""
+    assert shaped("pama", "preference") == pytest.approx([0, 0, 0.5**0.5, 0.5**0.5], abs=1e-4)
+    assert shaped("pama", "batch") == pytest.approx([x / (110 / 3) ** 0.5 for x in (0, 3, 0, 7)], abs=1e-4)
+
+
+def test_gae_takes_the_settings_gamma_and_lambda() -> None:
+    """delta_1 = 1 - 0.25 = 0.75; delta_0 = 0.5 * 0.25 - 0.5 = -0.375; A_0 = -0.375 + 0.5 * 0.8 * 0.75 = -0.075."""
+    values, rewards = torch.tensor([[[0.5, 0.25, 9.0]]]), torch.tensor([[[0.0, 1.0, 7.0]]])
+    advantages, returns = estimate(Ppo(advantages="gae", group_size=1, gamma=0.5, lam=0.8), values, rewards, torch.tensor([[1.0, 1.0, 0.0]]))
+    torch.testing.assert_close(advantages, torch.tensor([[[-0.075, 0.75, 0.0]]]))
+    torch.testing.assert_close(returns, torch.tensor([[[0.425, 1.0, 0.0]]]))
+
+
+def test_control_error_is_against_p_over_max_p_on_clipped_quantiles() -> None:
+    """Targets (1, 1/4) and (1, 1); rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875."""
+    quantile = torch.tensor([[0.5, -3.0], [7.0, 0.25]])
+    found = make("linear").control_error(Scores(quantile, quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    assert float(found) == pytest.approx(0.875 / 4)
+
+
+def test_a_row_without_preferences_is_evaluated_once() -> None:
+    assert make("pama").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [None]
+    assert make("linear").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_a_row_that_does_not_train_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="^Method does not train$"):
+        Method.combine(make("reference"), None)
