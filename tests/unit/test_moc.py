@@ -186,6 +186,7 @@ def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:
     torch.testing.assert_close(got.advantages, torch.tensor([[3.25], [2.8], [8.2]]))
     torch.testing.assert_close(got.weights, torch.tensor([(0.75 + 0.8 + 0.2) / 3, (0.25 + 0.2 + 0.8) / 3]))
     (first, share), (second, balanced) = [(name, value) for _, name, value in got.logged]
+    assert [quantity for quantity, _, _ in got.logged] == ["stream_weight"] * 2
     assert (first, second) == ("utility", "control") and (share, balanced) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     for wrong in ({"control": "mean"}, {"streams": "literal"}):
         with pytest.raises(MoaError, match="weights: exact goes with control: feedback and streams: utility"):
