@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from moa.metrics.paired import paired
 from moa.report.data import Row, Task
 
 MISSING = "\N{EN DASH}"
@@ -65,10 +66,13 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _apart(best: Row, other: Row) -> bool:
-    """Whether `other` lies below `best` for certain: intervals over prompts and ranges over seeds are both apart."""
+    """Whether `other` lies below `best` for certain: intervals over prompts are apart, and the difference over seeds, paired, is above 0."""
     if best["readable_low"] is None or other["readable_high"] is None:
         return False
-    return bool(other["readable_high"] < best["readable_low"] and (best["seeds"] == 1 or other["best_seed"] < best["worst_seed"]))
+    if other["readable_high"] >= best["readable_low"]:
+        return False
+    ours, theirs = ({r["seed"]: r["value"] for r in row["by_seed"]} for row in (best, other))
+    return best["seeds"] == 1 or paired(ours, theirs).low > 0
 
 
 def rivals(task: Task) -> list[str]:
