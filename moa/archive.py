@@ -30,14 +30,6 @@ OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: 
 SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
 METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl", "seconds")
-# Wall-clock of training the row's policies, borrowed ones included: comparable within a run, as far as the machine's speed is.
-SECONDS = """
-SELECT policies.method, costs.seed, sum(seconds) AS seconds
-FROM policies
-JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
-SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
-WHERE policies.task = $task GROUP BY ALL
-"""
 
 
 def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
@@ -78,7 +70,7 @@ def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[s
     """Return the rows' KL to the reference and seconds of training as metrics; no prompt and no point stands behind them."""
     nothing = {"task": task, "objective": "all", "low": None, "high": None, "points": 0, "n": 0}
     kl = rows_of(connection, f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task", task=task)
-    found = {"kl": kl, "seconds": rows_of(connection, SECONDS, task=task)}
+    found = {"kl": kl, "seconds": rows_of(connection, f"SELECT * FROM ({sql.TRAINING}) WHERE task = $task", task=task)}
     return [{**nothing, "method": r["method"], "seed": r["seed"], "metric": name, "value": r[name]} for name, rows in found.items() for r in rows]
 
 

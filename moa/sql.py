@@ -34,6 +34,14 @@ JOIN (SELECT *, max(step) OVER (PARTITION BY task, method, policy, seed) AS last
 WHERE seen.step > seen.last - 10
 GROUP BY ALL
 """
+# What training a row's policies took in a measured seed, borrowed policies included; wall-clock is comparable as far as the machine's speed is.
+TRAINING = """
+SELECT policies.task, policies.method, costs.seed, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
+FROM policies
+JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
+SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
+GROUP BY ALL
+"""
 QUERIES = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
 LOCKED = {
     "enable_external_access": "false",

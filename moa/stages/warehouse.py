@@ -65,11 +65,7 @@ measured AS (
     FROM metrics WHERE objective = 'all' GROUP BY ALL
 ),
 training AS (
-    SELECT policies.task, policies.method, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
-    FROM policies
-    JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
-    SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
-    GROUP BY ALL
+    SELECT task, method, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models FROM ({sql.TRAINING}) GROUP BY ALL
 ),
 distance AS (SELECT task, method, avg(kl) AS kl FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) GROUP BY ALL),
 generation AS (SELECT task, method, sum(seconds) AS seconds FROM costs WHERE stage = 'generate' GROUP BY ALL)
