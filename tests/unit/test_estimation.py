@@ -6,7 +6,7 @@ from torch import Tensor
 
 from moa.config_keys import Ppo
 from moa.methods import catalogue
-from moa.methods.base import Method, Scores
+from moa.methods.base import Method
 from moa.rl.estimation import estimate, groups_of, shape_advantages
 
 PREFERENCES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
@@ -56,20 +56,3 @@ def test_gae_takes_the_settings_gamma_and_lambda() -> None:
     advantages, returns = estimate(Ppo(advantages="gae", group_size=1, gamma=0.5, lam=0.8), values, rewards, torch.tensor([[1.0, 1.0, 0.0]]))
     torch.testing.assert_close(advantages, torch.tensor([[[-0.075, 0.75, 0.0]]]))
     torch.testing.assert_close(returns, torch.tensor([[[0.425, 1.0, 0.0]]]))
-
-
-def test_control_error_is_against_p_over_max_p_on_clipped_quantiles() -> None:
-    """Targets (1, 1/4) and (1, 1); rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875."""
-    quantile = torch.tensor([[0.5, -3.0], [7.0, 0.25]])
-    found = make("linear").control_error(Scores(quantile, quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
-    assert float(found) == pytest.approx(0.875 / 4)
-
-
-def test_a_row_without_preferences_is_evaluated_once() -> None:
-    assert make("pama").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [None]
-    assert make("linear").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [(1.0, 0.0), (0.0, 1.0)]
-
-
-def test_a_row_that_does_not_train_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="^Method does not train$"):
-        Method.combine(make("reference"), None)

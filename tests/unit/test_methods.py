@@ -6,7 +6,7 @@ import torch
 
 from moa.errors import MoaError
 from moa.methods import catalogue, mgda_ub, pama
-from moa.methods.base import Batch, Scores, weighted
+from moa.methods.base import Batch, Method, Scores, weighted
 from moa.preferences import lattice
 from moa.rl.losses import sensitivity
 from moa.rl.weights import solve
@@ -186,3 +186,20 @@ def test_mse_only_trains_on_the_control_stream_alone() -> None:
     torch.testing.assert_close(make("mse_only", target="simplex").extra_rewards(scores, preferences), torch.tensor([[-(0.0681818**2)]]))
     got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))
     assert got.advantages.tolist() == [[3.0]] and got.weights.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_control_error_is_against_p_over_max_p_on_clipped_quantiles() -> None:
+    """Targets (1, 1/4) and (1, 1); rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875."""
+    quantile = torch.tensor([[0.5, -3.0], [7.0, 0.25]])
+    found = make("linear").control_error(Scores(quantile, quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    assert float(found) == pytest.approx(0.875 / 4)
+
+
+def test_a_row_without_preferences_is_evaluated_once() -> None:
+    assert make("pama").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [None]
+    assert make("linear").evaluation_preferences([(1.0, 0.0), (0.0, 1.0)]) == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_a_row_that_does_not_train_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="^Method does not train$"):
+        Method.combine(make("reference"), None)
