@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from moa.errors import MoaError, nearest
+from moa.report.words import figure
 from moa.sql import reading
 
 QUERY = """
-    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, kl, points, degenerate, prompts, seeds, models, seconds
+    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, tau_bound, kl, points, degenerate, prompts, seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
 WIDTH = 150  # where there is no terminal to ask
@@ -23,20 +24,16 @@ def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
     with reading(database) as connection:
         found = connection.execute(QUERY).fetchall()
     tasks: dict[str, list[tuple[str, ...]]] = {}
-    for task, method, volume, low, high, readable, tau, kl, points, degenerate, prompts, seeds, models, seconds in found:
-        cells = (method, _number(volume), f"{_number(low)} .. {_number(high)}", _number(readable), _tau(tau, points))
+    for task, method, volume, low, high, readable, tau, bound, kl, points, degenerate, prompts, seeds, models, seconds in found:
+        cells = (method, figure(volume), f"{figure(low)} .. {figure(high)}", figure(readable), _tau(tau, bound, points))
         tasks.setdefault(task, []).append((*cells, "-" if kl is None else f"{kl:.2f}", str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
     return tasks
 
 
-def _tau(tau: float | None, points: int) -> str:
+def _tau(tau: float | None, bound: float | None, points: int) -> str:
     if tau is not None:
-        return _number(tau)
+        return f"{tau:.3f}" if bound is None or bound == 1 else f"{tau:.3f} of {bound:.3f}"
     return "not steerable" if points == 1 else "too few points"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def show(database: Path, index: Path, task: str | None = None) -> None:

@@ -186,7 +186,8 @@ METRICS = _table(
     {
         "metric": Column(
             STRING,
-            "hypervolume | hypervolume_readable (degenerate points left out) | tau | order_rate | control_error | numbers of points: "
+            "hypervolume | hypervolume_readable (degenerate points left out) | tau | tau_bound (the largest tau that the preferences' ties allow) | "
+            "order_rate | control_error | numbers of points: "
             "non_dominated, below_reference, degenerate",
         ),
         "objective": Column(STRING, "objective, or 'all'"),
@@ -279,6 +280,7 @@ LEADERBOARD = _table(
         "seed_sd": Column(FLOAT, "standard deviation of the hypervolume between seeds", null="one seed"),
         "hypervolume_readable": Column(FLOAT, "mean over seeds of the hypervolume without degenerate points"),
         "tau": Column(FLOAT, "mean over seeds and objectives of Kendall's tau-b", null="not steerable"),
+        "tau_bound": Column(FLOAT, "the largest tau that these preferences allow; below 1 where weights have ties, as with three objectives", null="not steerable"),
         "control_error": Column(FLOAT, "mean over seeds of the squared distance between normalised reward and preference", null="not steerable"),
         "kl": Column(FLOAT, "KL to the reference, nats per token: mean over last ten steps, policies used and seeds (GRPO, GDPO: an estimate)", null="not measured in training"),
         "points": Column(INT, "points (preferences) behind the hypervolume of one seed"),

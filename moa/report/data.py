@@ -90,7 +90,15 @@ class Task:
 
     def tau(self, method: str, objective: str) -> Row | None:
         """Return the row of Kendall's tau, or None where the method takes no preference."""
-        found = [r for r in self.rows("metrics") if (r["method"], r["metric"], r["objective"]) == (method, "tau", objective)]
+        return self._metric(method, "tau", objective)
+
+    def tau_bound(self, method: str, objective: str) -> float | None:
+        """Return the largest tau that the method's preferences allow, or None where it is 1 or there is no tau."""
+        row = self._metric(method, "tau_bound", objective)
+        return None if row is None or row["value"] == 1 else float(row["value"])
+
+    def _metric(self, method: str, metric: str, objective: str) -> Row | None:
+        found = [r for r in self.rows("metrics") if (r["method"], r["metric"], r["objective"]) == (method, metric, objective)]
         return found[0] if found and found[0]["value"] is not None else None
 
     @cached_property

@@ -13,9 +13,10 @@ import duckdb
 
 from moa import sql
 from moa.errors import MoaError
+from moa.report.words import figure
 
 LEADERBOARD = """
-SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau, kl, points, prompts, seeds, models, seconds, tokens
+SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau_bound, kl, points, prompts, seeds, models, seconds, tokens
 FROM leaderboard WHERE task = $task ORDER BY hypervolume_readable DESC, method
 """
 TAUS = """
@@ -46,15 +47,24 @@ def interval(row: dict[str, Any], value: str, digits: int) -> str:
     return f"{row[value]:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
 
 
+def taus(connection: duckdb.DuckDBPyConnection, task: str, row: dict[str, Any]) -> str:
+    """Return tau per objective with its interval, and the most that ties among the weights allow."""
+    found = [f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])]
+    if not found:
+        return "not steerable" if row["points"] == 1 else "too few points"
+    ties = row["tau_bound"] is not None and row["tau_bound"] < 1
+    return ", ".join(found) + (f"; at most {row['tau_bound']:.2f}" if ties else "")
+
+
 def leaderboard(connection: duckdb.DuckDBPyConnection, task: str) -> str:
     """Return the leaderboard with hypervolume, tau per objective, n and cost."""
     lines = []
     for row in rows_of(connection, LEADERBOARD, task=task):
-        taus = [f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])]
-        shown = ", ".join(taus) or ("not steerable" if row["points"] == 1 else "too few points")
         figures = [f"{row[name]:.0f}" for name in ("points", "prompts", "seeds", "models")]
         kl = "-" if row["kl"] is None else f"{row['kl']:.2f}"
-        lines.append([row["method"], interval(row, "hypervolume", 3), f"{row['readable']:.3f}", shown, kl, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
+        volume = f"{figure(row['hypervolume'])} ({figure(row['low'])} to {figure(row['high'])})"
+        steered = taus(connection, task, row)
+        lines.append([row["method"], volume, figure(row["readable"]), steered, kl, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
     return table(["method", "hypervolume", "readable", "tau", "KL", "points", "prompts", "seeds", "models", "training s", "training tokens"], lines)
 
 

@@ -19,6 +19,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS)
 
 
+def figure(value: float | None) -> str:
+    """Return `value` with three decimals, or two digits below 0.01: the hypervolume of many objectives is a product of many shares."""
+    if value is None or value == 0 or abs(value) >= 0.01:
+        return number(value)
+    return f"{value:.2g}".replace("-", MINUS)
+
+
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """Return 'low to high', or nothing where there is no interval."""
     return "" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
@@ -100,10 +107,10 @@ def _winner(task: Task) -> str:
     if task.best is None:
         return "No method has a hypervolume of readable points."
     row = next(r for r in task.rows("leaderboard") if r["method"] == task.best)
-    bounds = interval(row["readable_low"], row["readable_high"])
+    bounds = "" if row["readable_low"] is None else f"{figure(row['readable_low'])} to {figure(row['readable_high'])}"
     points = f"{row['readable_points']} readable {plural('point', row['readable_points'])}"
     where = f"(bias-corrected 95 % interval {bounds}; {points})" if bounds else f"({points})"
-    opening = f"{task.best} has the largest hypervolume of readable text, {number(row['readable'])} {where}"
+    opening = f"{task.best} has the largest hypervolume of readable text, {figure(row['readable'])} {where}"
     others, close = len(task.methods) - 1, rivals(task)
     if others == 0:
         return f"{opening}; no other method was run."

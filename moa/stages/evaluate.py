@@ -218,6 +218,10 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
         yield row(metric, values.mean(), bootstrap.interval(draws.mean(1)))
     if one.steerable:
         preferences = np.array(one.preferences)
+        if len(points) >= steering.LEAST_POINTS:
+            bounds = [steering.tau_bound(column) for column in preferences.T]
+            for name, bound in (*zip(section.objectives, bounds, strict=True), ("all", float(np.mean(bounds)))):
+                yield row("tau_bound", bound, objective=name)
         yield row("control_error", steering.control_error(preferences, points), bootstrap.interval(steering.control_error(preferences, drawn)))
     else:
         yield row("control_error", np.nan, None)

@@ -60,6 +60,7 @@ measured AS (
         stddev_samp(value) FILTER (metric = 'hypervolume') AS seed_sd,
         avg(value) FILTER (metric = 'hypervolume_readable') AS hypervolume_readable,
         avg(value) FILTER (metric = 'tau') AS tau,
+        avg(value) FILTER (metric = 'tau_bound') AS tau_bound,
         avg(value) FILTER (metric = 'control_error') AS control_error,
         max(n) AS prompts, count(DISTINCT seed) AS seeds
     FROM metrics WHERE objective = 'all' GROUP BY ALL

@@ -43,7 +43,7 @@ def test_metrics_of_a_front(hand):
     assert (volume["low"], volume["high"]) == (pytest.approx(0.4), pytest.approx(0.4))  # all prompts alike
     assert (volume["points"], volume["n"]) == (3, 2)
     assert metric(found, "tau")["value"] == metric(found, "tau", objective="a")["value"] == 1
-    assert metric(found, "order_rate")["value"] == 1
+    assert metric(found, "order_rate")["value"] == metric(found, "tau_bound")["value"] == metric(found, "tau_bound", objective="b")["value"] == 1
     # ((.2-0)^2 + (.9-1)^2)/2 = .025; (.1^2 + 0)/2 = .005; (.2^2 + .1^2)/2 = .025; mean .055/3
     assert metric(found, "control_error")["value"] == pytest.approx(0.055 / 3)
     assert metric(found, "non_dominated")["value"] == 3

@@ -41,6 +41,17 @@ def test_constant_rewards_do_not_follow_and_constant_preferences_define_nothing(
     assert steering.order_rate(np.array([0, 0.5, 1]), np.full(3, 0.3)) == 0
 
 
+def test_ties_of_the_preferences_bound_tau():
+    grid = np.array(lattice(3, 4))  # 15 preferences; an objective's weights 0, 1/4, .. 1 occur 5, 4, 3, 2 and 1 times
+    # tied pairs 10 + 6 + 3 + 1 = 20 of 105, so that 85 differ
+    for component in grid.T:
+        assert steering.tau_bound(component) == pytest.approx(np.sqrt(85 / 105))
+        followed = component + 1e-6 * np.arange(15)  # ties of the weights answered differently, all else in order
+        assert steering.kendall_tau(component, followed) == pytest.approx(steering.tau_bound(component))
+    assert steering.tau_bound(np.array(lattice(2, 10))[:, 0]) == 1
+    assert np.isnan(steering.tau_bound(np.full(3, 0.5)))
+
+
 def test_order_rate_by_hand():
     preference = np.array([0.5, 0.0, 1.0, 0.25, 0.75])  # in any order
     # sorted by preference the rewards are 1 2 4 3 5: three of four neighbours rise

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from moa import leaderboard
 from moa.errors import MoaError
+from moa.report import summary
 from moa.stages.report import build
 from tests import synthetic
 
@@ -92,6 +94,10 @@ def test_three_objectives_have_their_pages(tmp_path: Path) -> None:
     database = synthetic.warehouse(tmp_path, objectives=("sentiment", "conciseness", "readability"))
     page = next(p for p in build(database, tmp_path / "reports") if p.name == "synthetic.html").read_text(encoding="utf-8")
     assert page.count("readability") > 10
+    # Six preferences, an objective's weights 0, 1/2 and 1 occurring 3, 2 and 1 times: 3 + 1 of 15 pairs are tied, sqrt(11 / 15) = 0.856
+    assert page.count(" of 0.86<span") == 3 * len(set(synthetic.SKILL) - {*synthetic.FREE, "single_objective"})
+    moc = next(cells for cells in leaderboard.rows(database)["synthetic"] if cells[0] == "moc")
+    assert moc[4].endswith(" of 0.856") and summary.summary(database, "synthetic").count("; at most 0.86") == 4
 
 
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from moa.report.data import Answer, Row, Task
-from moa.report.words import headline, rivals
+from moa.report.words import figure, headline, rivals
 
 
 def row(method: str, values: list[float], low: float, high: float) -> Row:
@@ -43,3 +43,8 @@ def test_a_row_without_a_common_seed_cannot_be_told_apart() -> None:
     best, other = row("best", [0.50, 0.55, 0.60], 0.54, 0.56), row("other", [0.5], 0.49, 0.51)
     assert rivals(task(best, other)) == ["other"]
     assert "1 of the 1 other method cannot be told apart from it (other)" in headline(task(best, other))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.8304, "0.830"), (0.0123, "0.012"), (0.00456, "0.0046"), (0.0000123, "1.2e\N{MINUS SIGN}05"), (0.0, "0.000"), (None, "\N{EN DASH}")])
+def test_small_volumes_keep_two_digits(value: float | None, shown: str) -> None:
+    assert figure(value) == shown
