@@ -73,7 +73,8 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
         for _ in range(REPEATS):
             texts = [loop.task.text_of(prompt, preference) for prompt in prompts]
             rollout = generation.sample(loop.actor.model, loop.actor.tokenizer, texts, decoding, loop.actor.context)
-            means.append(loop.task.scale.apply(torch.from_numpy(loop.task.score(prompts, rollout.texts))).quantile.mean(0).tolist())
+            raw = torch.from_numpy(loop.task.score(prompts, rollout.texts)).to(loop.task.scale.low.device)
+            means.append(loop.task.scale.apply(raw).quantile.mean(0).tolist())
         points.append(np.mean(means, 0))
     return metrics(np.array(points), np.array(grid), objectives)
 
@@ -141,6 +142,8 @@ def main() -> None:
     if given.table is not None:
         print(show(given.table))
         return
+    if not (given.results and given.variants and given.out):
+        parser.error("--results, --variants and --out are needed, or --table")
     set_up()
     variants = yaml.safe_load(given.variants.read_text(encoding="utf-8"))
     for seed in given.seeds:

@@ -60,7 +60,7 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left")
     policy = add_adapter(new_model(scratch, tokenizer, 0).eval(), experiment.model.lora, 0)
     method = catalogue.load("moc", {}, [f"o{k}" for k in range(count)])
-    heads = ValueHeads(hidden_size(policy), count + 1)
+    heads = ValueHeads(hidden_size(policy), count + len(method.extra_heads))
     decoding = Decoding(experiment.generation.max_new_tokens, 1.0, 1.0)
     actor = experience.Actor(policy, heads, tokenizer, decoding, scratch.context)
     zero, one = torch.zeros(count), torch.ones(count)
@@ -68,7 +68,9 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     prompts = words[4:504]
     task = loop.Task(prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one, zero, one), corners(count), None)
     ppo = experiment.ppo.model_copy(update={"steps": STEPS + 1, "checkpoint_every": STEPS + 2})
-    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad) + sum(p.numel() for p in heads.parameters())
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    if ppo.advantages == "gae":  # groups train no value head
+        trained += sum(p.numel() for p in heads.parameters())
     return loop.Loop(actor, method, ppo, task, 0, folder).run(), score, trained
 
 

@@ -6,7 +6,7 @@
 Times are CPU seconds of one thread (cores may be shared): the median of the repeats, beside the fastest and the slowest.
 The policy is the default experiment's base with a LoRA adapter, a mini-batch its own responses to the run's prompts, n objectives the
 shares of n letters, standardised in groups of four. Without --run: the same architecture with random weights, tokens and advantages.
-Every repeat measures every way of weighing once, so that slow minutes hit all alike.
+Every repeat of a step measures every way of weighing once, so that slow minutes hit all alike.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 LEAST_SECONDS = 2e-3  # a repeat calls its function until about this much has passed
 LARGE = 1_000
 LETTERS = "etaoinshrdlucmfw"  # the most frequent first: objectives of the steps
-LIMITS = {True: 5_000, False: 250}  # iterations of away-step and plain Frank-Wolfe, as in moa/methods/moc.py
+LIMITS = {True: 5_000, False: 250}  # iterations of away-step and plain Frank-Wolfe, as in moa/rl/weights.py
 
 
 def seconds(function: Callable[[], object]) -> float:

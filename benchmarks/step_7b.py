@@ -100,7 +100,7 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     policy = moa.models.add_adapter(base, Lora(targets=["q_proj", "v_proj"]), 0)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.enable_input_require_grads()
-    heads = moa.models.ValueHeads(SHAPES[shape]["hidden_size"], 3).to(where)
+    heads = moa.models.ValueHeads(SHAPES[shape]["hidden_size"], len(method.objectives) + len(method.extra_heads)).to(where)
     size = SHAPES[shape]["vocab_size"]
     actor = experience.Actor(policy, heads, word_tokenizer(size), Decoding(response, 1.0, 1.0), 4096)
     scale = estimation.Scale(torch.zeros(2, device=where), torch.ones(2, device=where), torch.zeros(2, device=where), torch.ones(2, device=where))

@@ -66,6 +66,12 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def micro_batch(folder: Path, configured: int) -> int:
+    """Return how many examples at a time to begin with: what the newest checkpoint's attempt had left of the configured number."""
+    path = newest(folder)
+    return configured if path is None else min(configured, int(read_state(path)["micro"]))
+
+
 def _check(path: Path) -> None:
     """Raise where a file is missing, truncated or not what its name says."""
     parts = read_state(path).get("parts")

@@ -231,7 +231,7 @@ class Generation(Strict):
 class Kl(Strict):
     """KL to the reference policy with an adaptive coefficient (Ziegler et al. 2019), per token.
 
-    `place`: 'separate' (a loss term after the combination of advantages) or 'heads' (in every objective's reward).
+    `place`: 'separate' (a loss term after the combination of advantages) or 'heads' (in the reward of every value head, a control stream's too).
     """
 
     place: Literal["separate", "heads"] = "separate"

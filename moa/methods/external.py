@@ -3,14 +3,14 @@
 Exactly one of:
     adapter: a PEFT adapter (safetensors) on this experiment's base, local folder or hub id (with `revision`);
     model: a causal LM, hub id (with `revision`) or local folder;
-    responses: a Parquet file with columns `prompt` or `prompt_id`, `response`, and, if steerable, `preference`.
+    responses: a Parquet file with columns `prompt` or `prompt_id`, `response`, and, if `conditioned`, `preference`.
 With `conditioned: true` the preference stands in the prompt, as `conditioning` says.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from moa.errors import MoaError
 from moa.methods import base
@@ -27,6 +27,16 @@ class Settings(base.Settings):
     responses: Path | None = None
     conditioned: bool = False
 
+    @field_validator("adapter", "model")
+    @classmethod
+    def _home(cls, source: str | None) -> str | None:
+        return str(Path(source).expanduser()) if source is not None and source.startswith("~") else source
+
+    @field_validator("responses")
+    @classmethod
+    def _home_file(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
+
     @model_validator(mode="after")
     def _one(self) -> "Settings":
         if sum(v is not None for v in (self.adapter, self.model, self.responses)) != 1:
@@ -36,7 +46,7 @@ class Settings(base.Settings):
 
 def _local(source: str) -> bool:
     """Return whether a source is a folder, or cannot be a hub id."""
-    return Path(source).expanduser().exists() or source.startswith((".", "/", "~")) or source.count("/") != 1
+    return Path(source).exists() or source.startswith((".", "/")) or source.count("/") != 1
 
 
 class Method(base.Method):
@@ -47,9 +57,11 @@ class Method(base.Method):
     answers = "external"
 
     def check(self, ppo: "Ppo", dirichlet: float | None) -> None:
-        adapter, responses = self.settings.adapter, self.settings.responses
-        if adapter is not None and _local(adapter) and not any((Path(adapter).expanduser() / inner / "adapter_config.json").is_file() for inner in ("", "adapter")):
+        adapter, model, responses = self.settings.adapter, self.settings.model, self.settings.responses
+        if adapter is not None and _local(adapter) and not any((Path(adapter) / inner / "adapter_config.json").is_file() for inner in ("", "adapter")):
             raise MoaError(f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a folder, that of a policy or of a PEFT adapter, or a hub id")
+        if model is not None and _local(model) and not (Path(model) / "config.json").is_file():
+            raise MoaError(f"methods.{self.row}.model: {model}: no config.json there; give a folder with a model, or a hub id")
         if responses is not None and not responses.is_file():
             raise MoaError(f"methods.{self.row}.responses: {responses}: no such file; give a Parquet file of responses")
 

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from moa.errors import MoaError
@@ -141,12 +142,11 @@ class Method(base.Method):
         if self.settings.weights == "exact":
             return self._search(batch)
         shares = self._shares(batch)
-        streams = (shares[..., None] * batch.advantages.movedim(0, 1)).sum(2)
         coefficients = batch.preferences.new_zeros(shares.shape[1:])
         mean, gap = batch.preferences.new_zeros(len(shares)), 0.0
         groups = self._groups(batch.preferences)
         for name, rows in groups.items():
-            found = self._weigh(name, gram(streams[:, rows], batch.mask[rows]))
+            found = self._weigh(name, batch, shares, rows)
             c = mean.new_tensor(found.weights)
             coefficients[rows] = (c[:, None, None] * shares[:, rows]).sum(0)
             mean, gap = mean + c * rows.float().mean(), max(gap, found.gap)
@@ -190,15 +190,15 @@ class Method(base.Method):
         shortfall = self.achieved.shortfall(means, batch.preferences, how.target)
         return shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
 
-    def _weigh(self, group: str, matrix: Tensor) -> Solution:
-        """Return one group's weights c of the streams."""
-        size = len(matrix)
+    def _weigh(self, group: str, batch: base.Batch, shares: Tensor, rows: Tensor) -> Solution:
+        """Return one group's weights c (S,) of the streams."""
+        size = len(shares)
         if self.settings.weights == "uniform":
-            return Solution(matrix.new_full((size,), 1 / size).cpu().numpy(), 0.0, 0)
+            return Solution(np.full(size, 1 / size), 0.0, 0)
         if self.settings.weights == "lagrangian":
-            c = matrix.new_ones(size)
-            c[-1] = self.settings.multiplier
-            return Solution(c.cpu().numpy(), 0.0, 0)
+            return Solution(np.array([*[1.0] * (size - 1), self.settings.multiplier]), 0.0, 0)
+        streams = (shares[:, rows, :, None] * batch.advantages[:, rows].movedim(0, 1)).sum(2)
+        matrix = gram(streams, batch.mask[rows])
         if self.settings.smoothing:
             before = self.grams.get(group)
             if before is not None:

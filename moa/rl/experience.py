@@ -64,7 +64,7 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
     if not torch.isfinite(tensor).all():
         raise Diverged(
             f"step {step}: {name} is NaN or infinite; training stopped, the last good checkpoint is kept. "
-            "Lower ppo.learning_rate or raise ppo.kl.coefficient, then run again"
+            "Lower ppo.learning_rate or raise ppo.kl.coefficient and run again: with other settings training starts anew"
         )
     return tensor
 

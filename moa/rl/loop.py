@@ -42,12 +42,12 @@ class AdaptiveKl:
 
 def prompt_indices(count: int, batch: int, seed: int, step: int) -> list[int]:
     """Return which prompts step `step` uses: a fresh permutation per pass, the same for every method."""
-    chosen = []
-    for position in range(step * batch, (step + 1) * batch):
-        generator = torch.Generator().manual_seed(int(text_hash("pass", str(seed), str(position // count)), 16) % 2**63)
-        chosen.append((position // count, position % count, generator))
-    orders = {p: torch.randperm(count, generator=g).tolist() for p, _, g in {c[0]: c for c in chosen}.values()}
-    return [orders[p][i] for p, i, _ in chosen]
+    positions = [divmod(position, count) for position in range(step * batch, (step + 1) * batch)]  # (pass, place in it)
+    orders = {}
+    for number in {number for number, _ in positions}:
+        generator = torch.Generator().manual_seed(int(text_hash("pass", str(seed), str(number)), 16) % 2**63)
+        orders[number] = torch.randperm(count, generator=generator).tolist()
+    return [orders[number][place] for number, place in positions]
 
 
 def batch_preferences(training: Sequence[Preference], batch: int, dirichlet: float | None, seed: int, step: int) -> Tensor:
@@ -147,7 +147,6 @@ class Loop:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        checkpoint.seed_step(self.seed, step)
         task, batch, size = self.task, self.ppo.batch_size, self.ppo.group_size
         prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch // size, self.seed, step) for _ in range(size)]
         preferences = batch_preferences(task.training, batch // size, task.dirichlet, self.seed, step).repeat_interleave(size, 0)

@@ -87,5 +87,6 @@ def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: flo
     """
     probabilities = torch.softmax(logits.float() / temperature, -1)
     # One sample at a time: (T, V) times (V, D), so that no second tensor of the logits' size is in memory.
-    rows = [output[y].float() - p @ output.float() for p, y in zip(probabilities, tokens, strict=True)]
+    weights = output.float()
+    rows = [weights[y] - p @ weights for p, y in zip(probabilities, tokens, strict=True)]
     return torch.stack([row.square().sum(-1) for row in rows]) / temperature**2

@@ -4,6 +4,7 @@ Notation: B responses of at most T tokens after prompts of at most P; K objectiv
 """
 
 import gc
+import json
 import logging
 import time
 from collections import defaultdict
@@ -12,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from moa import checkpoint
+from moa import checkpoint, files
 from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.memory import allocating
@@ -53,16 +55,25 @@ class Samples:
     quantile: Tensor
     finished: Tensor
 
-    def save(self, path: Path) -> None:
-        """Write the samples whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in vars(self).items()}, temporary)
-        temporary.replace(path)
+    def save(self, path: Path, watch: Stopwatch) -> None:
+        """Write the samples, and what drawing them took, whole or not at all."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(self).items()}
+        files.atomically(path, lambda temporary: save_file(tensors, temporary, {"watch": json.dumps(watch.state())}))
 
     @staticmethod
-    def load(path: Path) -> "Samples":
-        return Samples(**load_file(path))
+    def load(path: Path, watch: Stopwatch) -> "Samples | None":
+        """Return an earlier attempt's samples, or None; `watch` goes on from what they took. A damaged file is named in the log."""
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                found = Samples(**{name: file.get_tensor(name) for name in names})
+                watch.restore(json.loads(file.metadata()["watch"]))
+        except SafetensorError as error:
+            log.warning("samples %s cannot be read (%s): drawing them again", path, error)
+            return None
+        return found
 
 
 def trimmed(ids: Tensor, mask: Tensor, response: int) -> tuple[Tensor, Tensor, int]:

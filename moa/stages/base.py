@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moa import conditioning, models, scratch, sft, tables, warm_start
+from moa import checkpoint, conditioning, models, scratch, sft, tables, warm_start
 from moa.config import BaseSection
 from moa.config_keys import Sft
 from moa.errors import MoaError
@@ -107,7 +107,7 @@ def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTr
 
 def train(section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
     """Fine-tune; after running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch."""
-    micro = sft.micro_batch(spec.batch_size)
+    micro = checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
     while True:
         model, tokenizer = start(section, texts, spec)
         limit = min(spec.max_length, models.context_length(model))

@@ -16,6 +16,7 @@ from peft import PeftModel
 
 from moa import conditioning, models, tables
 from moa.config import TrainSection
+from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.generation import Decoding
 from moa.methods import catalogue
@@ -26,11 +27,10 @@ from moa.provenance import file_hash
 from moa.rewards import scoring
 from moa.rl.estimation import Scale
 from moa.rl.experience import Actor
-from moa.rl.loop import CurveRow, Loop, Task
+from moa.rl.loop import CurveRow, Loop, Task, batch_preferences
 from moa.stages import common
 
 log = logging.getLogger("moa")
-REPORT_SECONDS = 10.0
 
 
 def read_scale(path: Path, objectives: Sequence[str], where: torch.device) -> tuple[Scale, dict[str, float]]:
@@ -80,6 +80,12 @@ def training_preferences(method: Method, section: TrainSection, weights: Prefere
     return list(section.training) if method.conditioned else [tuple([1 / len(section.objectives)] * len(section.objectives))]
 
 
+def drawn_preferences(ppo: Ppo, training: list[Preference], dirichlet: float, seed: int) -> list[Preference]:
+    """Return the preferences that the loop will draw: they depend on seed and step alone."""
+    each = ppo.batch_size // ppo.group_size
+    return [tuple(p) for step in range(ppo.steps) for p in batch_preferences(training, each, dirichlet, seed, step).tolist()]
+
+
 def make_task(section: TrainSection, method: Method, actor: Actor, args: argparse.Namespace, weights: Preference | None) -> Task:
     objectives = list(section.objectives)
     scale, floors = read_scale(args.normaliser, objectives, models.device())
@@ -90,10 +96,11 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
         return conditioning.build(prompt, preference, objectives, section.conditioning, actor.tokenizer)
 
     shown = training_preferences(method, section, weights)
-    # Refuse before training what would not fit in the middle of it, or after it: every prompt with the longest-worded preference.
-    widest = max(shown, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0])) if method.conditioned else None
-    conditioning.encode([text_of(r["prompt"], widest) for r in every], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
     dirichlet = section.dirichlet if method.conditioned and weights is None else None
+    # Refuse before training what would not fit in the middle of it, or after it: every prompt with the longest-worded preference.
+    worded = shown if dirichlet is None else [*shown, *drawn_preferences(section.ppo, shown, dirichlet, args.seed)]
+    widest = max(worded, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0])) if method.conditioned else None
+    conditioning.encode([text_of(r["prompt"], widest) for r in every], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 
 
@@ -119,7 +126,7 @@ def train(loop: Loop, name: str) -> None:
     last = began = time.perf_counter()
     for step in loop.run():
         now = time.perf_counter()
-        if now - last >= REPORT_SECONDS or step + 1 == loop.ppo.steps:
+        if now - last >= common.REPORT_SECONDS or step + 1 == loop.ppo.steps:
             report_progress(loop, step, name, (now - began) / (step + 1 - loop.resumed))
             last = now
 

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from moa import checkpoint
 from moa.config import TrainSection
 from moa.errors import MoaError
 from moa.memory import allocating
@@ -49,7 +50,7 @@ def train(
     section: TrainSection, method: Method, args: argparse.Namespace, weights: Preference | None, job: Job
 ) -> tuple[Actor, list[CurveRow], int]:
     """Train a policy; after running out of memory, go on from the newest checkpoint with half the micro-batch and the same batch."""
-    micro = section.ppo.mini_batch_size
+    micro = checkpoint.micro_batch(job.folder, section.ppo.mini_batch_size)
     while True:
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)

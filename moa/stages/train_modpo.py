@@ -46,7 +46,7 @@ def run_loop(loop: PairLoop, name: str) -> None:
     last = began = time.perf_counter()
     for step in loop.run():
         now = time.perf_counter()
-        if now - last >= train.REPORT_SECONDS or step + 1 == loop.steps:
+        if now - last >= common.REPORT_SECONDS or step + 1 == loop.steps:
             left = (now - began) / (step + 1 - loop.resumed) * (loop.steps - step - 1)
             shown = {q: v for s, q, _, v in loop.curve if s == step}
             log.info(
@@ -58,8 +58,9 @@ def run_loop(loop: PairLoop, name: str) -> None:
 
 def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args: argparse.Namespace, ppo: Ppo, watch: Stopwatch) -> Samples:
     """Return the samples, made now, which `watch` counts, or by an earlier attempt."""
-    if path.exists():
-        return Samples.load(path)
+    kept = Samples.load(path, watch)
+    if kept is not None:
+        return kept
     settings = method.settings
     with watch.running():
         if settings.pairs is None:
@@ -68,7 +69,7 @@ def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args:
             table = tables.read(tables.PROMPTS, args.prompts).to_pylist()
             evaluation = [r["prompt"] for r in table if r["split"] == "evaluation"]
             samples = given(actor, task, ppo, read_pairs(f"methods.{args.row}.pairs", settings.pairs, evaluation), args.seed)
-        samples.save(path)
+    samples.save(path, watch)
     return samples
 
 

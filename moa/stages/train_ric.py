@@ -1,6 +1,7 @@
 """Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses; resumable."""
 
 import argparse
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -179,7 +180,7 @@ class Ric:
 
     def _fitting(self, made: Sequence[sft.Example], spec: Sft, job: Job) -> sft.Trained:
         """Fine-tune from the adapter as it is; where memory runs out, again from there, or from a checkpoint, with fewer examples at a time."""
-        actor, micro = self.actor, sft.micro_batch(spec.batch_size)
+        actor, micro = self.actor, checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
         before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
         while True:
             try:
@@ -190,6 +191,8 @@ class Ric:
                     raise MoaError("out of memory with one example at a time; lower model.sft.max_length, or set model.quantisation: nf4") from None
             micro = sft.smaller(micro, spec.batch_size)
             log.warning("out of memory: again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
+            actor.model.zero_grad(set_to_none=True)
+            gc.collect()
             torch.cuda.empty_cache()
             set_peft_model_state_dict(actor.model, before)
 

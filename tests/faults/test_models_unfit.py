@@ -117,11 +117,24 @@ def test_an_adapter_from_the_hub(tmp_path: Path) -> None:
 
 
 def test_an_external_row_that_names_nothing_is_refused_by_the_plan(tmp_path: Path) -> None:
-    ppo, refused = Ppo(), r"methods.theirs.(adapter|responses): .*(no adapter_config.json there|no such file)"
-    for settings in ({"adapter": str(tmp_path / "nowhere")}, {"adapter": "some/local/folder"}, {"responses": str(tmp_path / "none.parquet")}):
+    ppo, refused = Ppo(), r"methods.theirs.(adapter|model|responses): .*(no adapter_config.json there|no config.json there|no such file)"
+    for settings in ({"model": "./typo"}, {"model": str(tmp_path)}, {"adapter": str(tmp_path / "nowhere")}, {"adapter": "some/local/folder"}, {"responses": str(tmp_path / "none.parquet")}):
         with pytest.raises(MoaError, match=refused):
             catalogue.load("theirs", {"kind": "external", **settings}, ["a", "b"]).check(ppo, None)
-    catalogue.load("theirs", {"kind": "external", "adapter": "who/adapter"}, ["a", "b"]).check(ppo, None)  # a hub id
+    for settings in ({"adapter": "who/adapter"}, {"model": "who/model"}):  # hub ids
+        catalogue.load("theirs", {"kind": "external", **settings}, ["a", "b"]).check(ppo, None)
+
+
+def test_an_external_row_may_lie_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    for name in ("m/config.json", "m/adapter_config.json", "answers.parquet"):
+        (tmp_path / name).touch()
+    for settings in ({"model": "~/m"}, {"adapter": "~/m"}, {"responses": "~/answers.parquet"}):
+        method = catalogue.load("theirs", {"kind": "external", **settings}, ["a", "b"])
+        method.check(Ppo(), None)
+        (found,) = [str(v) for k, v in method.settings.model_dump().items() if k in settings]
+        assert found == settings[next(iter(settings))].replace("~", str(tmp_path))
 
 
 def test_a_folder_without_safetensors(base: Path, tmp_path: Path) -> None:

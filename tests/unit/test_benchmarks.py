@@ -1,11 +1,14 @@
 """What the benchmark scripts return, at tiny sizes: the numbers' meaning, never their speed."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -292,3 +295,20 @@ def test_distances_are_shown_with_their_interval(tmp_path: Path) -> None:
     rows = [{"row": "moc", "seed": 0, "kl": 0.3, "points": [0.1, 0.5]}, {"row": "moc", "seed": 1, "kl": 0.5, "points": [0.3, 0.7]}]
     path.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
     assert distance.show(path).splitlines()[2] == "| moc | 0.400 | -0.871 to 1.671 | 0.20 to 0.60 | 2 |"
+
+
+def test_a_step_at_7b_runs_in_small(tmp_path: Path) -> None:
+    """In a process of its own: the script times by wrapping the loop's functions."""
+    script = [sys.executable, "-m", "benchmarks.step_7b", "--shape", "tiny", "--batch", "8", "--prompt", "4", "--response", "4", "--micro", "4"]
+    found = subprocess.run([*script, "--out", str(tmp_path / "step.parquet")], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    rows = pq.read_table(tmp_path / "step.parquet").to_pylist()
+    assert {r["phase"] for r in rows} == {"rollout", "log-probabilities, values, reference", "update", "whole step"}
+    assert sum(r["seconds"] for r in rows if r["phase"] != "whole step") <= next(r["seconds"] for r in rows if r["phase"] == "whole step")
+
+
+def test_trials_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablation", "--variants", "v.yaml", "--results", "results/reviews"])
+    with pytest.raises(SystemExit):
+        ablation.main()
+    assert "--out are needed" in capsys.readouterr().err

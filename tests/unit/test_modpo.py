@@ -15,9 +15,9 @@ from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.methods import catalogue, modpo
 from moa.preferences import lattice
-from moa.process import keeping
+from moa.process import Stopwatch, keeping
 from moa.rl import pair_loop
-from moa.rl.pair_loop import trimmed
+from moa.rl.pair_loop import Samples, trimmed
 from moa.rl.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
 from moa.stages import train_modpo
 from tests import trained
@@ -207,6 +207,19 @@ def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Pat
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert all(whole[name].equal(resumed[name]) for name in whole)
     assert trained.curve(tmp_path / "whole") == trained.curve(tmp_path / "stopped")
+
+
+def test_samples_of_a_killed_attempt_count_and_damaged_ones_are_drawn_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, watch, later = tmp_path / "job" / "samples.safetensors", Stopwatch(seconds=40.0, cpu_seconds=70.0), Stopwatch()
+    assert Samples.load(path, later) is None
+    made = Samples(*(torch.full((2, 3), float(i)) for i in range(7)))
+    made.save(path, watch)
+    found = Samples.load(path, later)
+    assert found is not None and all(a.equal(b) for a, b in zip(vars(made).values(), vars(found).values(), strict=True))
+    assert (later.seconds, later.cpu_seconds, later.earlier_seconds) == (40.0, 70.0, 40.0)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert Samples.load(path, Stopwatch()) is None
+    assert str(path) in caplog.text and "drawing them again" in caplog.text
 
 
 @pytest.mark.parametrize(("schedule", "shares"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)])

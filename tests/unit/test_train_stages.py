@@ -11,7 +11,7 @@ import pytest
 from moa import tables
 from moa.errors import MoaError
 from moa.stages import common, train, train_grpo, train_modpo, train_ric
-from tests import trained
+from tests import tiny_policy, trained
 
 Stage = tuple[Callable[[Namespace], None], str, tuple[float, float] | None]
 STAGES: list[Stage] = [(train.main, "linear", None), (train_modpo.main, "modpo", (0.5, 0.5)), (train_ric.main, "ric", None), (train_grpo.main, "grpo", None)]
@@ -58,6 +58,16 @@ def test_an_evaluation_prompt_that_does_not_fit_is_refused_before_training(stage
     with pytest.raises(MoaError, match=r"prompt '.*very long.*the model's context leaves room for \d+ .*lower data.prompt_characters"):
         trained.run(main, tmp_path / "inputs", tmp_path / "out", row, weights)
     assert not list((tmp_path / "out" / "checkpoints").glob("*/step-*"))
+
+
+def test_the_preferences_that_will_be_drawn_are_known_beforehand(tmp_path: Path) -> None:
+    """So that a prompt too long for one of them is refused before training. Two steps of four groups: eight draws, in the loop's order."""
+    run = tiny_policy.loop("linear", tmp_path, steps=2, advantages="group", group_size=3)
+    run.task.dirichlet, read, text_of = 1.0, [], run.task.text_of
+    run.task.text_of = lambda prompt, preference: read.append(preference) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
+    list(run.run())
+    assert read[::3] == train.drawn_preferences(run.ppo, list(run.task.training), 1.0, 0)
+    assert len(set(read)) == 8
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])

@@ -139,6 +139,11 @@ def reward_section(wildcards):
     return PLAN.reward(wildcards.reward).model_dump_json()
 
 
+def reward_gpu(wildcards):
+    spec = PLAN.experiment.rewards[wildcards.reward]
+    return int(GPU and PLAN.neural({wildcards.reward: spec}))
+
+
 def reward_code(wildcards):
     return PLAN.code(
         "rewards", rewards={wildcards.reward: PLAN.experiment.rewards[wildcards.reward]}

@@ -8,7 +8,7 @@ rule train_reward:
     retries: NETWORK
     threads: 4
     resources:
-        gpu=int(GPU and PLAN.neural(SCORERS)),
+        gpu=reward_gpu,
     params:
         section=reward_section,
         code=reward_code,
