@@ -10,7 +10,7 @@ rule score_responses:
         costs="results/{task}/costs/score/{row}/s{seed}.parquet",
     log:
         "logs/{task}/score/{row}/s{seed}.log",
-    retries: NETWORK # a judge from the hub is read here first
+    retries: NETWORK  # a judge from the hub is read here first
     threads: THREADS
     resources:
         gpu=int(GPU and PLAN.neural(SCORERS)),
