@@ -115,11 +115,11 @@ def show(path: Path) -> str:
     lines = []
     for name in dict.fromkeys(r["name"] for r in rows):
         mine = [r for r in rows if r["name"] == name]
-        means = {key: float(np.mean([r[key] for r in mine])) for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")}
+        known = {key: [r[key] for r in mine if r[key] is not None] for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")}
         volumes = ", ".join(f"{r['hypervolume']:.3f}" for r in mine)
         taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" for o in objectives]
-        rest = [f"{means[key]:.{digits}f}" for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))]
-        lines.append([name, f"{means['hypervolume']:.3f}", volumes, *taus, *rest])
+        rest = [f"{np.mean(known[key]):.{digits}f}" if known[key] else "-" for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))]
+        lines.append([name, f"{np.mean(known['hypervolume']):.3f}", volumes, *taus, *rest])
     return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "order rate", "control error", "KL", "seconds"], lines)
 
 

@@ -51,7 +51,7 @@ def read(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any
     points: dict[tuple[str, int], list[tuple[list[float], list[float]]]] = {}
     for method, seed, _, preference, means in connection.execute(POINTS, {"task": task, "prompts": prompts}).fetchall():
         points.setdefault((method, seed), []).append((preference, means))
-    unknown = {"kl": float("nan"), "seconds": float("nan")}
+    unknown = {"kl": None, "seconds": None}
     return [
         {"name": method, "seed": seed, **(spent.get((method, seed)) or unknown), **metrics(np.array([m for _, m in of]), np.array([p for p, _ in of]), objectives)}
         for (method, seed), of in points.items()

@@ -312,3 +312,11 @@ def test_trials_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with pytest.raises(SystemExit):
         ablation.main()
     assert "--out are needed" in capsys.readouterr().err
+
+
+def test_trials_without_a_kl_are_shown(tmp_path: Path) -> None:
+    """Rewards-in-Context is trained without one; means over the two seeds."""
+    one = {"name": "ric", "hypervolume": 0.6, "tau": {"a": 1.0}, "order_rate": 1.0, "control_error": 0.1, "kl": None, "seconds": 10.0}
+    path = tmp_path / "trials.jsonl"
+    path.write_text("\n".join(json.dumps({**one, "seed": s, "hypervolume": v}) for s, v in ((0, 0.6), (1, 0.7))), encoding="utf-8")
+    assert ablation.show(path).splitlines()[-1] == "| ric | 0.650 | 0.600, 0.700 | 1.00 | 1.00 | 0.100 | - | 10 |"
