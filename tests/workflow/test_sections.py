@@ -223,12 +223,17 @@ def run_table(folder: Path, files: dict[str, str]) -> None:
         ({"kind": "linear"}, False),
         ({"kind": "external", "model": "org/merged"}, True),
         ({"kind": "external", "adapter": "org/adapter"}, True),
-        ({"kind": "external", "model": str(snake.ROOT / "tests")}, False),
         ({"kind": "modpo", "objective": "sentiment", "pairs": {"source": "org/pairs", "prompt": "prompt"}}, True),
     ],
 )
 def test_jobs_whose_row_fetches_something_get_a_second_try(settings: dict[str, Any], remote: bool) -> None:
     assert plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": settings}).remote_rows() == remote
+
+
+def test_a_local_model_needs_no_second_try(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    mine = {"kind": "external", "model": str(tmp_path)}
+    assert not plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": mine}).remote_rows()
 
 
 def test_other_tasks_are_shown_when_they_are_complete(tmp_path: Path) -> None:
