@@ -40,7 +40,7 @@ from pydantic import Field, model_validator
 
 from moa.errors import MoaError
 from moa.methods import base
-from moa.rl.control import WITHIN, Achieved, Scale, Target, bounded, on_mean, on_scale, per_sample
+from moa.rl.control import WITHIN, Achieved, Scale, Shortfall, Target, bounded, on_mean, on_scale, per_sample
 from moa.rl.weights import Solution, solve, to_simplex
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ UNREAD = {
     "min_norm": ("multiplier",),
     "uniform": ("multiplier", "smoothing", "solver", "granularity"),
     "lagrangian": ("smoothing", "solver", "granularity"),
-    "exact": ("multiplier", "smoothing", "solver", "granularity", "objective_weights"),
+    "exact": ("multiplier", "smoothing", "solver", "granularity", "objective_weights", "shortfall"),
 }  # settings, by `weights`
 
 
@@ -62,6 +62,7 @@ class Settings(base.Settings):
     control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
     target: Target = "arc"
+    shortfall: Shortfall = "relative"  # of `feedback`
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian", "exact"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
@@ -81,6 +82,8 @@ class Settings(base.Settings):
             raise ValueError("weights: exact goes with control: feedback and streams: utility; it follows the one or the other")
         if self.control != "feedback" and self.objective_weights == "signed":
             raise ValueError("objective_weights: signed goes with control: feedback; a control stream of its own never asks for less of an objective")
+        if self.control != "feedback" and self.shortfall != "relative":
+            raise ValueError(f"shortfall: {self.shortfall} goes with control: feedback, which weighs objectives by what falls short")
         if self.control == "feedback" and self.weights in ("min_norm", "uniform") and self.objective_weights != "signed":
             raise ValueError(f"weights: {self.weights} weighs whole streams, and control: feedback is one that may ask for less of an objective: add objective_weights: signed")
         if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
@@ -184,11 +187,12 @@ class Method(base.Method):
         return shares
 
     def _violation(self, batch: base.Batch) -> Tensor:
-        """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi."""
+        """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi; 'centred' takes off the batch's mean."""
         how = self.settings
         means = bounded(self.achieved.update(on_scale(batch.scores, how.scale, how.target), batch.preferences), how.scale, how.target)
-        shortfall = self.achieved.shortfall(means, batch.preferences, how.target)
-        return shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
+        shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall)
+        shortfall = shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
+        return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall
 
     def _weigh(self, group: str, batch: base.Batch, shares: Tensor, rows: Tensor) -> Solution:
         """Return one group's weights c (S,) of the streams."""

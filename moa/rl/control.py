@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["quantile", "zscore", "raw"]
 Target = Literal["scaled", "plain", "simplex", "range", "arc"]
+Shortfall = Literal["relative", "absolute", "centred"]
 WITHIN = ("range", "arc")  # targets that lie between the least and the largest reward that any preference achieves
 MEMORY = 0.9  # of the running mean reward per preference
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
@@ -92,7 +93,7 @@ class Achieved:
         low, width = self.range(preferences)
         return low + width * asked
 
-    def shortfall(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
-        """Return p~ - Rbar_p (B, K), on the achieved range's scale for 'range' and 'arc'."""
+    def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall) -> Tensor:
+        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that."""
         missing = self.wanted(preferences, target) - means
-        return missing / self.range(preferences)[1] if target in WITHIN else missing
+        return missing / self.range(preferences)[1] if shortfall == "relative" and target in WITHIN else missing

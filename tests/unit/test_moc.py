@@ -229,7 +229,29 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
     # on the arc the middle asks for sqrt(1/2) of each range: 0.3 + 0.7071 * 0.6 and 0.2 + 0.7071 * 0.8
     torch.testing.assert_close(achieved.wanted(preferences, "arc"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.72426, 0.76569]]))
     # what is missing, in ranges: the corners nothing; the middle 0.2 / 0.6 and 0.4 / 0.8
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+
+
+def test_a_centred_shortfall_moves_weight_between_preferences_and_never_between_objectives() -> None:
+    """Ranges as above; without the division the corners miss nothing and the middle (0.2, 0.4); over the batch 0.2 / 3 and 0.4 / 3."""
+    given = batch(torch.ones(2, 3, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), [[0.9, 0.2], [0.3, 1.0], [0.7, 0.6]])
+    options = {"target": "range", "shortfall": "centred", "multiplier": 3.0}  # times 2 / N = 1
+    # (1 - 0.2) - 0.4;  (0 - 0.2) + (1 - 0.4);  (0.5 + 0.6 - 0.2) + (0.5 + 1.2 - 0.4)
+    got = make(**options, objective_weights="signed").combine(given)
+    torch.testing.assert_close(got.advantages[:, 0], torch.tensor([0.4, 0.4, 2.2]))
+    # 0.8, -0.2 and 0.9 are half on average, as the preferences' own weights are; so are -0.4, 0.6 and 1.3
+    torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5]))
+    # on the simplex (0.8, -0.4), (-0.2, 0.6) and (0.9, 1.3) are (1, 0), (0.1, 0.9) and (0.3, 0.7)
+    torch.testing.assert_close(make(**options, objective_weights="simplex").combine(given).weights, torch.tensor([1.4 / 3, 1.6 / 3]))
+    # within phi nothing is missing: mean squares 0, 0 and (0.04 + 0.16) / 2
+    torch.testing.assert_close(make(**options, phi=0.1).combine(given).weights, torch.tensor([0.5, 0.5]))
+
+
+def test_a_shortfall_is_of_feedback() -> None:
+    with pytest.raises(MoaError, match="shortfall: centred goes with control: feedback"):
+        make(control="sample", shortfall="centred")
+    with pytest.raises(MoaError, match="shortfall is not read with weights: exact"):
+        make(weights="exact", shortfall="absolute")
 
 
 def test_preferences_keep_their_order_beyond_the_scales_end() -> None:
