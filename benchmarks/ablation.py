@@ -1,7 +1,8 @@
 """Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc.md's tables.
 
 Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
-prompts, of which experiments use the first. Variants stand in a YAML file, name -> {row, config (keys on top of the experiment),
+prompts, of which experiments use the first. Other experiments' are the evaluation prompts of the same task under another `data.seed`
+(--prompts). Variants stand in a YAML file, name -> {row, config (keys on top of the experiment),
 embedding (true: a learned one beside the preference's text)}; a name with an underscore in front is no variant.
 
     snakemake --cores all reference_scores
@@ -18,6 +19,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import torch
 import yaml
@@ -63,9 +65,14 @@ def metrics(found: NDArray[np.float64], asked: NDArray[np.float64], objectives: 
     return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
 
 
-def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding) -> dict[str, Any]:
+def evaluation_prompts(path: Path) -> list[str]:
+    """Return the evaluation prompts of a prompts.parquet."""
+    with duckdb.connect() as connection:
+        return [prompt for (prompt,) in connection.execute("SELECT prompt FROM read_parquet($path) WHERE split = 'evaluation' ORDER BY prompt", {"path": str(path)}).fetchall()]
+
+
+def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding, prompts: list[str]) -> dict[str, Any]:
     """Return the metrics of a policy's responses over the evaluation preferences."""
-    prompts = development_prompts()
     points = []
     for preference in grid:
         torch.manual_seed(1)
@@ -96,14 +103,14 @@ def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, c
     return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
 
 
-def trial(experiment: config.Experiment, row: str, results: Path, seed: int, embedding: bool) -> dict[str, Any]:
-    """Train one policy and measure it."""
+def trial(experiment: config.Experiment, row: str, results: Path, seed: int, embedding: bool, prompts: list[str]) -> dict[str, Any]:
+    """Train one policy and measure it on `prompts`."""
     with tempfile.TemporaryDirectory() as checkpoints:
         loop = loop_on(experiment, row, results, seed, Path(checkpoints), embedding)
         train.train(loop, f"{row} s{seed}")
     spec = experiment.generation
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
-    found = measure(loop, loop.method.objectives, experiment.evaluation_preferences(), decoding)
+    found = measure(loop, loop.method.objectives, experiment.evaluation_preferences(), decoding, prompts)
     recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= loop.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
     return {"seed": seed, "seconds": round(loop.watch.seconds, 1), **recent, **found}
 
@@ -136,6 +143,7 @@ def main() -> None:
     parser.add_argument("--variants", type=Path)
     parser.add_argument("--only", nargs="*", help="names of variants; all without it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--prompts", type=Path, help="prompts.parquet whose evaluation prompts to measure on; without it the embedded corpus's development prompts")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="print a file of trials and do nothing else")
     given = parser.parse_args()
@@ -146,10 +154,11 @@ def main() -> None:
         parser.error("--results, --variants and --out are needed, or --table")
     set_up()
     variants = yaml.safe_load(given.variants.read_text(encoding="utf-8"))
+    prompts = development_prompts() if given.prompts is None else evaluation_prompts(given.prompts)
     for seed in given.seeds:
         for name in given.only or [n for n in variants if not n.startswith("_")]:
             variant = variants[name]
-            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed, variant.get("embedding", False))
+            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed, variant.get("embedding", False), prompts)
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"name": name, **found}) + "\n")
 
