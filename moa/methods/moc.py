@@ -27,8 +27,11 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative`, the default, stops it at 0: no point of a
    front is improved by pushing an objective down. A preference that exceeds all its targets then hardly trains; `simplex` takes the
    nearest weights that sum to 1, so that control decides the direction and never the speed.
-7. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
-8. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
+7. Shortfall of `feedback`: `relative` to the achieved range where the target lies within that, so that both objectives count alike; `absolute`;
+   or `centred`, absolute less the batch's mean per objective: control then moves weight between preferences and never from one objective to
+   another. Uncentred, an objective that lags has a narrow range, most preferences exceed their targets in it, and it loses weight.
+8. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
+9. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
 
 from __future__ import annotations
