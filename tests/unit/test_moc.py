@@ -243,6 +243,10 @@ def test_a_centred_shortfall_moves_weight_between_preferences_and_never_between_
     torch.testing.assert_close(got.weights, torch.tensor([0.5, 0.5]))
     # on the simplex (0.8, -0.4), (-0.2, 0.6) and (0.9, 1.3) are (1, 0), (0.1, 0.9) and (0.3, 0.7)
     torch.testing.assert_close(make(**options, objective_weights="simplex").combine(given).weights, torch.tensor([1.4 / 3, 1.6 / 3]))
+    # neither divided nor centred: the corners keep 1, and the middle has 0.5 + 0.6 and 0.5 + 1.2; in units of the ranges 0.6 and 0.8 1.5 and 2
+    for shortfall, middle in (("absolute", 2.8), ("relative", 3.5)):
+        got = make(**{**options, "shortfall": shortfall}, objective_weights="signed").combine(given)
+        torch.testing.assert_close(got.advantages[:, 0], torch.tensor([1.0, 1.0, middle]))
     # within phi nothing is missing: mean squares 0, 0 and (0.04 + 0.16) / 2
     torch.testing.assert_close(make(**options, phi=0.1).combine(given).weights, torch.tensor([0.5, 0.5]))
 
