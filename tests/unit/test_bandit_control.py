@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from moa.methods import catalogue
-from moa.methods.base import Method
+from moa.methods.base import Batch, Method, Scores
 from moa.preferences import lattice
 from moa.testbed.bandit import Quadratic
 
@@ -98,6 +98,31 @@ def test_the_default_spreads_its_preferences_over_the_front_in_order() -> None:
     assert all(abs(float(mean[1])) < 1e-3 for mean in means)
     order = np.argsort([p[1] for p in preferences])
     assert (np.diff(np.array(ends)[order]) > 0.1).all()
+
+
+def test_a_centred_shortfall_rests_in_order_too() -> None:
+    """Five preferences in one batch. Ranges and targets as above, where corners reach the ends; by symmetry the batch's mean shortfall m is the same for
+    both objectives. On the simplex only the difference of v = p + 4 (p~ - R - m) counts, so m has no part in it: w_2 = (1 + v_2 - v_1) / 2."""
+    method, preferences = make("moc", shortfall="centred", objective_weights="simplex"), lattice(2, 4)
+    means = [torch.tensor([0.5, 0.3], dtype=torch.float64) for _ in preferences]
+    for _ in range(200):
+        batches, offsets = zip(*[PROBLEM.batch(method, p, mean) for p, mean in zip(preferences, means, strict=True)], strict=True)
+        scores = Scores(*[torch.cat([getattr(b.scores, name) for b in batches]) for name in ("raw", "quantile", "zscore")])
+        joint = Batch(torch.cat([b.advantages for b in batches], 1), torch.cat([b.mask for b in batches]), torch.cat([b.preferences for b in batches]), scores)
+        advantages = method.combine(joint).advantages.split(len(offsets[0]))
+        means = [mean + 0.1 * (a * o).mean(0) / PROBLEM.sigma**2 for mean, a, o in zip(means, advantages, offsets, strict=True)]
+    found = []
+    for p in np.array(preferences):
+        wanted = p / np.linalg.norm(p)
+
+        def weights(r: Array, p: Array = p, wanted: Array = wanted) -> Array:
+            v = p[:, None] + 4 * (wanted[:, None] - r)
+            second = ((1 + v[1] - v[0]) / 2).clip(0, 1)
+            return np.stack([1 - second, second])
+
+        found.append(float(p[1]) if p.max() == 1 else rest(weights))
+    assert [float(mean[0]) for mean in means] == pytest.approx(found, abs=5e-3)
+    assert all(abs(float(mean[1])) < 1e-3 for mean in means)
 
 
 @pytest.mark.parametrize("start", [(0.2, 0.6), (0.9, 0.4), (-0.3, 0.8)])
