@@ -17,19 +17,22 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    quantiles are clipped: a response's own, or the mean of those that a mean is taken of.
 4. Target p~: p / max p (asks the middle preference for everything), p, p against R normalised to sum 1, or p / max p
    within the range of rewards that the preferences achieve so far (`range`), or p / |p| within it (`arc`): p / max p asks
-   every preference above 1/2 for the whole range of its objective and so for no order among them.
+   every preference above 1/2 for the whole range of its objective and so for no order among them. Both ask the middle for a height that a
+   straight front does not have; `ray` asks for the direction of p alone, as far out as the preference has come.
 5. Weights. `min_norm` as the paper has it; `uniform`; `exact`, as exact Pareto search goes (Mahapatra and Rajan 2020): a preference
    whose constraint is violated raises what falls short of its target alone, one within phi follows p; or `lagrangian`: reward streams
    at 1, control at a fixed multiplier.
    With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
    min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
 6. Objectives' weights. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its
-   weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative`, the default, stops it at 0: no point of a
-   front is improved by pushing an objective down. A preference that exceeds all its targets then hardly trains; `simplex` takes the
-   nearest weights that sum to 1, so that control decides the direction and never the speed.
+   weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative` stops it at 0: no point of a front is improved
+   by pushing an objective down. A preference that exceeds all its targets then hardly trains, one that falls short trains many times as hard;
+   `simplex`, the default, takes the nearest weights that sum to 1, so that control decides the direction and never the speed.
 7. Shortfall of `feedback`: `relative` to the achieved range where the target lies within that, so that both objectives count alike; `absolute`;
    or `centred`, absolute less the batch's mean per objective: control then moves weight between preferences and never from one objective to
    another. Uncentred, an objective that lags has a narrow range, most preferences exceed their targets in it, and it loses weight.
+   A running mean of a few responses is noise as much as reward, and the multiplier makes weights of it. With `shrink` a shortfall counts as far as
+   it can be told from that (positive-part James-Stein): the constraint is on expectations.
 8. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 9. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
@@ -64,12 +67,13 @@ class Settings(base.Settings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
     control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
-    target: Target = "arc"
+    target: Target = "ray"
     shortfall: Shortfall = "relative"  # of `feedback`
+    shrink: bool = True  # of `feedback`: what is missing counts as far as it can be told from noise
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian", "exact"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
-    objective_weights: Literal["signed", "nonnegative", "simplex"] = "nonnegative"  # what exceeds its target is not given up for its own sake
+    objective_weights: Literal["signed", "nonnegative", "simplex"] | None = None  # of `feedback`; null: simplex where all weights are of objectives, else signed
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
@@ -83,15 +87,20 @@ class Settings(base.Settings):
                 raise ValueError(f"{name} is not read with weights: {self.weights}; leave it out")
         if self.weights == "exact" and (self.control, self.streams) != ("feedback", "utility"):
             raise ValueError("weights: exact goes with control: feedback and streams: utility; it follows the one or the other")
-        if self.control != "feedback" and self.objective_weights == "signed":
-            raise ValueError("objective_weights: signed goes with control: feedback; a control stream of its own never asks for less of an objective")
+        if self.control != "feedback" and self.objective_weights is not None:
+            raise ValueError(f"objective_weights: {self.objective_weights} goes with control: feedback; a control stream of its own never asks for less of an objective")
         if self.control != "feedback" and self.shortfall != "relative":
             raise ValueError(f"shortfall: {self.shortfall} goes with control: feedback, which weighs objectives by what falls short")
-        if self.control == "feedback" and self.weights in ("min_norm", "uniform") and self.objective_weights != "signed":
-            raise ValueError(f"weights: {self.weights} weighs whole streams, and control: feedback is one that may ask for less of an objective: add objective_weights: signed")
-        if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
-            raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
+        if self.control != "feedback" and not self.shrink:
+            raise ValueError("shrink: false goes with control: feedback; nothing else is shrunk")
+        if self.weights in ("min_norm", "uniform") and self.objective_weights in ("nonnegative", "simplex"):
+            raise ValueError(f"weights: {self.weights} weighs whole streams, of which control: feedback may ask for less of an objective; leave objective_weights out")
         return self
+
+    def weighs_objectives(self) -> str:
+        """Return `objective_weights` with its default filled in."""
+        objectives_alone = self.control == "feedback" and self.weights == "lagrangian"
+        return self.objective_weights or ("simplex" if objectives_alone else "signed")
 
 
 def gram(streams: Tensor, mask: Tensor) -> Tensor:
@@ -156,9 +165,9 @@ class Method(base.Method):
             c = mean.new_tensor(found.weights)
             coefficients[rows] = (c[:, None, None] * shares[:, rows]).sum(0)
             mean, gap = mean + c * rows.float().mean(), max(gap, found.gap)
-        if self.settings.objective_weights == "simplex":
+        if self.settings.weighs_objectives() == "simplex":
             coefficients = to_simplex(coefficients)
-        elif self.settings.objective_weights == "nonnegative":
+        elif self.settings.weighs_objectives() == "nonnegative":
             coefficients = coefficients.clamp(min=0.0)
         logged = [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
         return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
@@ -193,7 +202,7 @@ class Method(base.Method):
         """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi; 'centred' takes off the batch's mean."""
         how = self.settings
         means = bounded(self.achieved.update(on_scale(batch.scores, how.scale, how.target), batch.preferences), how.scale, how.target)
-        shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall)
+        shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall, how.shrink)
         shortfall = shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
         return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall
 
@@ -220,8 +229,8 @@ class Method(base.Method):
         return {base.label(p.tolist()): (preferences == p).all(1) for p in preferences.unique(dim=0)}
 
     def state(self) -> dict[str, list[float]]:
-        return {f"mean {k}": v for k, v in self.achieved.means.items()} | {f"gram {k}": v for k, v in self.grams.items()}
+        return self.achieved.state() | {f"gram {k}": v for k, v in self.grams.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
-        self.achieved.means = {k.removeprefix("mean "): v for k, v in state.items() if k.startswith("mean ")}
+        self.achieved.restore(state)
         self.grams = {k.removeprefix("gram "): v for k, v in state.items() if k.startswith("gram ")}

@@ -1,7 +1,7 @@
 """MOC's constraint: how far the achieved rewards are from what the preference asks for (docs/papers.md 1.2).
 
-Notation: B samples; K objectives; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the running mean reward of
-a preference. Torch is imported for annotations only.
+Notation: B samples; K objectives; P preferences; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the running mean
+reward of a preference. Torch is imported for annotations only.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from moa.methods.base import Scores
 
 Scale = Literal["quantile", "zscore", "raw"]
-Target = Literal["scaled", "plain", "simplex", "range", "arc"]
+Target = Literal["scaled", "plain", "simplex", "range", "arc", "ray"]
 Shortfall = Literal["relative", "absolute", "centred"]
-WITHIN = ("range", "arc")  # targets that lie between the least and the largest reward that any preference achieves
-MEMORY = 0.9  # of the running mean reward per preference
+WITHIN = ("range", "arc", "ray")  # targets that lie between the least and the largest reward that any preference achieves
+MEMORY = 0.9  # weight of a batch in the running mean of a preference, relative to the next
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
 
 
@@ -42,10 +42,10 @@ def bounded(rewards: Tensor, scale: Scale, target: Target) -> Tensor:
 
 
 def targets(preferences: Tensor, target: Target) -> Tensor:
-    """Return p~ (B, K): p / max p ('scaled', 'range'), p / |p| ('arc', the l2 map of Rewards-in-Context), else p."""
+    """Return p~ (B, K): p / max p ('scaled', 'range'), p / |p| ('arc', the l2 map of Rewards-in-Context; 'ray', its direction), else p."""
     if target in ("scaled", "range"):
         return preferences / preferences.amax(1, keepdim=True)
-    return preferences / preferences.norm(dim=1, keepdim=True) if target == "arc" else preferences
+    return preferences / preferences.norm(dim=1, keepdim=True) if target in ("arc", "ray") else preferences
 
 
 def per_sample(rewards: Tensor, wanted: Tensor, phi: float) -> Tensor:
@@ -59,14 +59,18 @@ def on_mean(rewards: Tensor, wanted: Tensor, mean: Tensor, phi: float) -> Tensor
 
 
 class Achieved:
-    """Running mean reward of every training preference.
+    """Running mean reward of every training preference, and how surely it is known.
 
     Attributes:
-        means: preference's label -> K numbers.
+        means: preference's label -> K weighted means over its batches, each batch MEMORY times the weight of the next.
+        squares: the same of the batches' squared means.
+        sizes: sum of those weights, and of their squares.
     """
 
     def __init__(self) -> None:
         self.means: dict[str, list[float]] = {}
+        self.squares: dict[str, list[float]] = {}
+        self.sizes: dict[str, list[float]] = {}
 
     def update(self, rewards: Tensor, preferences: Tensor) -> Tensor:
         """Take in a batch; return each sample's preference's running mean (B, K)."""
@@ -74,8 +78,11 @@ class Achieved:
         for preference in preferences.unique(dim=0):
             rows = (preferences == preference).all(1)
             key, now = label(preference.tolist()), rewards[rows].mean(0).tolist()
-            before = self.means.get(key, now)
-            self.means[key] = [MEMORY * b + (1 - MEMORY) * n for b, n in zip(before, now, strict=True)]
+            total, squared = self.sizes.get(key, [0.0, 0.0])
+            total = MEMORY * total + 1
+            self.sizes[key] = [total, MEMORY**2 * squared + 1]
+            self.means[key] = [m + (n - m) / total for m, n in zip(self.means.get(key, now), now, strict=True)]
+            self.squares[key] = [s + (n * n - s) / total for s, n in zip(self.squares.get(key, [n * n for n in now]), now, strict=True)]
             means[rows] = rewards.new_tensor(self.means[key])
         return means
 
@@ -86,14 +93,57 @@ class Achieved:
         return low, (seen.amax(0) - low).clamp(min=LEAST_RANGE)
 
     def wanted(self, preferences: Tensor, target: Target) -> Tensor:
-        """Return p~ (B, K); 'range' and 'arc' lie between the least and the largest reward that any preference achieves."""
+        """Return p~ (B, K); 'range' and 'arc' lie between the least and the largest reward that any preference achieves.
+
+        'ray' lies there in the direction of p, as far out as the preference has come: the point t p that is nearest to its own mean reward.
+        """
         asked = targets(preferences, target)
         if target not in WITHIN:
             return asked
         low, width = self.range(preferences)
+        if target == "ray":
+            asked = asked * (asked * (self._of(self.means, preferences) - low) / width).sum(1, keepdim=True)
         return low + width * asked
 
-    def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall) -> Tensor:
-        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that."""
-        missing = self.wanted(preferences, target) - means
-        return missing / self.range(preferences)[1] if shortfall == "relative" and target in WITHIN else missing
+    def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall, shrink: bool) -> Tensor:
+        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that.
+
+        With `shrink` a preference's shortfall d counts as far as it can be told from noise: times max(0, 1 - E|noise|^2 / |d|^2), the positive-part
+        estimator of James and Stein (1961). |d|^2 less the noise is an unbiased estimate of the constraint's square: E|d|^2 = bias^2 + variance.
+        """
+        unit = self.range(preferences)[1] if target in WITHIN else means.new_ones(means.shape[1])
+        missing = (self.wanted(preferences, target) - means) / unit
+        if shrink:
+            noise = self.squared_error(preferences) / unit.square()
+            if target == "ray":  # d is what stands at right angles to the ray
+                noise = noise * (1 - targets(preferences, target).square())
+            missing = missing * (1 - noise.sum(1, keepdim=True) / missing.square().sum(1, keepdim=True)).nan_to_num(0.0).clamp(min=0)
+        return missing if shortfall == "relative" else missing * unit
+
+    def squared_error(self, preferences: Tensor) -> Tensor:
+        """Return the squared standard error of each sample's preference's running mean (B, K).
+
+        Every objective has one variance between a preference's batches, pooled over the preferences; it is infinite until one of them has had two batches.
+        """
+        exact = preferences.double()  # variances of rewards far from 0
+        means, squares = (exact.new_tensor(list(of.values())) for of in (self.means, self.squares))
+        total, squared = exact.new_tensor(list(self.sizes.values())).T
+        freedom = (1 - squared / total.square()).sum()
+        variance = (squares - means.square()).clamp(min=0).sum(0) / freedom if freedom > 0 else means.new_full(means.shape[1:], float("inf"))
+        total, squared = self._of(self.sizes, exact).T
+        return (variance * (squared / total.square())[:, None]).to(preferences.dtype)
+
+    def state(self) -> dict[str, list[float]]:
+        """Return everything, by names that `restore` reads."""
+        return {f"{name} {key}": value for name, of in self._kept().items() for key, value in of.items()}
+
+    def restore(self, state: dict[str, list[float]]) -> None:
+        for name, of in self._kept().items():
+            of.clear()
+            of.update({k.removeprefix(f"{name} "): v for k, v in state.items() if k.startswith(f"{name} ")})
+
+    def _kept(self) -> dict[str, dict[str, list[float]]]:
+        return {"mean": self.means, "square": self.squares, "size": self.sizes}
+
+    def _of(self, kept: dict[str, list[float]], preferences: Tensor) -> Tensor:
+        return preferences.new_tensor([kept[label(p)] for p in preferences.tolist()])

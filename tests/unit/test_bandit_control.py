@@ -81,29 +81,54 @@ def test_exact_search_stays_where_the_constraint_begins_to_be_violated() -> None
     assert float(last[:, 0].mean()) == pytest.approx(edge, abs=5e-3) and float(last[:, 0].std()) < 5e-3
 
 
-def test_the_default_spreads_its_preferences_over_the_front_in_order() -> None:
-    """Five preferences share the achieved range. Corners reach the ends (their other weight stops at 0), so the range becomes 0 to 1 and
-    p~ = p / |p|; each rests where w = max(0, p + 4 (p~ - R)) points."""
-    method, preferences = make("moc"), lattice(2, 4)
+def simplex_rest(p: Array, wanted: Callable[[Array], Array]) -> float:
+    """Return where v = p + 4 (p~(R) - R) on the simplex points: for two objectives w_2 = (1 + v_2 - v_1) / 2, within 0 and 1."""
+
+    def weights(r: Array) -> Array:
+        v = p[:, None] + 4 * (wanted(r) - r)
+        second = ((1 + v[1] - v[0]) / 2).clip(0, 1)
+        return np.stack([1 - second, second])
+
+    return rest(weights)
+
+
+def ends(method: Method, preferences: list[tuple[float, ...]], steps: int) -> tuple[list[float], float]:
+    """Return where the preferences of one policy end along the segment, and the furthest from it."""
     means = [torch.tensor([0.5, 0.3], dtype=torch.float64) for _ in preferences]
-    for _ in range(150):
+    for _ in range(steps):
         means = [mean + 0.1 * PROBLEM.direction(method, p, mean)[0] for p, mean in zip(preferences, means, strict=True)]
-    ends = [float(mean[0]) for mean in means]
+    return [float(mean[0]) for mean in means], max(abs(float(mean[1])) for mean in means)
+
+
+def test_the_default_spreads_its_preferences_over_the_front_in_order() -> None:
+    """Five preferences share the achieved range. Corners reach the ends (their weights are p), so the range becomes 0 to 1 and the target of p is
+    u (u . R), u = p / |p|: the nearest point of its ray."""
+    preferences = lattice(2, 4)
+    reached, off = ends(make("moc"), preferences, 150)
     found = []
     for p in np.array(preferences):
-        wanted = p / np.linalg.norm(p)
-        corner = p.max() == 1
-        found.append(float(p[1]) if corner else rest(lambda r, p=p, wanted=wanted: (p[:, None] + 4 * (wanted[:, None] - r)).clip(min=0)))
-    assert ends == pytest.approx(found, abs=5e-3)
-    assert all(abs(float(mean[1])) < 1e-3 for mean in means)
+        u = (p / np.linalg.norm(p))[:, None]
+        found.append(float(p[1]) if p.max() == 1 else simplex_rest(p, lambda r, u=u: u * (u * r).sum(0)))
+    assert reached == pytest.approx(found, abs=5e-3) and off < 1e-3
     order = np.argsort([p[1] for p in preferences])
-    assert (np.diff(np.array(ends)[order]) > 0.1).all()
+    assert (np.diff(np.array(reached)[order]) > 0.1).all()
+
+
+def test_on_the_arc_with_weights_of_at_least_0_they_rest_in_order_too() -> None:
+    """As above with p~ = p / |p| and w = max(0, p + 4 (p~ - R)); corners' other weight stops at 0."""
+    preferences = lattice(2, 4)
+    reached, off = ends(make("moc", target="arc", objective_weights="nonnegative"), preferences, 150)
+    found = []
+    for p in np.array(preferences):
+        wanted = (p / np.linalg.norm(p))[:, None]
+        found.append(float(p[1]) if p.max() == 1 else rest(lambda r, p=p, wanted=wanted: (p[:, None] + 4 * (wanted - r)).clip(min=0)))
+    assert reached == pytest.approx(found, abs=5e-3) and off < 1e-3
 
 
 def test_a_centred_shortfall_rests_in_order_too() -> None:
     """Five preferences in one batch. Ranges and targets as above, where corners reach the ends; by symmetry the batch's mean shortfall m is the same for
     both objectives. On the simplex only the difference of v = p + 4 (p~ - R - m) counts, so m has no part in it: w_2 = (1 + v_2 - v_1) / 2."""
-    method, preferences = make("moc", shortfall="centred", objective_weights="simplex"), lattice(2, 4)
+    method, preferences = make("moc", target="arc", shortfall="centred"), lattice(2, 4)
     means = [torch.tensor([0.5, 0.3], dtype=torch.float64) for _ in preferences]
     for _ in range(200):
         batches, offsets = zip(*[PROBLEM.batch(method, p, mean) for p, mean in zip(preferences, means, strict=True)], strict=True)
@@ -113,14 +138,8 @@ def test_a_centred_shortfall_rests_in_order_too() -> None:
         means = [mean + 0.1 * (a * o).mean(0) / PROBLEM.sigma**2 for mean, a, o in zip(means, advantages, offsets, strict=True)]
     found = []
     for p in np.array(preferences):
-        wanted = p / np.linalg.norm(p)
-
-        def weights(r: Array, p: Array = p, wanted: Array = wanted) -> Array:
-            v = p[:, None] + 4 * (wanted[:, None] - r)
-            second = ((1 + v[1] - v[0]) / 2).clip(0, 1)
-            return np.stack([1 - second, second])
-
-        found.append(float(p[1]) if p.max() == 1 else rest(weights))
+        wanted = (p / np.linalg.norm(p))[:, None]
+        found.append(float(p[1]) if p.max() == 1 else simplex_rest(p, lambda r, wanted=wanted: wanted))
     assert [float(mean[0]) for mean in means] == pytest.approx(found, abs=5e-3)
     assert all(abs(float(mean[1])) < 1e-3 for mean in means)
 

@@ -56,15 +56,20 @@ def test_control_rewards_of_three_objectives() -> None:
     torch.testing.assert_close(both, torch.tensor([-0.24, 0.0]))
 
 
-def test_running_means_keep_nine_tenths() -> None:
+def test_a_batch_counts_nine_tenths_of_the_next() -> None:
     achieved = control.Achieved()
     first, second = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     got = achieved.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), first)
     torch.testing.assert_close(got, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # the first batch is all there is
-    # both samples: mean (6, 1); 0.9 * 3 + 0.1 * 6 = 3.3 and 0.9 * 4 + 0.1 * 1 = 3.7; the preference that is absent keeps its own
+    # both samples: mean (6, 1); (0.9 * 3 + 6) / 1.9 = 4.578947 and (0.9 * 4 + 1) / 1.9 = 2.421053; the preference that is absent keeps its own
     got = achieved.update(torch.tensor([[5.0, 0.0], [7.0, 2.0]]), second)
-    torch.testing.assert_close(got, torch.tensor([[3.3, 3.7], [3.3, 3.7]]))
-    assert achieved.means["w1-0"] == pytest.approx([1.0, 2.0]) and achieved.means["w0.5-0.5"] == pytest.approx([3.3, 3.7])
+    torch.testing.assert_close(got, torch.tensor([[4.578947, 2.421053], [4.578947, 2.421053]]))
+    assert achieved.means["w1-0"] == pytest.approx([1.0, 2.0]) and achieved.means["w0.5-0.5"] == pytest.approx([4.578947, 2.421053])
+    # its squares (0.9 * 9 + 36) / 1.9 and (0.9 * 16 + 1) / 1.9; weights 0.9 + 1, squared 0.81 + 1
+    assert achieved.squares["w0.5-0.5"] == pytest.approx([44.1 / 1.9, 15.4 / 1.9]) and achieved.sizes["w0.5-0.5"] == pytest.approx([1.9, 1.81])
+    # a third batch (0, 0): (0.81 * 3 + 0.9 * 6) / 2.71
+    achieved.update(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
+    assert achieved.means["w0.5-0.5"][0] == pytest.approx(7.83 / 2.71)
 
 
 def test_means_of_another_number_of_objectives_are_refused() -> None:
@@ -81,10 +86,10 @@ def test_a_narrow_range_counts_as_a_twentieth() -> None:
     low, width = achieved.range(means)
     torch.testing.assert_close(torch.stack([low, width]), torch.tensor([[0.5, 0.2], [0.05, 1.0]]))
     # wanted: (0.5 + 0.05 * 1, 0.2 + 1 * 0) and (0.55, 1.2); missing (0.05, 0) and (0.04, 0), over the widths (1, 0) and (0.8, 0)
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative"), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative", shrink=False), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
     # on the arc (0.5 + 0.05 * 0.707107) - 0.51 = 0.0253553 and (0.2 + 0.707107) - 1.2 = -0.292893 for the second
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc", "relative"), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc", "relative", shrink=False), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
     # 'scaled' knows no range: (1, 0) - (0.5, 0.2) and (1, 1) - (0.51, 1.2)
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled", "relative"), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled", "relative", shrink=False), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))
     # and without the division the narrow range counts as what it is
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "absolute"), torch.tensor([[0.05, 0.0], [0.04, 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "absolute", shrink=False), torch.tensor([[0.05, 0.0], [0.04, 0.0]]), atol=1e-6, rtol=0)

@@ -13,7 +13,9 @@ MIN_NORM = {"streams": "literal", "control": "sample", "target": "scaled", "weig
 
 
 def make(**settings: object) -> moc.Method:
-    method = catalogue.load("row", {"kind": "moc", **settings}, NAMES)
+    """Return the row; without shrinking, because a test's one batch says nothing about noise (test_shrinking.py has several)."""
+    alone = {} if settings.get("control", "feedback") != "feedback" else {"shrink": False}
+    method = catalogue.load("row", {"kind": "moc", **alone, **settings}, NAMES)
     assert isinstance(method, moc.Method)
     return method
 
@@ -147,7 +149,7 @@ def test_feedback_adds_what_is_missing() -> None:
 def test_what_exceeds_its_target_is_pushed_down_only_where_weights_may_be_negative() -> None:
     # as above: head weights 1.75 and -0.683333; the second stops at 0, and the first alone is left
     given = batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]])
-    got = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0).combine(given)
+    got = make(control="feedback", target="scaled", weights="lagrangian", multiplier=2.0, objective_weights="nonnegative").combine(given)
     torch.testing.assert_close(got.weights, torch.tensor([1.75, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[1.75]]), atol=1e-5, rtol=0)
 
@@ -156,8 +158,9 @@ def test_weights_on_the_simplex_keep_their_sum() -> None:
     """p = (.5, .5) that reached (.9, .95) of (.5, .5): .5 - 1.5 * .4 = -.1 and .5 - 1.5 * .45 = -.175. At 0 it stops training; .6375 on both is 1 again."""
     given = batch(torch.tensor([[[1.0]], [[10.0]]]), torch.tensor([[0.5, 0.5]]), [[0.9, 0.95]])
     options = {"control": "feedback", "target": "plain", "multiplier": 1.5}
-    torch.testing.assert_close(make(**options).combine(given).weights, torch.tensor([0.0, 0.0]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(make(**options, objective_weights="simplex").combine(given).weights, torch.tensor([0.5375, 0.4625]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(make(**options, objective_weights="nonnegative").combine(given).weights, torch.tensor([0.0, 0.0]), atol=1e-6, rtol=0)
+    for chosen in ({}, {"objective_weights": "simplex"}):  # the default
+        torch.testing.assert_close(make(**options, **chosen).combine(given).weights, torch.tensor([0.5375, 0.4625]), atol=1e-6, rtol=0)
     with pytest.raises(MoaError, match="objective_weights: simplex goes with control: feedback"):
         make(control="sample", objective_weights="simplex")
 
@@ -170,11 +173,11 @@ def test_a_setting_that_nothing_reads_is_refused(weights: str, setting: str, val
 
 @pytest.mark.parametrize("weights", ["min_norm", "uniform"])
 def test_weights_of_whole_streams_need_signed_objectives(weights: str) -> None:
-    with pytest.raises(MoaError, match=f"weights: {weights} weighs whole streams.*add objective_weights: signed"):
-        make(weights=weights)
+    with pytest.raises(MoaError, match=f"weights: {weights} weighs whole streams.*leave objective_weights out"):
+        make(weights=weights, objective_weights="simplex")
     with pytest.raises(MoaError, match="objective_weights: signed goes with control: feedback"):
         make(control="mean", weights=weights, objective_weights="signed")
-    make(weights=weights, objective_weights="signed")
+    assert make(weights=weights).settings.weighs_objectives() == make(weights=weights, objective_weights="signed").settings.weighs_objectives() == "signed"
 
 
 def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:
@@ -228,8 +231,20 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
     torch.testing.assert_close(achieved.wanted(preferences, "range"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.9, 1.0]]))
     # on the arc the middle asks for sqrt(1/2) of each range: 0.3 + 0.7071 * 0.6 and 0.2 + 0.7071 * 0.8
     torch.testing.assert_close(achieved.wanted(preferences, "arc"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.72426, 0.76569]]))
+    # the middle has come (0.4 / 0.6, 0.4 / 0.8) = (2/3, 1/2) of the ranges, 7 / 12 of both along the ray: 0.3 + 0.35 and 0.2 + 0.466667
+    torch.testing.assert_close(achieved.wanted(preferences, "ray"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.65, 2 / 3]]))
     # what is missing, in ranges: the corners nothing; the middle 0.2 / 0.6 and 0.4 / 0.8
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative", shrink=False), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+    # at right angles to the ray: 7/12 - 2/3 and 7/12 - 1/2
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "ray", "relative", shrink=False)[2], torch.tensor([-1 / 12, 1 / 12]))
+
+
+def test_the_ray_goes_through_the_preference_itself() -> None:
+    """p = (3/4, 1/4) at the corners' ranges 0 to 1 reached (0.6, 0.7): the nearest point of the ray is (p . r) / |p|^2 = (0.45 + 0.175) / 0.625 = 1 times p."""
+    achieved = control.Achieved()
+    preferences = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.75, 0.25]])
+    achieved.update(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.7]]), preferences)
+    torch.testing.assert_close(achieved.wanted(preferences, "ray"), preferences)
 
 
 def test_a_centred_shortfall_moves_weight_between_preferences_and_never_between_objectives() -> None:
@@ -254,6 +269,8 @@ def test_a_centred_shortfall_moves_weight_between_preferences_and_never_between_
 def test_a_shortfall_is_of_feedback() -> None:
     with pytest.raises(MoaError, match="shortfall: centred goes with control: feedback"):
         make(control="sample", shortfall="centred")
+    with pytest.raises(MoaError, match="shrink: false goes with control: feedback"):
+        make(control="mean", shrink=False)
     with pytest.raises(MoaError, match="shortfall is not read with weights: exact"):
         make(weights="exact", shortfall="absolute")
 
@@ -269,7 +286,7 @@ def test_preferences_keep_their_order_beyond_the_scales_end() -> None:
 def test_the_mean_is_clipped_and_not_what_it_is_taken_of(reached: tuple[float, float], missing: float) -> None:
     """p = (1, 0) asks the first objective for 1. Responses of 1.4 and 0.4 have the mean 0.9 (clipped first it would be 0.7); a mean of 1.3 counts as 1."""
     given = batch(torch.ones(2, 2, 1), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [[reached[0], 0.0], [reached[1], 0.0]])
-    got = make(target="scaled", multiplier=3.0).combine(given)
+    got = make(target="scaled", multiplier=3.0, objective_weights="nonnegative").combine(given)
     torch.testing.assert_close(got.weights, torch.tensor([1 + 3 * missing, 0.0]), atol=1e-5, rtol=0)
     scores = Scores(torch.zeros(2, 2), torch.tensor([[reached[0], 0.0], [reached[1], 0.0]]), torch.zeros(2, 2))
     # -(2/2) (mean - 1)(R - 1) with the mean's miss -0.1 or 0, and R itself as it is
@@ -298,7 +315,7 @@ def test_a_fixed_target_per_sample_keeps_no_means() -> None:
     for settings, kept in (({"control": "sample", "target": "scaled"}, 0), ({"control": "sample", "target": "range"}, 1), ({"control": "mean", "target": "scaled"}, 1)):
         method = make(**settings)
         method.extra_rewards(scores, preferences)
-        assert len(method.state()) == kept
+        assert len([name for name in method.state() if name.startswith("mean ")]) == kept
 
 
 def test_running_means_and_smoothed_gram_survive_a_checkpoint() -> None:

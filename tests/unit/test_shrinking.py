@@ -1,0 +1,97 @@
+"""What MOC takes for a shortfall and what for noise, by hand: standard errors of running means, and the shrinking of what is missing."""
+
+import pytest
+import torch
+
+from moa.methods import catalogue
+from moa.methods.base import Batch, Scores
+from moa.rl import control
+
+A, B = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+BOTH = torch.cat([A, B])
+
+
+def seen(*batches: tuple[torch.Tensor, list[float]]) -> control.Achieved:
+    achieved = control.Achieved()
+    for preference, rewards in batches:
+        achieved.update(torch.tensor([rewards]), preference)
+    return achieved
+
+
+def means(achieved: control.Achieved) -> torch.Tensor:
+    return torch.tensor([achieved.means["w1-0"], achieved.means["w0-1"]])
+
+
+def test_squared_error_of_two_batches() -> None:
+    """The first preference had 0.2 and 0.6 (weights 0.9 and 1), the second one batch: variance over batches from the first alone."""
+    achieved = seen((A, [0.2, 0.5]), (B, [0.4, 0.9]), (A, [0.6, 0.5]))
+    # weighted mean 0.78 / 1.9, deviations' mean square 0.9 * 1 / 1.9^2 * 0.4^2 = 0.0398892; lost to the mean: 1.81 / 1.9^2 = 0.501385 of it
+    variance = 0.0398892 / (1 - 0.501385)
+    assert variance == pytest.approx(0.08, abs=1e-6)  # (0.6 - 0.2)^2 / 2, as without weights
+    # a mean of two such batches has 0.501385 of it, of one batch all
+    torch.testing.assert_close(achieved.squared_error(BOTH), torch.tensor([[0.08 * 0.501385, 0.0], [0.08, 0.0]]), atol=1e-6, rtol=0)
+
+
+def test_the_variance_is_pooled_over_preferences() -> None:
+    """0.2, 0.6 and 0.1, 0.3 of the first objective: variances 0.08 and 0.02 of equally many batches, 0.05 together."""
+    achieved = seen((A, [0.2, 0.0]), (A, [0.6, 0.0]), (B, [0.1, 0.0]), (B, [0.3, 0.0]))
+    torch.testing.assert_close(achieved.squared_error(BOTH)[:, 0], torch.full((2,), 0.05 * 1.81 / 3.61), atol=1e-6, rtol=0)
+
+
+def test_small_deviations_far_from_zero_are_kept() -> None:
+    """1000.0 and 1000.2: variance 0.02, which squares of a million in single precision would lose."""
+    achieved = seen((A, [1000.0, 0.0]), (A, [1000.2, 0.0]), (B, [1000.0, 0.0]))
+    assert float(achieved.squared_error(A)[0, 0]) == pytest.approx(0.02 * 1.81 / 3.61, rel=1e-2)
+
+
+def test_after_one_batch_nothing_is_known() -> None:
+    achieved = seen((A, [0.2, 0.5]), (B, [0.4, 0.9]))
+    assert torch.isinf(achieved.squared_error(BOTH)).all()
+    assert torch.equal(achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True), torch.zeros(2, 2))
+
+
+def test_what_is_missing_shrinks_by_its_noise() -> None:
+    """Target p. The first preference's means miss (0.5, 0): square 0.25 of which 0.04 are noise, so 1 - 0.16 of it is left. The second misses by (0, 0.1): less than its noise, nothing is left."""
+    achieved = seen((A, [0.3, 0.0]), (B, [0.0, 0.9]), (A, [0.68, 0.0]))  # 0.9 * 0.3 + 0.68 = 0.95 = 1.9 * 0.5
+    noise = 0.38**2 / 2 * 1.81 / 3.61
+    got = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True)
+    torch.testing.assert_close(got, torch.tensor([[0.5 * (1 - noise / 0.25), 0.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
+    plain = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=False)
+    torch.testing.assert_close(plain, torch.tensor([[0.5, 0.0], [0.0, 0.1]]), atol=1e-6, rtol=0)
+
+
+def test_exact_means_shrink_nothing() -> None:
+    """Batches that agree have no noise: what is missing is known, and nothing missing (0 / 0) stays nothing."""
+    achieved = seen((A, [0.4, 0.0]), (A, [0.4, 0.0]), (B, [0.0, 1.0]), (B, [0.0, 1.0]))
+    got = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True)
+    torch.testing.assert_close(got, torch.tensor([[0.6, 0.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
+
+
+def test_noise_along_the_ray_does_not_count() -> None:
+    """Of the noise of p = (1/2, 1/2) half stands at right angles to its ray; of (1, 0) that of the second objective alone. Ranges 0 to 1 and 0 to 2."""
+    half = torch.tensor([[0.5, 0.5]])
+    all_three = torch.cat([A, B, half])
+    achieved = seen((A, [1.0, 0.0]), (B, [0.0, 2.0]), (half, [0.2, 1.0]), (half, [0.4, 1.4]))
+    noise = achieved.squared_error(all_three)[2] / torch.tensor([1.0, 4.0])
+    along = torch.tensor(achieved.means["w0.5-0.5"]) / torch.tensor([1.0, 2.0])
+    missing = along.mean() - along
+    kept = 1 - noise.sum() / 2 / missing.square().sum()
+    assert 0 < kept < 1
+    rewards = torch.cat([means(achieved), torch.tensor([achieved.means["w0.5-0.5"]])])
+    got = achieved.shortfall(rewards, all_three, "ray", "relative", shrink=True)
+    torch.testing.assert_close(got[2], missing * kept)
+    torch.testing.assert_close(got[:2], torch.zeros(2, 2))
+    # not divided by the ranges it is the same in the rewards' own unit
+    torch.testing.assert_close(achieved.shortfall(rewards, all_three, "ray", "absolute", shrink=True)[2], missing * kept * torch.tensor([1.0, 2.0]))
+
+
+def test_a_row_follows_p_until_it_knows_better() -> None:
+    """One sample of p = (1/2, 1/2) a batch, target p, multiplier 2: rewards 0 and then 0.2, twice."""
+    method = catalogue.load("row", {"kind": "moc", "target": "plain", "multiplier": 2.0, "objective_weights": "nonnegative"}, ["a", "b"])
+    found = []
+    for reward in (0.0, 0.2):
+        scores = Scores(*[torch.tensor([[reward, 0.5]])] * 3)
+        found.append(method.combine(Batch(torch.ones(2, 1, 1), torch.ones(1, 1), torch.tensor([[0.5, 0.5]]), scores)).weights[0])
+    # mean 0.2 / 1.9 = 0.105263 misses by 0.394737, square 0.155817, of which 0.02 * 1.81 / 3.61 = 0.010028 are noise
+    assert float(found[0]) == 0.5
+    assert float(found[1]) == pytest.approx(0.5 + 2 * 0.394737 * (1 - 0.010028 / 0.155817), abs=1e-5)
