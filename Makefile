@@ -16,8 +16,9 @@ run: $(READY)
 	$(BIN)/snakemake --cores all --no-hooks $(ARGS)
 	$(if $(filter -n% --dry-run% --dryrun%,$(ARGS)),,$(BIN)/moa leaderboard)
 
+# Two processes, for two cores; ARGS="-n 0 ..." is one.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests stay together when several processes share the work: a module's, and all that read the finished tiny run.
+
+    The workflow's come first: two of them take as long as a quarter of the others.
+    """
+    items.sort(key=lambda item: "tests/workflow/" not in item.nodeid)
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        item.add_marker(pytest.mark.xdist_group("tiny_run" if "tiny_run" in item.fixturenames else item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> snake.Run:
     """Run tests/tiny.yaml to its end in a copy of the repository, once; tests that change something take a copy."""
