@@ -67,18 +67,21 @@ class Batch:
     sensitivity: Tensor | None = None
 
 
+Logged = tuple[str, str, float]  # quantity, objective, value: a row of the curve
+
+
 class Combination(NamedTuple):
     """The advantages that the policy loss sees.
 
     Attributes:
         advantages: (B, T) float32.
         weights: (H,) mean weight of every value head's advantage, for the curve.
-        logged: (quantity, objective, value) of whatever else the method wants on the curve.
+        logged: whatever else the method wants on the curve.
     """
 
     advantages: Tensor
     weights: Tensor
-    logged: tuple[tuple[str, str, float], ...] = ()
+    logged: tuple[Logged, ...] = ()
 
 
 class Method:

@@ -156,7 +156,7 @@ class Method(base.Method):
     def combine(self, batch: base.Batch) -> base.Combination:
         if self.settings.weights == "exact":
             return self._search(batch)
-        shares = self._shares(batch)
+        shares, logged = self._shares(batch)
         coefficients = batch.preferences.new_zeros(shares.shape[1:])
         mean, gap = batch.preferences.new_zeros(len(shares)), 0.0
         groups = self._groups(batch.preferences)
@@ -169,42 +169,51 @@ class Method(base.Method):
             coefficients = to_simplex(coefficients)
         elif self.settings.weighs_objectives() == "nonnegative":
             coefficients = coefficients.clamp(min=0.0)
-        logged = [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
+        logged += [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
         return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
 
     def _search(self, batch: base.Batch) -> base.Combination:
         """Weigh objectives by what falls short of the target, scaled to sum 1, where the constraint is violated; by p where it is met or everything exceeds its target."""
-        short = self._violation(batch).clamp(min=0)
+        violation, known = self._violation(batch)
+        short = violation.clamp(min=0)
         total = short.sum(1, keepdim=True)
         violated = total > 0
         balanced = float(violated.float().mean())
-        logged = (("stream_weight", "utility", 1 - balanced), ("stream_weight", "control", balanced))
+        logged = (*known, ("stream_weight", "utility", 1 - balanced), ("stream_weight", "control", balanced))
         return base.weighted(batch.advantages, (short / total).where(violated, batch.preferences))._replace(logged=logged)
 
     def _names(self) -> list[str]:
         return [*(["utility"] if self.settings.streams == "utility" else self.objectives), "control"]
 
-    def _shares(self, batch: base.Batch) -> Tensor:
-        """Return (S, B, H): stream S^s of sample b is sum_h shares_sbh A^h_b."""
+    def _shares(self, batch: base.Batch) -> tuple[Tensor, list[base.Logged]]:
+        """Return (S, B, H): stream S^s of sample b is sum_h shares_sbh A^h_b; and what the curve should show of it."""
         preferences, heads = batch.preferences, len(batch.advantages)
         k = preferences.shape[1]
         shares = preferences.new_zeros(len(self._names()), len(preferences), heads)
+        logged: list[base.Logged] = []
         for i in range(k):
             row = 0 if self.settings.streams == "utility" else i
             shares[row, :, i] = 1.0 if self.settings.streams == "literal" else preferences[:, i]
         if self.settings.control == "feedback":
-            shares[-1, :, :k] = 2 / k * self._violation(batch)
+            violation, logged = self._violation(batch)
+            shares[-1, :, :k] = 2 / k * violation
         else:
             shares[-1, :, -1] = 1.0
-        return shares
+        return shares, logged
 
-    def _violation(self, batch: base.Batch) -> Tensor:
-        """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi; 'centred' takes off the batch's mean."""
+    def _violation(self, batch: base.Batch) -> tuple[Tensor, list[base.Logged]]:
+        """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi, and the share of it that is known.
+
+        'centred' takes off the batch's mean.
+        """
         how = self.settings
         means = bounded(self.achieved.update(on_scale(batch.scores, how.scale, how.target), batch.preferences), how.scale, how.target)
-        shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall, how.shrink)
+        shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall)
+        known = self.achieved.known(means, batch.preferences, how.target)
+        if how.shrink:
+            shortfall = shortfall * known
         shortfall = shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
-        return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall
+        return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall, [("known_share", "control", float(known.mean()))]
 
     def _weigh(self, group: str, batch: base.Batch, shares: Tensor, rows: Tensor) -> Solution:
         """Return one group's weights c (S,) of the streams."""

@@ -105,20 +105,24 @@ class Achieved:
             asked = asked * (asked * (self._of(self.means, preferences) - low) / width).sum(1, keepdim=True)
         return low + width * asked
 
-    def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall, shrink: bool) -> Tensor:
-        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that.
+    def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall) -> Tensor:
+        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that."""
+        missing = self.wanted(preferences, target) - means
+        return missing / self.range(preferences)[1] if shortfall == "relative" and target in WITHIN else missing
 
-        With `shrink` a preference's shortfall d counts as far as it can be told from noise: times max(0, 1 - E|noise|^2 / |d|^2), the positive-part
-        estimator of James and Stein (1961). |d|^2 less the noise is an unbiased estimate of the constraint's square: E|d|^2 = bias^2 + variance.
+    def known(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
+        """Return how far each sample's preference's shortfall d can be told from noise (B, 1): max(0, 1 - E|noise|^2 / |d|^2).
+
+        The positive-part estimator of James and Stein (1961) is d times this; |d|^2 less the noise is an unbiased estimate of the constraint's
+        square, because E|d|^2 = bias^2 + variance.
         """
-        unit = self.range(preferences)[1] if target in WITHIN else means.new_ones(means.shape[1])
-        missing = (self.wanted(preferences, target) - means) / unit
-        if shrink:
-            noise = self.squared_error(preferences) / unit.square()
-            if target == "ray":  # d is what stands at right angles to the ray
-                noise = noise * (1 - targets(preferences, target).square())
-            missing = missing * (1 - noise.sum(1, keepdim=True) / missing.square().sum(1, keepdim=True)).nan_to_num(0.0).clamp(min=0)
-        return missing if shortfall == "relative" else missing * unit
+        missing = self.shortfall(means, preferences, target, "relative")
+        noise = self.squared_error(preferences)
+        if target in WITHIN:
+            noise = noise / self.range(preferences)[1].square()
+        if target == "ray":  # d is what stands at right angles to the ray
+            noise = noise * (1 - targets(preferences, target).square())
+        return (1 - noise.sum(1, keepdim=True) / missing.square().sum(1, keepdim=True)).nan_to_num(0.0).clamp(min=0)
 
     def squared_error(self, preferences: Tensor) -> Tensor:
         """Return the squared standard error of each sample's preference's running mean (B, K).

@@ -86,10 +86,10 @@ def test_a_narrow_range_counts_as_a_twentieth() -> None:
     low, width = achieved.range(means)
     torch.testing.assert_close(torch.stack([low, width]), torch.tensor([[0.5, 0.2], [0.05, 1.0]]))
     # wanted: (0.5 + 0.05 * 1, 0.2 + 1 * 0) and (0.55, 1.2); missing (0.05, 0) and (0.04, 0), over the widths (1, 0) and (0.8, 0)
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative", shrink=False), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative"), torch.tensor([[1.0, 0.0], [0.8, 0.0]]), atol=1e-5, rtol=0)
     # on the arc (0.5 + 0.05 * 0.707107) - 0.51 = 0.0253553 and (0.2 + 0.707107) - 1.2 = -0.292893 for the second
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc", "relative", shrink=False), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "arc", "relative"), torch.tensor([[1.0, 0.0], [0.507107, -0.292893]]), atol=1e-5, rtol=0)
     # 'scaled' knows no range: (1, 0) - (0.5, 0.2) and (1, 1) - (0.51, 1.2)
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled", "relative", shrink=False), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "scaled", "relative"), torch.tensor([[0.5, -0.2], [0.49, -0.2]]))
     # and without the division the narrow range counts as what it is
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "absolute", shrink=False), torch.tensor([[0.05, 0.0], [0.04, 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "absolute"), torch.tensor([[0.05, 0.0], [0.04, 0.0]]), atol=1e-6, rtol=0)

@@ -188,8 +188,8 @@ def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:
     # .3 / .4 * 1 + .1 / .4 * 10 = 3.25;  .8 + 2 = 2.8;  what exceeds all its targets ascends: .2 + 8 = 8.2
     torch.testing.assert_close(got.advantages, torch.tensor([[3.25], [2.8], [8.2]]))
     torch.testing.assert_close(got.weights, torch.tensor([(0.75 + 0.8 + 0.2) / 3, (0.25 + 0.2 + 0.8) / 3]))
-    (first, share), (second, balanced) = [(name, value) for _, name, value in got.logged]
-    assert [quantity for quantity, _, _ in got.logged] == ["stream_weight"] * 2
+    (first, share), (second, balanced) = [(name, value) for _, name, value in got.logged[1:]]
+    assert [quantity for quantity, _, _ in got.logged] == ["known_share", "stream_weight", "stream_weight"]
     assert (first, second) == ("utility", "control") and (share, balanced) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     for wrong in ({"control": "mean"}, {"streams": "literal"}):
         with pytest.raises(MoaError, match="weights: exact goes with control: feedback and streams: utility"):
@@ -201,7 +201,8 @@ def test_feedback_has_the_last_stream_to_itself() -> None:
     method = make(streams="weighted", control="feedback", target="scaled", weights="lagrangian", multiplier=3.0, objective_weights="signed")
     got = method.combine(batch(torch.tensor([[[1.0]], [[1.0]]]), torch.tensor([[0.75, 0.25]]), [[0.5, 0.8]]))
     torch.testing.assert_close(got.weights, torch.tensor([0.75 + 1.5, 0.25 - 1.4]))
-    assert got.logged == (("stream_weight", "a", 1.0), ("stream_weight", "b", 1.0), ("stream_weight", "control", 3.0), ("duality_gap", "all", 0.0))
+    # one batch: nothing of it is known yet
+    assert got.logged == (("known_share", "control", 0.0), ("stream_weight", "a", 1.0), ("stream_weight", "b", 1.0), ("stream_weight", "control", 3.0), ("duality_gap", "all", 0.0))
 
 
 def test_feedback_is_the_gradient_of_the_constraint() -> None:
@@ -234,9 +235,9 @@ def test_range_target_lies_between_what_preferences_achieve() -> None:
     # the middle has come (0.4 / 0.6, 0.4 / 0.8) = (2/3, 1/2) of the ranges, 7 / 12 of both along the ray: 0.3 + 0.35 and 0.2 + 0.466667
     torch.testing.assert_close(achieved.wanted(preferences, "ray"), torch.tensor([[0.9, 0.2], [0.3, 1.0], [0.65, 2 / 3]]))
     # what is missing, in ranges: the corners nothing; the middle 0.2 / 0.6 and 0.4 / 0.8
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative", shrink=False), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "range", "relative"), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1 / 3, 0.5]]))
     # at right angles to the ray: 7/12 - 2/3 and 7/12 - 1/2
-    torch.testing.assert_close(achieved.shortfall(means, preferences, "ray", "relative", shrink=False)[2], torch.tensor([-1 / 12, 1 / 12]))
+    torch.testing.assert_close(achieved.shortfall(means, preferences, "ray", "relative")[2], torch.tensor([-1 / 12, 1 / 12]))
 
 
 def test_the_ray_goes_through_the_preference_itself() -> None:

@@ -22,6 +22,11 @@ def means(achieved: control.Achieved) -> torch.Tensor:
     return torch.tensor([achieved.means["w1-0"], achieved.means["w0-1"]])
 
 
+def shrunk(achieved: control.Achieved, target: control.Target, unit: control.Shortfall = "relative", rewards: torch.Tensor | None = None, preferences: torch.Tensor = BOTH) -> torch.Tensor:
+    reached = means(achieved) if rewards is None else rewards
+    return achieved.shortfall(reached, preferences, target, unit) * achieved.known(reached, preferences, target)
+
+
 def test_squared_error_of_two_batches() -> None:
     """The first preference had 0.2 and 0.6 (weights 0.9 and 1), the second one batch: variance over batches from the first alone."""
     achieved = seen((A, [0.2, 0.5]), (B, [0.4, 0.9]), (A, [0.6, 0.5]))
@@ -47,23 +52,23 @@ def test_small_deviations_far_from_zero_are_kept() -> None:
 def test_after_one_batch_nothing_is_known() -> None:
     achieved = seen((A, [0.2, 0.5]), (B, [0.4, 0.9]))
     assert torch.isinf(achieved.squared_error(BOTH)).all()
-    assert torch.equal(achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True), torch.zeros(2, 2))
+    assert torch.equal(shrunk(achieved, "plain"), torch.zeros(2, 2))
 
 
 def test_what_is_missing_shrinks_by_its_noise() -> None:
     """Target p. The first preference's means miss (0.5, 0): square 0.25 of which 0.04 are noise, so 1 - 0.16 of it is left. The second misses by (0, 0.1): less than its noise, nothing is left."""
     achieved = seen((A, [0.3, 0.0]), (B, [0.0, 0.9]), (A, [0.68, 0.0]))  # 0.9 * 0.3 + 0.68 = 0.95 = 1.9 * 0.5
     noise = 0.38**2 / 2 * 1.81 / 3.61
-    got = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True)
+    got = shrunk(achieved, "plain")
     torch.testing.assert_close(got, torch.tensor([[0.5 * (1 - noise / 0.25), 0.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
-    plain = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=False)
+    plain = achieved.shortfall(means(achieved), BOTH, "plain", "relative")
     torch.testing.assert_close(plain, torch.tensor([[0.5, 0.0], [0.0, 0.1]]), atol=1e-6, rtol=0)
 
 
 def test_exact_means_shrink_nothing() -> None:
     """Batches that agree have no noise: what is missing is known, and nothing missing (0 / 0) stays nothing."""
     achieved = seen((A, [0.4, 0.0]), (A, [0.4, 0.0]), (B, [0.0, 1.0]), (B, [0.0, 1.0]))
-    got = achieved.shortfall(means(achieved), BOTH, "plain", "relative", shrink=True)
+    got = shrunk(achieved, "plain")
     torch.testing.assert_close(got, torch.tensor([[0.6, 0.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
 
 
@@ -78,11 +83,11 @@ def test_noise_along_the_ray_does_not_count() -> None:
     kept = 1 - noise.sum() / 2 / missing.square().sum()
     assert 0 < kept < 1
     rewards = torch.cat([means(achieved), torch.tensor([achieved.means["w0.5-0.5"]])])
-    got = achieved.shortfall(rewards, all_three, "ray", "relative", shrink=True)
+    got = shrunk(achieved, "ray", "relative", rewards, all_three)
     torch.testing.assert_close(got[2], missing * kept)
     torch.testing.assert_close(got[:2], torch.zeros(2, 2))
     # not divided by the ranges it is the same in the rewards' own unit
-    torch.testing.assert_close(achieved.shortfall(rewards, all_three, "ray", "absolute", shrink=True)[2], missing * kept * torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(shrunk(achieved, "ray", "absolute", rewards, all_three)[2], missing * kept * torch.tensor([1.0, 2.0]))
 
 
 def test_a_row_follows_p_until_it_knows_better() -> None:
@@ -91,7 +96,10 @@ def test_a_row_follows_p_until_it_knows_better() -> None:
     found = []
     for reward in (0.0, 0.2):
         scores = Scores(*[torch.tensor([[reward, 0.5]])] * 3)
-        found.append(method.combine(Batch(torch.ones(2, 1, 1), torch.ones(1, 1), torch.tensor([[0.5, 0.5]]), scores)).weights[0])
+        got = method.combine(Batch(torch.ones(2, 1, 1), torch.ones(1, 1), torch.tensor([[0.5, 0.5]]), scores))
+        found.append((float(got.weights[0]), got.logged[0]))
     # mean 0.2 / 1.9 = 0.105263 misses by 0.394737, square 0.155817, of which 0.02 * 1.81 / 3.61 = 0.010028 are noise
-    assert float(found[0]) == 0.5
-    assert float(found[1]) == pytest.approx(0.5 + 2 * 0.394737 * (1 - 0.010028 / 0.155817), abs=1e-5)
+    known = 1 - 0.010028 / 0.155817
+    assert found[0] == (0.5, ("known_share", "control", 0.0))
+    assert found[1][0] == pytest.approx(0.5 + 2 * 0.394737 * known, abs=1e-5)
+    assert found[1][1] == ("known_share", "control", pytest.approx(known, abs=1e-5))
