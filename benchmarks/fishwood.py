@@ -43,8 +43,7 @@ class Setup(NamedTuple):
 
 MOC = {"kind": "moc", "control": "sample", "weights": "min_norm", "target": "plain"}  # the front is straight: the target p lies exactly on it
 MULTIPLIER = {**MOC, "weights": "lagrangian", "multiplier": 2.0}
-FEEDBACK = {"control": "feedback", "objective_weights": "signed", "shrink": False}
-EXACT = {"kind": "moc", "weights": "exact", "phi": 0.005, "shrink": False}
+RAY = {"kind": "moc", "target": "ray", "shrink": True, "objective_weights": "simplex"}
 ROWS = {
     "linear, raw rewards": Setup({"kind": "linear"}, raw=True),
     "linear": Setup({"kind": "linear"}),
@@ -63,17 +62,17 @@ ROWS = {
     "moc, weights per preference": Setup({**MOC, "granularity": "preference"}),
     "moc, multiplier 2, sample": Setup(MULTIPLIER),
     "moc, multiplier 2, mean": Setup({**MULTIPLIER, "control": "mean"}),
-    "moc, multiplier 2, feedback": Setup({**MULTIPLIER, **FEEDBACK}),
-    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, **FEEDBACK, "multiplier": 4.0}),
-    "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", **FEEDBACK, "target": "arc"}),
-    "moc, multiplier 4, feedback, arc, weights of at least 0": Setup({"kind": "moc", "shrink": False, "objective_weights": "nonnegative", "target": "arc"}),
-    "moc, default (ray, shrunk, simplex)": Setup({"kind": "moc"}),
-    "moc, default, whitened": Setup({"kind": "moc"}, whiten="batch"),
-    "moc, default, not shrunk": Setup({"kind": "moc", "shrink": False}),
-    "moc, default, weights of at least 0": Setup({"kind": "moc", "objective_weights": "nonnegative"}),
-    "moc, default with arc": Setup({"kind": "moc", "target": "arc"}),
-    "moc, exact search, phi 0.005": Setup({**EXACT, "target": "arc"}),
-    "moc, exact search, phi 0.005, target p": Setup({**EXACT, "target": "plain"}),
+    "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback", "objective_weights": "signed"}),
+    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "objective_weights": "signed"}),
+    "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", "objective_weights": "signed"}),
+    "moc, default (arc, weights of at least 0)": Setup({"kind": "moc"}),
+    "moc, default, shrunk": Setup({"kind": "moc", "shrink": True}),
+    "moc, ray": Setup({"kind": "moc", "target": "ray"}),
+    "moc, ray, shrunk": Setup({"kind": "moc", "target": "ray", "shrink": True}),
+    "moc, ray, shrunk, on the simplex": Setup(RAY),
+    "moc, ray, shrunk, on the simplex, whitened": Setup(RAY, whiten="batch"),
+    "moc, exact search, phi 0.005": Setup({"kind": "moc", "weights": "exact", "phi": 0.005}),
+    "moc, exact search, phi 0.005, target p": Setup({"kind": "moc", "weights": "exact", "phi": 0.005, "target": "plain"}),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
 }
 

@@ -1,8 +1,8 @@
 """Two rows over the seeds of several archives: means, paired differences, spread over seeds, and what of the hypervolume's difference follows the KL's.
 
-python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc_arc --against linear
-python -m benchmarks.pooled --folders benchmarks/unseen/a --row moc_arc --against moc_arc --others benchmarks/unseen/b        # `against` stands in other archives
-python -m benchmarks.pooled --folders benchmarks/imdb_control_bars benchmarks/imdb_control_fresh --across --row moc_arc --against linear        # pairs of two bases
+python -m benchmarks.pooled --folders benchmarks/full benchmarks/fresh --row moc --against linear
+python -m benchmarks.pooled --folders benchmarks/unseen/a --row moc --against moc --others benchmarks/unseen/b        # `against` stands in other archives
+python -m benchmarks.pooled --folders benchmarks/imdb_control_bars benchmarks/imdb_control_fresh --across --row moc --against linear        # pairs of two bases
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Formats show tenths of weight, so a preference off the training lattice may read like one on it; those are left out here.
 
-    python -m benchmarks.unseen --folders benchmarks/unseen/a benchmarks/unseen/b --row moc_arc --objectives sentiment conciseness --training 5 --format bars
+    python -m benchmarks.unseen --folders benchmarks/unseen/a benchmarks/unseen/b --row moc --objectives sentiment conciseness --training 5 --format bars
 """
 
 import argparse

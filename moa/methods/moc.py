@@ -25,9 +25,9 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    With utility and feedback the last one weighs objective i by p_i + multiplier (2/N) (p~_i - Rbar^i_p): the default, because
    min-norm gives the smallest stream the most weight, and a nearly met constraint is the smallest.
 6. Objectives' weights. The square asks for less of an objective that exceeds its target, also where that costs the others nothing: its
-   weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative` stops it at 0: no point of a front is improved
-   by pushing an objective down. A preference that exceeds all its targets then hardly trains, one that falls short trains many times as hard;
-   `simplex`, the default, takes the nearest weights that sum to 1, so that control decides the direction and never the speed.
+   weight p_i + multiplier (2/N) (p~_i - Rbar^i_p) is negative then (`signed`). `nonnegative`, the default, stops it at 0: no point of a
+   front is improved by pushing an objective down. A preference that exceeds all its targets then hardly trains, one that falls short trains
+   many times as hard; `simplex` takes the nearest weights that sum to 1, so that control decides the direction and never the speed.
 7. Shortfall of `feedback`: `relative` to the achieved range where the target lies within that, so that both objectives count alike; `absolute`;
    or `centred`, absolute less the batch's mean per objective: control then moves weight between preferences and never from one objective to
    another. Uncentred, an objective that lags has a narrow range, most preferences exceed their targets in it, and it loses weight.
@@ -67,13 +67,13 @@ class Settings(base.Settings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
     control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
-    target: Target = "ray"
+    target: Target = "arc"
     shortfall: Shortfall = "relative"  # of `feedback`
-    shrink: bool = True  # of `feedback`: what is missing counts as far as it can be told from noise
+    shrink: bool = False  # of `feedback`: what is missing counts as far as it can be told from noise
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian", "exact"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
-    objective_weights: Literal["signed", "nonnegative", "simplex"] | None = None  # of `feedback`; null: simplex where all weights are of objectives, else signed
+    objective_weights: Literal["signed", "nonnegative", "simplex"] | None = None  # of `feedback`; null: nonnegative where all weights are of objectives, else signed
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
@@ -91,8 +91,8 @@ class Settings(base.Settings):
             raise ValueError(f"objective_weights: {self.objective_weights} goes with control: feedback; a control stream of its own never asks for less of an objective")
         if self.control != "feedback" and self.shortfall != "relative":
             raise ValueError(f"shortfall: {self.shortfall} goes with control: feedback, which weighs objectives by what falls short")
-        if self.control != "feedback" and not self.shrink:
-            raise ValueError("shrink: false goes with control: feedback; nothing else is shrunk")
+        if self.control != "feedback" and self.shrink:
+            raise ValueError("shrink: true goes with control: feedback, which weighs objectives by what falls short")
         if self.weights in ("min_norm", "uniform") and self.objective_weights in ("nonnegative", "simplex"):
             raise ValueError(f"weights: {self.weights} weighs whole streams, of which control: feedback may ask for less of an objective; leave objective_weights out")
         return self
@@ -100,7 +100,7 @@ class Settings(base.Settings):
     def weighs_objectives(self) -> str:
         """Return `objective_weights` with its default filled in."""
         objectives_alone = self.control == "feedback" and self.weights == "lagrangian"
-        return self.objective_weights or ("simplex" if objectives_alone else "signed")
+        return self.objective_weights or ("nonnegative" if objectives_alone else "signed")
 
 
 def gram(streams: Tensor, mask: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Method(base.Method):
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         super().__init__(row, settings, objectives)
         self.extra_heads = () if settings.control == "feedback" else ("control",)
-        self.achieved = Achieved()
+        self.achieved = Achieved(even=settings.shrink)
         self.grams: dict[str, list[float]] = {}
         self.keeps_means = settings.control != "sample" or settings.target in WITHIN  # a running mean per training preference
 

@@ -20,6 +20,7 @@ Target = Literal["scaled", "plain", "simplex", "range", "arc", "ray"]
 Shortfall = Literal["relative", "absolute", "centred"]
 WITHIN = ("range", "arc", "ray")  # targets that lie between the least and the largest reward that any preference achieves
 MEMORY = 0.9  # weight of a batch in the running mean of a preference, relative to the next
+FIRST = 10.0  # weight of a preference's first batch, relative to the next, unless all count alike: then as much as all others will ever have together
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
 
 
@@ -62,12 +63,14 @@ class Achieved:
     """Running mean reward of every training preference, and how surely it is known.
 
     Attributes:
+        even: a preference's first batch counts as the others do.
         means: preference's label -> K weighted means over its batches, each batch MEMORY times the weight of the next.
         squares: the same of the batches' squared means.
         sizes: sum of those weights, and of their squares.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, even: bool = False) -> None:
+        self.even = even
         self.means: dict[str, list[float]] = {}
         self.squares: dict[str, list[float]] = {}
         self.sizes: dict[str, list[float]] = {}
@@ -78,11 +81,12 @@ class Achieved:
         for preference in preferences.unique(dim=0):
             rows = (preferences == preference).all(1)
             key, now = label(preference.tolist()), rewards[rows].mean(0).tolist()
-            total, squared = self.sizes.get(key, [0.0, 0.0])
-            total = MEMORY * total + 1
-            self.sizes[key] = [total, MEMORY**2 * squared + 1]
-            self.means[key] = [m + (n - m) / total for m, n in zip(self.means.get(key, now), now, strict=True)]
-            self.squares[key] = [s + (n * n - s) / total for s, n in zip(self.squares.get(key, [n * n for n in now]), now, strict=True)]
+            before, squared = self.sizes.get(key, [0.0, 0.0])
+            new = 1.0 if before or self.even else FIRST
+            self.sizes[key] = [total := MEMORY * before + new, MEMORY**2 * squared + new**2]
+            keep = MEMORY * before / total
+            self.means[key] = [keep * m + (1 - keep) * n for m, n in zip(self.means.get(key, now), now, strict=True)]
+            self.squares[key] = [keep * s + (1 - keep) * n * n for s, n in zip(self.squares.get(key, now), now, strict=True)]
             means[rows] = rewards.new_tensor(self.means[key])
         return means
 

@@ -100,11 +100,12 @@ def ends(method: Method, preferences: list[tuple[float, ...]], steps: int) -> tu
     return [float(mean[0]) for mean in means], max(abs(float(mean[1])) for mean in means)
 
 
-def test_the_default_spreads_its_preferences_over_the_front_in_order() -> None:
+@pytest.mark.parametrize("shrink", [False, True])
+def test_on_the_ray_preferences_spread_over_the_front_in_order(shrink: bool) -> None:
     """Five preferences share the achieved range. Corners reach the ends (their weights are p), so the range becomes 0 to 1 and the target of p is
     u (u . R), u = p / |p|: the nearest point of its ray."""
     preferences = lattice(2, 4)
-    reached, off = ends(make("moc"), preferences, 150)
+    reached, off = ends(make("moc", target="ray", shrink=shrink, objective_weights="simplex"), preferences, 150)
     found = []
     for p in np.array(preferences):
         u = (p / np.linalg.norm(p))[:, None]
@@ -114,10 +115,10 @@ def test_the_default_spreads_its_preferences_over_the_front_in_order() -> None:
     assert (np.diff(np.array(reached)[order]) > 0.1).all()
 
 
-def test_on_the_arc_with_weights_of_at_least_0_they_rest_in_order_too() -> None:
+def test_the_default_spreads_them_in_order_too() -> None:
     """As above with p~ = p / |p| and w = max(0, p + 4 (p~ - R)); corners' other weight stops at 0."""
     preferences = lattice(2, 4)
-    reached, off = ends(make("moc", target="arc", objective_weights="nonnegative"), preferences, 150)
+    reached, off = ends(make("moc"), preferences, 150)
     found = []
     for p in np.array(preferences):
         wanted = (p / np.linalg.norm(p))[:, None]
@@ -128,7 +129,7 @@ def test_on_the_arc_with_weights_of_at_least_0_they_rest_in_order_too() -> None:
 def test_a_centred_shortfall_rests_in_order_too() -> None:
     """Five preferences in one batch. Ranges and targets as above, where corners reach the ends; by symmetry the batch's mean shortfall m is the same for
     both objectives. On the simplex only the difference of v = p + 4 (p~ - R - m) counts, so m has no part in it: w_2 = (1 + v_2 - v_1) / 2."""
-    method, preferences = make("moc", target="arc", shortfall="centred"), lattice(2, 4)
+    method, preferences = make("moc", shortfall="centred", objective_weights="simplex"), lattice(2, 4)
     means = [torch.tensor([0.5, 0.3], dtype=torch.float64) for _ in preferences]
     for _ in range(200):
         batches, offsets = zip(*[PROBLEM.batch(method, p, mean) for p, mean in zip(preferences, means, strict=True)], strict=True)

@@ -56,8 +56,21 @@ def test_control_rewards_of_three_objectives() -> None:
     torch.testing.assert_close(both, torch.tensor([-0.24, 0.0]))
 
 
-def test_a_batch_counts_nine_tenths_of_the_next() -> None:
+def test_running_means_keep_nine_tenths() -> None:
     achieved = control.Achieved()
+    first, second = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    got = achieved.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), first)
+    torch.testing.assert_close(got, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # the first batch is all there is
+    # both samples: mean (6, 1); 0.9 * 3 + 0.1 * 6 = 3.3 and 0.9 * 4 + 0.1 * 1 = 3.7; the preference that is absent keeps its own
+    got = achieved.update(torch.tensor([[5.0, 0.0], [7.0, 2.0]]), second)
+    torch.testing.assert_close(got, torch.tensor([[3.3, 3.7], [3.3, 3.7]]))
+    assert achieved.means["w1-0"] == pytest.approx([1.0, 2.0]) and achieved.means["w0.5-0.5"] == pytest.approx([3.3, 3.7])
+    # so the first batch weighs 9 and the second 1
+    assert achieved.sizes["w0.5-0.5"] == pytest.approx([9 + 1, 81 + 1])
+
+
+def test_evenly_a_batch_counts_nine_tenths_of_the_next() -> None:
+    achieved = control.Achieved(even=True)
     first, second = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     got = achieved.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), first)
     torch.testing.assert_close(got, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # the first batch is all there is

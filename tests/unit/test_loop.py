@@ -289,7 +289,7 @@ def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(control: 
     run = loop("moc", tmp_path, steps=1, score=falling, settings={"control": control, "target": "arc"})
     list(run.run())
     assert scored == [12, 12]
-    kept = {"mean": [0.0, 0.0], "square": [0.0, 0.0], "size": [1.0, 1.0]}
+    kept = {"mean": [0.0, 0.0], "square": [0.0, 0.0], "size": [10.0, 100.0]}
     assert run.method.state() == {f"{name} w{p}": value for name, value in kept.items() for p in ("0-1", "0.5-0.5", "1-0")}
 
 

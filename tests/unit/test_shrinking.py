@@ -12,7 +12,7 @@ BOTH = torch.cat([A, B])
 
 
 def seen(*batches: tuple[torch.Tensor, list[float]]) -> control.Achieved:
-    achieved = control.Achieved()
+    achieved = control.Achieved(even=True)
     for preference, rewards in batches:
         achieved.update(torch.tensor([rewards]), preference)
     return achieved
@@ -92,7 +92,7 @@ def test_noise_along_the_ray_does_not_count() -> None:
 
 def test_a_row_follows_p_until_it_knows_better() -> None:
     """One sample of p = (1/2, 1/2) a batch, target p, multiplier 2: rewards 0 and then 0.2, twice."""
-    method = catalogue.load("row", {"kind": "moc", "target": "plain", "multiplier": 2.0, "objective_weights": "nonnegative"}, ["a", "b"])
+    method = catalogue.load("row", {"kind": "moc", "target": "plain", "multiplier": 2.0, "shrink": True}, ["a", "b"])
     found = []
     for reward in (0.0, 0.2):
         scores = Scores(*[torch.tensor([[reward, 0.5]])] * 3)

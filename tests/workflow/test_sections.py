@@ -69,7 +69,7 @@ DIRICHLET = {"training": {"divisions": 2}, "evaluation": {"divisions": 2}, "diri
 def test_a_running_mean_per_preference_needs_preferences_that_come_again(settings: dict[str, Any]) -> None:
     run = {"methods": ["linear", "mine"], "seeds": [0]}
     said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
-    assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'ray')} ")
+    assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'arc')} ")
     assert "preferences.dirichlet (1)" in said and "control: sample with target: scaled" in said and "null to train on the lattice" in said
 
 
