@@ -1,4 +1,4 @@
-"""Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc.md's tables.
+"""Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc_trials.md's tables.
 
 Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
 prompts, of which experiments use the first. Other experiments' are the evaluation prompts of the same task under another `data.seed`

@@ -1,4 +1,4 @@
-"""A learned embedding of the preference beside its text: a trial for docs/methods/moc.md, not a setting of the pipeline.
+"""A learned embedding of the preference beside its text: a trial for docs/methods/moc_preferences.md, not a setting of the pipeline.
 
 Where a prompt begins with a training preference's text, W p is added to the embeddings of that text's tokens; W (D x K) starts at 0, so that training
 starts from the same policy, and the reference, which is the base with its adapter switched off, never sees it. Variants of

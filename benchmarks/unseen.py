@@ -1,4 +1,4 @@
-"""Hypervolume and order on the evaluation preferences whose text training never showed: docs/methods/moc.md, "Preferences that it never saw".
+"""Hypervolume and order on the evaluation preferences whose text training never showed: docs/methods/moc_preferences.md, "Preferences that it never saw".
 
 Formats show tenths of weight, so a preference off the training lattice may read like one on it; those are left out here.
 
