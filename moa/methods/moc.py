@@ -32,7 +32,7 @@ Where the paper is silent or we had to choose (docs/papers.md 1.2, 1.3; every ch
    or `centred`, absolute less the batch's mean per objective: control then moves weight between preferences and never from one objective to
    another. Uncentred, an objective that lags has a narrow range, most preferences exceed their targets in it, and it loses weight.
    A running mean of a few responses is noise as much as reward, and the multiplier makes weights of it. With `shrink` a shortfall counts as far as
-   it can be told from that (positive-part James-Stein): the constraint is on expectations.
+   it can be told from that (a positive-part factor of James and Stein's form): the constraint is on expectations.
 8. Granularity of M: the whole batch, or one M per preference vector; M may be smoothed over batches.
 9. Solver: the paper's Frank-Wolfe misses the minimum by up to 0.04; away-steps are the default, `plain` keeps it.
 """
@@ -73,7 +73,7 @@ class Settings(base.Settings):
     phi: float = Field(0.0, ge=0)
     weights: Literal["min_norm", "uniform", "lagrangian", "exact"] = "lagrangian"
     multiplier: float = Field(4.0, ge=0)  # of `lagrangian`
-    objective_weights: Literal["signed", "nonnegative", "simplex"] | None = None  # of `feedback`; null: nonnegative where all weights are of objectives, else signed
+    objective_weights: Literal["signed", "nonnegative", "simplex"] = "nonnegative"  # what exceeds its target is not given up for its own sake
     granularity: Literal["batch", "preference"] = "batch"
     smoothing: float = Field(0.0, ge=0, lt=1)  # of M over batches: the share of the past
     solver: Literal["away", "plain"] = "away"
@@ -87,20 +87,17 @@ class Settings(base.Settings):
                 raise ValueError(f"{name} is not read with weights: {self.weights}; leave it out")
         if self.weights == "exact" and (self.control, self.streams) != ("feedback", "utility"):
             raise ValueError("weights: exact goes with control: feedback and streams: utility; it follows the one or the other")
-        if self.control != "feedback" and self.objective_weights is not None:
-            raise ValueError(f"objective_weights: {self.objective_weights} goes with control: feedback; a control stream of its own never asks for less of an objective")
+        if self.control != "feedback" and self.objective_weights == "signed":
+            raise ValueError("objective_weights: signed goes with control: feedback; a control stream of its own never asks for less of an objective")
         if self.control != "feedback" and self.shortfall != "relative":
             raise ValueError(f"shortfall: {self.shortfall} goes with control: feedback, which weighs objectives by what falls short")
-        if self.control != "feedback" and self.shrink:
-            raise ValueError("shrink: true goes with control: feedback, which weighs objectives by what falls short")
-        if self.weights in ("min_norm", "uniform") and self.objective_weights in ("nonnegative", "simplex"):
-            raise ValueError(f"weights: {self.weights} weighs whole streams, of which control: feedback may ask for less of an objective; leave objective_weights out")
+        if self.control == "feedback" and self.weights in ("min_norm", "uniform") and self.objective_weights != "signed":
+            raise ValueError(f"weights: {self.weights} weighs whole streams, and control: feedback is one that may ask for less of an objective: add objective_weights: signed")
+        if self.objective_weights == "simplex" and (self.control, self.weights) != ("feedback", "lagrangian"):
+            raise ValueError("objective_weights: simplex goes with control: feedback and weights: lagrangian, where all weights are of objectives")
+        if self.shrink and (self.control != "feedback" or self.weights not in ("lagrangian", "exact")):
+            raise ValueError("shrink: true goes with control: feedback and weights: lagrangian or exact; a stream that is 0 until it is known would get all of min-norm's weight")
         return self
-
-    def weighs_objectives(self) -> str:
-        """Return `objective_weights` with its default filled in."""
-        objectives_alone = self.control == "feedback" and self.weights == "lagrangian"
-        return self.objective_weights or ("nonnegative" if objectives_alone else "signed")
 
 
 def gram(streams: Tensor, mask: Tensor) -> Tensor:
@@ -165,9 +162,9 @@ class Method(base.Method):
             c = mean.new_tensor(found.weights)
             coefficients[rows] = (c[:, None, None] * shares[:, rows]).sum(0)
             mean, gap = mean + c * rows.float().mean(), max(gap, found.gap)
-        if self.settings.weighs_objectives() == "simplex":
+        if self.settings.objective_weights == "simplex":
             coefficients = to_simplex(coefficients)
-        elif self.settings.weighs_objectives() == "nonnegative":
+        elif self.settings.objective_weights == "nonnegative":
             coefficients = coefficients.clamp(min=0.0)
         logged += [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
         return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
@@ -210,9 +207,9 @@ class Method(base.Method):
         means = bounded(self.achieved.update(on_scale(batch.scores, how.scale, how.target), batch.preferences), how.scale, how.target)
         shortfall = self.achieved.shortfall(means, batch.preferences, how.target, how.shortfall)
         known = self.achieved.known(means, batch.preferences, how.target)
-        if how.shrink:
-            shortfall = shortfall * known
-        shortfall = shortfall * (shortfall.square().mean(1, keepdim=True) > how.phi)
+        counted = known if how.shrink else 1.0
+        # Shrunk once, the square is what it is without its noise; that of what is left would be shrunk twice.
+        shortfall = shortfall * counted * (shortfall.square().mean(1, keepdim=True) * counted > how.phi)
         return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall, [("known_share", "control", float(known.mean()))]
 
     def _weigh(self, group: str, batch: base.Batch, shares: Tensor, rows: Tensor) -> Solution:

@@ -20,7 +20,7 @@ Target = Literal["scaled", "plain", "simplex", "range", "arc", "ray"]
 Shortfall = Literal["relative", "absolute", "centred"]
 WITHIN = ("range", "arc", "ray")  # targets that lie between the least and the largest reward that any preference achieves
 MEMORY = 0.9  # weight of a batch in the running mean of a preference, relative to the next
-FIRST = 10.0  # weight of a preference's first batch, relative to the next, unless all count alike: then as much as all others will ever have together
+FIRST = 10.0  # weight of a preference's first batch where a later one has 1 when it is new, unless `even`; so the mean keeps MEMORY of itself from the start
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
 
 
@@ -63,7 +63,7 @@ class Achieved:
     """Running mean reward of every training preference, and how surely it is known.
 
     Attributes:
-        even: a preference's first batch counts as the others do.
+        even: a preference's first batch has no more weight than the others when they are new.
         means: preference's label -> K weighted means over its batches, each batch MEMORY times the weight of the next.
         squares: the same of the batches' squared means.
         sizes: sum of those weights, and of their squares.
@@ -117,8 +117,8 @@ class Achieved:
     def known(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
         """Return how far each sample's preference's shortfall d can be told from noise (B, 1): max(0, 1 - E|noise|^2 / |d|^2).
 
-        The positive-part estimator of James and Stein (1961) is d times this; |d|^2 less the noise is an unbiased estimate of the constraint's
-        square, because E|d|^2 = bias^2 + variance.
+        A positive-part factor of James and Stein's form (1961) that takes off the whole noise: E|d|^2 = bias^2 + variance, so |d|^2 less the noise estimates
+        the constraint's square, without bias where rewards and ranges stand still. While they move, drift counts as noise.
         """
         missing = self.shortfall(means, preferences, target, "relative")
         noise = self.squared_error(preferences)

@@ -186,7 +186,7 @@ def test_moc_with_fixed_weights_ends_at_its_constrained_optimum(p: tuple[float, 
     t = np.linspace(0, 1, 100_001)
     j, wanted = np.stack([1 - t**2, 1 - (1 - t) ** 2]), np.array(p) / max(p)
     best = t[np.argmax(p @ j - multiplier * ((j - wanted[:, None]) ** 2).mean(0))]
-    given = {"multiplier": multiplier} if weights == "lagrangian" else {}
+    given = {"multiplier": multiplier} if weights == "lagrangian" else {"objective_weights": "signed"}
     method = make("moc", streams="utility", control="feedback", target="scaled", weights=weights, **given)
     end = Quadratic(SEGMENT, sigma=0.01).ascend(method, p, at(0.4, 0.3), steps=150)
     torch.testing.assert_close(end, at(float(best), 0.0), atol=1e-3, rtol=0)

@@ -124,6 +124,8 @@ def test_the_default_spreads_them_in_order_too() -> None:
         wanted = (p / np.linalg.norm(p))[:, None]
         found.append(float(p[1]) if p.max() == 1 else rest(lambda r, p=p, wanted=wanted: (p[:, None] + 4 * (wanted - r)).clip(min=0)))
     assert reached == pytest.approx(found, abs=5e-3) and off < 1e-3
+    order = np.argsort([p[1] for p in preferences])
+    assert (np.diff(np.array(reached)[order]) > 0.1).all()
 
 
 def test_a_centred_shortfall_rests_in_order_too() -> None:

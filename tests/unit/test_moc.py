@@ -171,11 +171,13 @@ def test_a_setting_that_nothing_reads_is_refused(weights: str, setting: str, val
 
 @pytest.mark.parametrize("weights", ["min_norm", "uniform"])
 def test_weights_of_whole_streams_need_signed_objectives(weights: str) -> None:
-    with pytest.raises(MoaError, match=f"weights: {weights} weighs whole streams.*leave objective_weights out"):
-        make(weights=weights, objective_weights="simplex")
+    with pytest.raises(MoaError, match=f"weights: {weights} weighs whole streams.*add objective_weights: signed"):
+        make(weights=weights)
     with pytest.raises(MoaError, match="objective_weights: signed goes with control: feedback"):
         make(control="mean", weights=weights, objective_weights="signed")
-    assert make(weights=weights).settings.weighs_objectives() == make(weights=weights, objective_weights="signed").settings.weighs_objectives() == "signed"
+    make(weights=weights, objective_weights="signed")
+    with pytest.raises(MoaError, match="shrink: true goes with control: feedback and weights: lagrangian or exact"):
+        make(weights=weights, objective_weights="signed", shrink=True)
 
 
 def test_exact_search_balances_while_violated_and_follows_p_when_met() -> None:

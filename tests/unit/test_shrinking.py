@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moa.methods import catalogue
-from moa.methods.base import Batch, Scores
+from moa.methods.base import Batch, Method, Scores
 from moa.rl import control
 
 A, B = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -56,7 +56,7 @@ def test_after_one_batch_nothing_is_known() -> None:
 
 
 def test_what_is_missing_shrinks_by_its_noise() -> None:
-    """Target p. The first preference's means miss (0.5, 0): square 0.25 of which 0.04 are noise, so 1 - 0.16 of it is left. The second misses by (0, 0.1): less than its noise, nothing is left."""
+    """Target p. The first preference's means miss (0.5, 0): square 0.25 of which 0.38^2 / 2 * 0.501385 = 0.0362 are noise, so 1 - 0.145 of it is left. The second misses by (0, 0.1): less than its noise, nothing is left."""
     achieved = seen((A, [0.3, 0.0]), (B, [0.0, 0.9]), (A, [0.68, 0.0]))  # 0.9 * 0.3 + 0.68 = 0.95 = 1.9 * 0.5
     noise = 0.38**2 / 2 * 1.81 / 3.61
     got = shrunk(achieved, "plain")
@@ -73,21 +73,59 @@ def test_exact_means_shrink_nothing() -> None:
 
 
 def test_noise_along_the_ray_does_not_count() -> None:
-    """Of the noise of p = (1/2, 1/2) half stands at right angles to its ray; of (1, 0) that of the second objective alone. Ranges 0 to 1 and 0 to 2."""
-    half = torch.tensor([[0.5, 0.5]])
-    all_three = torch.cat([A, B, half])
-    achieved = seen((A, [1.0, 0.0]), (B, [0.0, 2.0]), (half, [0.2, 1.0]), (half, [0.4, 1.4]))
-    noise = achieved.squared_error(all_three)[2] / torch.tensor([1.0, 4.0])
-    along = torch.tensor(achieved.means["w0.5-0.5"]) / torch.tensor([1.0, 2.0])
-    missing = along.mean() - along
-    kept = 1 - noise.sum() / 2 / missing.square().sum()
+    """p = (3/4, 1/4), u^2 = (0.9, 0.1): of the noise in ranges (1 and 2) a tenth of the first objective's stands at right angles and nine tenths of the second's.
+    Of the corners' noise all of the other objective's does, where they miss nothing."""
+    some = torch.tensor([[0.75, 0.25]])
+    everyone = torch.cat([A, B, some])
+    achieved = seen((A, [1.0, 0.0]), (B, [0.0, 2.0]), (some, [0.2, 1.0]), (some, [0.4, 1.2]))
+    reached = torch.tensor(list(achieved.means.values()))
+    squared = achieved.squared_error(everyone)[2]
+    torch.testing.assert_close(squared, torch.tensor([0.02, 0.02]) * 1.81 / 3.61)  # one variance per objective, (0.4 - 0.2)^2 / 2 and (1.2 - 1)^2 / 2
+    noise = 0.1 * squared[0] + 0.9 * squared[1] / 4
+    missing = achieved.shortfall(reached, everyone, "ray", "relative")[2]
+    kept = 1 - noise / missing.square().sum()
     assert 0 < kept < 1
-    rewards = torch.cat([means(achieved), torch.tensor([achieved.means["w0.5-0.5"]])])
-    got = shrunk(achieved, "ray", "relative", rewards, all_three)
+    got = shrunk(achieved, "ray", "relative", reached, everyone)
     torch.testing.assert_close(got[2], missing * kept)
     torch.testing.assert_close(got[:2], torch.zeros(2, 2))
     # not divided by the ranges it is the same in the rewards' own unit
-    torch.testing.assert_close(shrunk(achieved, "ray", "absolute", rewards, all_three)[2], missing * kept * torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(shrunk(achieved, "ray", "absolute", reached, everyone)[2], missing * kept * torch.tensor([1.0, 2.0]))
+
+
+def after(method: Method, *rewards: list[float]) -> list[torch.Tensor]:
+    """Return the objectives' weights after each batch of one sample of p = (1/2, 1/2)."""
+    found = []
+    for reward in rewards:
+        scores = Scores(*[torch.tensor([reward])] * 3)
+        found.append(method.combine(Batch(torch.ones(2, 1, 1), torch.ones(1, 1), torch.tensor([[0.5, 0.5]]), scores)).weights)
+    return found
+
+
+def make(**settings: object) -> Method:
+    return catalogue.load("row", {"kind": "moc", "target": "plain", "shrink": True, **settings}, ["a", "b"])
+
+
+def test_phi_is_compared_with_the_square_without_its_noise() -> None:
+    """As in the test below the mean 0.105263 misses by 0.394737: square 0.155817 / 2 over the objectives, 0.145789 / 2 = 0.072894 without the noise."""
+    assert float(after(make(multiplier=2.0, phi=0.0728), [0.0, 0.5], [0.2, 0.5])[1][0]) > 1
+    assert after(make(multiplier=2.0, phi=0.0730), [0.0, 0.5], [0.2, 0.5])[1].tolist() == [0.5, 0.5]
+
+
+def test_exact_search_follows_p_until_a_violation_is_known() -> None:
+    """What falls short is scaled to sum 1, so that shrinking only says from when on."""
+    first, second = after(make(weights="exact"), [0.0, 0.4], [0.2, 0.4])
+    assert first.tolist() == [0.5, 0.5]
+    torch.testing.assert_close(second, torch.tensor([0.394737, 0.1]) / 0.494737, atol=1e-5, rtol=0)
+
+
+def test_shrinking_takes_the_even_mean() -> None:
+    """Rewards 0 and 0.2: evenly 0.2 / 1.9 = 0.105263; where the first batch weighs nine times the second it would be 0.02."""
+    method = make()
+    after(method, [0.0, 0.5], [0.2, 0.5])
+    assert method.state()["mean w0.5-0.5"][0] == pytest.approx(0.105263, abs=1e-6)
+    kept = make(shrink=False)
+    after(kept, [0.0, 0.5], [0.2, 0.5])
+    assert kept.state()["mean w0.5-0.5"][0] == pytest.approx(0.02)
 
 
 def test_a_row_follows_p_until_it_knows_better() -> None:
