@@ -124,7 +124,7 @@ def show(path: Path) -> str:
         mine = [r for r in rows if r["name"] == name]
         known = {key: [r[key] for r in mine if r[key] is not None] for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")}
         volumes = ", ".join(f"{r['hypervolume']:.3f}" for r in mine)
-        taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" for o in objectives]
+        taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" if mine[0]["tau"][o] is not None else "-" for o in objectives]
         rest = [f"{np.mean(known[key]):.{digits}f}" if known[key] else "-" for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))]
         lines.append([name, f"{np.mean(known['hypervolume']):.3f}", volumes, *taus, *rest])
     return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "order rate", "control error", "KL", "seconds"], lines)

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.ablation import LAST, PROMPTS, development_prompts, metrics
 from moa.errors import MoaError
+from moa.preferences import Preference
 from moa.sql import reading
 
 POINTS = """
@@ -29,7 +30,7 @@ FROM (
     WHERE task = $task AND role = 'reward' AND split = 'evaluation' AND list_contains($prompts, prompt)
     GROUP BY ALL
 ) AS s
-JOIN (SELECT DISTINCT task, method, seed, point, preference FROM generations WHERE preference IS NOT NULL) AS g USING (task, method, seed, point)
+JOIN (SELECT DISTINCT task, method, seed, point, preference FROM generations) AS g USING (task, method, seed, point)
 JOIN runs AS r USING (task)
 GROUP BY ALL ORDER BY ALL
 """
@@ -41,21 +42,27 @@ GROUP BY ALL
 
 
 def read(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
-    """Return what benchmarks/ablation.py writes per trial, for every steerable row and seed."""
+    """Return what benchmarks/ablation.py writes per trial, for every row and seed; a row without preferences has a hypervolume, and nothing of steering."""
     prompts = development_prompts()
     asked = {p for (p,) in connection.execute("SELECT prompt FROM prompts WHERE task = $task AND split = 'evaluation'", {"task": task}).fetchall()}
     if not asked.issuperset(prompts):
         raise MoaError(f"task {task}: its evaluation prompts are not the development prompts; run it with data: {{evaluation_prompts: {2 * PROMPTS}}}")
     spent = {(m, s): {"kl": kl, "seconds": seconds} for m, s, kl, seconds in connection.execute(CURVES, {"task": task, "recent": LAST}).fetchall()}
     objectives = connection.execute("SELECT objectives FROM runs WHERE task = $task", {"task": task}).fetchall()[0][0]
-    points: dict[tuple[str, int], list[tuple[list[float], list[float]]]] = {}
+    points: dict[tuple[str, int], list[tuple[Preference | None, list[float]]]] = {}
     for method, seed, _, preference, means in connection.execute(POINTS, {"task": task, "prompts": prompts}).fetchall():
         points.setdefault((method, seed), []).append((preference, means))
     unknown = {"kl": None, "seconds": None}
-    return [
-        {"name": method, "seed": seed, **(spent.get((method, seed)) or unknown), **metrics(np.array([m for _, m in of]), np.array([p for p, _ in of]), objectives)}
-        for (method, seed), of in points.items()
-    ]
+    return [{"name": method, "seed": seed, **(spent.get((method, seed)) or unknown), **measured(of, objectives)} for (method, seed), of in points.items()]
+
+
+def measured(points: list[tuple[Preference | None, list[float]]], objectives: list[str]) -> dict[str, Any]:
+    """Return the metrics of one row's points, each a preference, which all have or none, and K mean normalised rewards."""
+    found = np.array([means for _, means in points])
+    asked = [preference for preference, _ in points if preference is not None]
+    if asked:
+        return metrics(found, np.array(asked), objectives)
+    return {**metrics(found, np.zeros_like(found), objectives), "tau": dict.fromkeys(objectives), "order_rate": None, "control_error": None}
 
 
 def main() -> None:

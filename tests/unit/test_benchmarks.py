@@ -207,6 +207,12 @@ def test_development_prompts_alone_are_measured(tmp_path: Path) -> None:
         # (3 - 1) / 4 = 0.5; in the run's order of objectives b, a: (0.25, 0.5)
         assert row["points"] == [[0.25, 0.5]] and row["hypervolume"] == pytest.approx(0.125)
         assert (row["name"], row["seed"], row["kl"], row["seconds"]) == ("grpo", 0, 6.5, 24)
+        # without preferences, as PAMA's row, the same point has a volume and no order
+        connection.execute("UPDATE generations SET preference = NULL")
+        (row,) = development.read(connection, "t")
+        assert row["hypervolume"] == pytest.approx(0.125) and row["tau"] == {"b": None, "a": None} and row["order_rate"] is row["control_error"] is None
+        (tmp_path / "trials.jsonl").write_text(json.dumps(row) + "\n")
+        assert ablation.show(tmp_path / "trials.jsonl").splitlines()[-1] == "| grpo | 0.125 | 0.125 | - | - | - | - | 6.50 | 24 |"
         connection.execute("DELETE FROM prompts WHERE prompt = ?", [prompts[0]])
         with pytest.raises(MoaError, match="its evaluation prompts are not the development prompts"):
             development.read(connection, "t")
