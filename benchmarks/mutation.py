@@ -24,7 +24,7 @@ METHODS = ("base", "pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_
 OTHERS = ("targets", "mixture")
 FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
 UNITS = (
-    *("advantages", "estimation", "weights", "losses", "control", "golden", "methods", "moc", "moc_scale", "pama_certificate"),
+    *("advantages", "estimation", "weights", "losses", "control", "shrinking", "golden", "methods", "moc", "moc_scale", "pama_certificate"),
     *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
 TESTS = (*(f"tests/unit/test_{name}.py" for name in UNITS), "tests/workflow/test_sections.py")  # the last: what the plan refuses
