@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +43,6 @@ def run_to_end(directory: Path) -> Run:
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-8000:]
     return Run(directory, output, cpu_seconds() - began)
-
-
-def wait_for(path: Path) -> None:
-    """Return when `path` exists, or after PATIENCE."""
-    began = time.monotonic()
-    while not path.exists() and time.monotonic() - began < PATIENCE:
-        time.sleep(0.2)
 
 
 def cpu_seconds() -> float:
