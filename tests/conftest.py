@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests stay together when several processes share the work: a module's, and all that read the finished tiny run.
 
@@ -28,7 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> snake.Run:
-    """Run tests/tiny.yaml to its end in a copy of the repository, once; tests that change something take a copy."""
+    """Run tests/tiny.yaml to its end in a copy of the repository, once; tests that change something take a copy.
+
+    Once for all processes of the suite: pytest 9.2 with pytest-xdist 3.8 ignores the groups without a word, and every process would make its own.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        (tmp_path_factory.getbasetemp().parent / "tiny_run").touch(exist_ok=False)
     directory = snake.copy_project(tmp_path_factory.mktemp("tiny"))
     return snake.run_to_end(directory)
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,26 +28,18 @@ def copy_project(to: Path) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: where, what it printed, and the processor time of all its jobs."""
+    """A run that has ended: where, and what it printed."""
 
     directory: Path
     output: str
-    cpu_seconds: float
 
 
 def run_to_end(directory: Path) -> Run:
     """Run everything; a failed job's log is in the assertion."""
-    began = cpu_seconds()
     done = snakemake(directory, "--cores", "2")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-8000:]
-    return Run(directory, output, cpu_seconds() - began)
-
-
-def cpu_seconds() -> float:
-    """Return what this process's ended children, and theirs, have used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return Run(directory, output)
 
 
 def environment() -> dict[str, str]:

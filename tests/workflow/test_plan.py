@@ -42,12 +42,10 @@ def sections(text: str) -> list[dict[str, object]]:
     return [json.loads(found) for found in re.findall(r"--section '(\{.*?\})' --", text)]
 
 
-def test_the_default_plan_takes_under_five_seconds_and_loads_no_torch(project: Path) -> None:
-    """Processor time is judged, not the clock, because the machine may have other work."""
+def test_the_default_plan_loads_no_torch(project: Path) -> None:
+    """A plan is to be a matter of a second or two, and importing torch alone takes that long."""
     (project / "torch.py").write_text("raise RuntimeError('the plan loaded torch')")
-    began = snake.cpu_seconds()
     assert snake.plan(project) == snake.EVERYTHING
-    assert snake.cpu_seconds() - began < 5.0
 
 
 @pytest.mark.parametrize("target", TARGETS)
