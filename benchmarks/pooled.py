@@ -8,10 +8,12 @@ python -m benchmarks.pooled --folders benchmarks/imdb_control_bars benchmarks/im
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import f as fisher
+from scipy.stats import f_oneway
 from scipy.stats import t as student
 
 from moa import tables
@@ -72,8 +74,22 @@ def at_equal(outcomes: tuple[Array, ...], covariates: tuple[Array, ...]) -> Diff
     return Difference(mean, mean - half, mean + half, len(y))
 
 
-def spread(a: list[list[float]], b: list[list[float]]) -> tuple[float, float, float]:
-    """Return two rows' standard deviations over seeds, and the two-sided p of their equality (F test).
+class Spread(NamedTuple):
+    """Two rows' standard deviations over seeds, and the two-sided p of their equality.
+
+    Attributes:
+        fisher: the F test's p, which takes values for normal; tau near its ceiling is not.
+        brown_forsythe: the p of an analysis of variance of the absolute distances from the base's median, which does not (Brown and Forsythe 1974).
+    """
+
+    mine: float
+    theirs: float
+    fisher: float
+    brown_forsythe: float
+
+
+def spread(a: list[list[float]], b: list[list[float]]) -> Spread:
+    """Return how far two rows' values differ between seeds.
 
     Args:
         a: a row's values, a list per base; deviations are from the base's own mean.
@@ -82,7 +98,8 @@ def spread(a: list[list[float]], b: list[list[float]]) -> tuple[float, float, fl
     freedom = [sum(len(part) - 1 for part in of) for of in (a, b)]
     variances = [sum(float(np.var(part)) * len(part) for part in of) / free for of, free in zip((a, b), freedom, strict=True)]
     above = float(fisher.sf(variances[0] / variances[1], *freedom))
-    return variances[0] ** 0.5, variances[1] ** 0.5, 2 * min(above, 1 - above)
+    distances = [np.concatenate([np.abs(np.array(part) - np.median(part)) for part in of]) for of in (a, b)]
+    return Spread(variances[0] ** 0.5, variances[1] ** 0.5, 2 * min(above, 1 - above), float(f_oneway(*distances).pvalue))
 
 
 def by_base(of: dict[Run, float]) -> list[list[float]]:
@@ -95,8 +112,9 @@ def spreads(mine: Values, row: str, theirs: Values, against: str) -> list[str]:
     for metric in ("hypervolume", "tau"):
         parts = by_base(mine.get((row, metric, "all"), {})), by_base(theirs.get((against, metric, "all"), {}))
         if all(of and all(len(part) > 1 for part in of) and any(np.ptp(part) > 0 for part in of) for of in parts):
-            one, other, p = spread(*parts)
-            shown.append(f"standard deviation of {metric} over seeds: {one:.4f} against {other:.4f}, p {p:.3f} (F test)")
+            found = spread(*parts)
+            tests = f"p {found.fisher:.3f} (F test), {found.brown_forsythe:.3f} (Brown-Forsythe)"
+            shown.append(f"standard deviation of {metric} over seeds: {found.mine:.4f} against {found.theirs:.4f}, {tests}")
     return shown
 
 

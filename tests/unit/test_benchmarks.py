@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 import torch
 import yaml
 
@@ -156,11 +157,13 @@ def test_two_rows_at_one_kl() -> None:
 def test_spread_is_of_the_seeds_within_a_base() -> None:
     """Within bases 0, 2 | 10, 14 the squares sum to 2 + 8 with 1 + 1 degrees of freedom: variance 5; the other row's 0, 1 | 5, 6: 0.5 + 0.5, variance 0.5.
 
-    F = 10 with (2, 2) degrees of freedom: its upper tail is 1 / (1 + F) = 1 / 11.
+    F = 10 with (2, 2) degrees of freedom: its upper tail is 1 / (1 + F) = 1 / 11. Distances from the base's median: 1, 1, 2, 2 and four
+    times 0.5, means 1.5 and 0.5: 2 between the rows, 1 within, F = 2 / (1 / 6) = 12 with (1, 6).
     """
-    mine, theirs, p = pooled.spread([[0.0, 2.0], [10.0, 14.0]], [[0.0, 1.0], [5.0, 6.0]])
-    assert (mine**2, theirs**2, p) == (pytest.approx(5), pytest.approx(0.5), pytest.approx(2 / 11))
-    assert pooled.spread([[0.0, 1.0], [5.0, 6.0]], [[0.0, 2.0], [10.0, 14.0]])[2] == pytest.approx(2 / 11), "two-sided"
+    found = pooled.spread([[0.0, 2.0], [10.0, 14.0]], [[0.0, 1.0], [5.0, 6.0]])
+    assert (found.mine**2, found.theirs**2, found.fisher) == (pytest.approx(5), pytest.approx(0.5), pytest.approx(2 / 11))
+    assert found.brown_forsythe == pytest.approx(scipy.stats.f.sf(12, 1, 6))
+    assert pooled.spread([[0.0, 1.0], [5.0, 6.0]], [[0.0, 2.0], [10.0, 14.0]]).fisher == pytest.approx(2 / 11), "two-sided"
 
 
 def archive(folder: Path, base: str, seeds: list[int]) -> Path:
