@@ -66,10 +66,11 @@ def test_what_is_missing_shrinks_by_its_noise() -> None:
 
 
 def test_exact_means_shrink_nothing() -> None:
-    """Batches that agree have no noise: what is missing is known, and nothing missing (0 / 0) stays nothing."""
+    """Batches that agree have no noise: what is missing is known, and nothing missing (0 / 0) stays nothing and counts as not known."""
     achieved = seen((A, [0.4, 0.0]), (A, [0.4, 0.0]), (B, [0.0, 1.0]), (B, [0.0, 1.0]))
     got = shrunk(achieved, "plain")
     torch.testing.assert_close(got, torch.tensor([[0.6, 0.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
+    assert achieved.known(means(achieved), BOTH, "plain").tolist() == [[1.0], [0.0]]
 
 
 def test_noise_along_the_ray_does_not_count() -> None:
@@ -103,6 +104,17 @@ def after(method: Method, *rewards: list[float]) -> list[torch.Tensor]:
 
 def make(**settings: object) -> Method:
     return catalogue.load("row", {"kind": "moc", "target": "plain", "shrink": True, **settings}, ["a", "b"])
+
+
+def test_a_row_that_asks_for_a_direction_shrinks_by_the_noise_across_it() -> None:
+    """The batches of the test above through the method. p = (3/4, 1/4) reaches r = (0.305263, 1.105263 / 2) of the ranges, u = (0.948683, 0.316228).
+
+    u . r = 0.464355, d = (0.440526, 0.146842) - r = (0.135263, -0.405790), square 0.182961; noise 0.1 e + 0.9 e / 4 with e = 0.02 * 1.81 / 3.61: 0.003259.
+    """
+    method = make(target="ray")
+    for preference, reward in (([1.0, 0.0], [1.0, 0.0]), ([0.0, 1.0], [0.0, 2.0]), ([0.75, 0.25], [0.2, 1.0]), ([0.75, 0.25], [0.4, 1.2])):
+        got = method.combine(Batch(torch.ones(2, 1, 1), torch.ones(1, 1), torch.tensor([preference]), Scores(*[torch.tensor([reward])] * 3)))
+    assert got.logged[0] == ("known_share", "control", pytest.approx(1 - 0.003259 / 0.182961, abs=1e-5))
 
 
 def test_phi_is_compared_with_the_square_without_its_noise() -> None:
