@@ -57,12 +57,17 @@ def development_prompts() -> list[str]:
     return reviews.generate(20_000, 400, 4_000, 2 * PROMPTS, 0).evaluation_prompts[PROMPTS:]
 
 
-def metrics(found: NDArray[np.float64], asked: NDArray[np.float64], objectives: list[str]) -> dict[str, Any]:
-    """Return hypervolume (against 0), tau per objective, order rate and control error of mean normalised rewards (M, K) at preferences (M, K)."""
+def metrics(found: NDArray[np.float64], asked: NDArray[np.float64] | None, objectives: list[str]) -> dict[str, Any]:
+    """Return hypervolume (against 0), tau per objective, order rate and control error of mean normalised rewards (M, K) at preferences (M, K).
+
+    Without preferences nothing of steering is known.
+    """
+    shown = {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "points": found.round(3).tolist()}
+    if asked is None:
+        return {**shown, "tau": dict.fromkeys(objectives), "order_rate": None, "control_error": None}
     taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
     rates = [float(order_rate(asked[:, k], found[:, k])) for k in range(len(objectives))]
-    control = {"order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
-    return {"hypervolume": round(hypervolume(found, np.zeros(len(objectives))), 4), "tau": taus, **control, "points": found.round(3).tolist()}
+    return {**shown, "tau": taus, "order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
 
 
 def evaluation_prompts(path: Path) -> list[str]:

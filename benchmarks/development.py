@@ -58,11 +58,8 @@ def read(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any
 
 def measured(points: list[tuple[Preference | None, list[float]]], objectives: list[str]) -> dict[str, Any]:
     """Return the metrics of one row's points, each a preference, which all have or none, and K mean normalised rewards."""
-    found = np.array([means for _, means in points])
     asked = [preference for preference, _ in points if preference is not None]
-    if asked:
-        return metrics(found, np.array(asked), objectives)
-    return {**metrics(found, np.zeros_like(found), objectives), "tau": dict.fromkeys(objectives), "order_rate": None, "control_error": None}
+    return metrics(np.array([means for _, means in points]), np.array(asked) if asked else None, objectives)
 
 
 def main() -> None:
