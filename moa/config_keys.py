@@ -240,6 +240,9 @@ class Kl(Strict):
     horizon: float = Field(10_000.0, gt=0)  # samples (RiC)
 
 
+Whiten = Literal["batch", "preference", "none", "combined"]
+
+
 class Ppo(Strict):
     """The shared PPO loop. Sources: TRL 0.8 defaults as RiC uses them (docs/papers.md 3.3), unless a comment in config.yaml says measured."""
 
@@ -260,7 +263,7 @@ class Ppo(Strict):
     entropy_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(0.5, gt=0)
     early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2, of an epoch's last mini-batch, that ends the epochs
-    whiten: Literal["batch", "preference", "none", "combined"] = "batch"
+    whiten: Whiten = "batch"
     kl: Kl = Kl()
     checkpoint_every: int = Field(20, ge=1)
 

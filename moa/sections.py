@@ -40,9 +40,15 @@ class Plan:
             for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
                 catalogue.load(row, section, list(experiment.objectives))
             for method in self.rows.values():
-                method.check(experiment.ppo, experiment.preferences.dirichlet)
+                self._check(method)
         except MoaError as error:
             raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+
+    def _check(self, method: Method) -> None:
+        ppo, dirichlet = method.loop(self.experiment.ppo), self.experiment.preferences.dirichlet
+        if dirichlet is not None and ppo.whiten == "preference":
+            raise MoaError(f"methods.{method.row}.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use batch")
+        method.check(ppo, dirichlet)
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
@@ -100,7 +106,7 @@ class Plan:
             model=experiment.model,
             conditioning=self._conditioning(row),
             generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples", "batch_size"),
-            ppo=experiment.ppo,
+            ppo=method.loop(experiment.ppo),
             training=experiment.training_preferences() if varied else [],
             dirichlet=experiment.preferences.dirichlet if varied else None,
             settings=self._settings(row),

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from moa.config_keys import Ppo, Whiten
 from moa.preferences import Preference, corners, label
 from moa.rewards.specs import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from moa.config_keys import Ppo
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,12 @@ class Settings(Strict):
     """Keys that every method's section may hold; `kind` names the method's file when the row has another name."""
 
     kind: str | None = None
+
+
+class LoopSettings(Settings):
+    """Keys of a row whose only policy the shared loop trains; `whiten` is this row's `ppo.whiten` (null: the run's)."""
+
+    whiten: Whiten | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,12 @@ class Method:
         Raises:
             MoaError: what does not go together, by its keys, and the remedy.
         """
+
+    def loop(self, ppo: Ppo) -> Ppo:
+        """Return the run's shared settings as this row trains with them."""
+        if isinstance(self.settings, LoopSettings) and self.settings.whiten is not None:
+            return ppo.model_copy(update={"whiten": self.settings.whiten})
+        return ppo
 
     def policies(self, evaluation: list[Preference]) -> list[Policy]:
         """Return the policies that this row needs for the evaluation preferences, its own and borrowed ones."""

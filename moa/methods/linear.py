@@ -13,6 +13,7 @@ from moa.methods import base
 class Method(base.Method):
     """One preference-conditioned policy."""
 
+    schema = base.LoopSettings
     conditioned = True
 
     def combine(self, batch: base.Batch) -> base.Combination:

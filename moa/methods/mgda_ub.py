@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.Settings):
+class Settings(base.LoopSettings):
     solver: Literal["away", "plain"] = "away"
     normalise: bool = False
 

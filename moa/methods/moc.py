@@ -63,7 +63,7 @@ UNREAD = {
 }  # settings, by `weights`
 
 
-class Settings(base.Settings):
+class Settings(base.LoopSettings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
     control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.Settings):
+class Settings(base.LoopSettings):
     scale: Literal["quantile", "zscore", "raw"] = "quantile"
     target: Literal["scaled", "plain", "simplex"] = "scaled"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.Settings):
+class Settings(base.LoopSettings):
     noon: bool = True
     granularity: Literal["token", "sequence", "batch"] = "batch"
 

@@ -56,6 +56,13 @@ def test_weights_are_the_policys_own() -> None:
     assert plan().weights("moc", "policy") == "null"
 
 
+def test_a_rows_own_whitening_reaches_its_policy_alone() -> None:
+    found = plan(run={"methods": ["linear", "mine", "pama"], "seeds": [0]}, methods={"mine": {"kind": "linear", "whiten": "combined"}, "pama": {"whiten": None}})
+    assert [found.train(row).ppo.whiten for row in ("linear", "mine", "pama")] == ["batch", "combined", "batch"]
+    assert found.train("mine").ppo.model_copy(update={"whiten": "batch"}) == found.train("linear").ppo
+    assert found.experiment.ppo.whiten == "batch"
+
+
 def refusal(**changes: Any) -> str:
     with pytest.raises(MoaError) as caught:
         plan(**changes)
@@ -71,6 +78,17 @@ def test_a_running_mean_per_preference_needs_preferences_that_come_again(setting
     said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
     assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'arc')} ")
     assert "preferences.dirichlet (1)" in said and "control: sample with target: scaled" in said and "null to train on the lattice" in said
+
+
+def test_whitening_per_preference_needs_preferences_that_come_again() -> None:
+    said = refusal(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "linear", "whiten": "preference"}}, preferences=DIRICHLET)
+    assert said == "tiny: methods.mine.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use batch"
+
+
+@pytest.mark.parametrize("row", ["grpo", "morlhf", "reference"])
+def test_rows_that_the_loop_trains_no_single_policy_for_have_no_whitening(row: str) -> None:
+    """MORLHF shares its corners with other rows; GRPO has a trainer of its own."""
+    assert f"methods.{row}: unknown key 'whiten'" in refusal(run={"methods": [row], "seeds": [0]}, methods={row: {"whiten": "none"}})
 
 
 def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
