@@ -5,7 +5,7 @@ from html import escape
 
 from moa.report.style import DARK, LIGHT, Look, looks, markers
 
-WIDTH, ROW, LEFT, TOP = 760.0, 34.0, 290.0, 46.0
+WIDTH, ROW, LEFT, TOP = 800.0, 34.0, 330.0, 46.0
 RIGHT = 24.0
 
 
