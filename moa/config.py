@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from moa.config_errors import explain
-from moa.config_keys import Conditioning, Data, Evaluation, Generation, Model, Name, Objective, Ppo, Preferences, Run
+from moa.config_keys import DRAWN_ANEW, Conditioning, Data, Evaluation, Generation, Model, Name, Objective, Ppo, Preferences, Run
 from moa.errors import MoaError, nearest
 from moa.preferences import Preference
 from moa.rewards.specs import TRAINED, Reward, Strict
@@ -121,7 +121,7 @@ class Experiment(TaskSection):
     @model_validator(mode="after")
     def _groups(self) -> "Experiment":
         if self.preferences.dirichlet is not None and self.ppo.whiten == "preference":
-            raise ValueError("ppo.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use whiten: batch")
+            raise ValueError(f"ppo.whiten: {DRAWN_ANEW}; use whiten: batch")
         return self
 
     def used_rewards(self) -> dict[str, Any]:

@@ -241,6 +241,7 @@ class Kl(Strict):
 
 
 Whiten = Literal["batch", "preference", "none", "combined"]
+DRAWN_ANEW = "preference needs several samples per preference, and preferences.dirichlet draws every one anew"  # why `whiten` cannot be that
 
 
 class Ppo(Strict):

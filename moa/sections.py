@@ -47,7 +47,7 @@ class Plan:
     def _check(self, method: Method) -> None:
         ppo, dirichlet = method.loop(self.experiment.ppo), self.experiment.preferences.dirichlet
         if dirichlet is not None and ppo.whiten == "preference":
-            raise MoaError(f"methods.{method.row}.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use batch")
+            raise MoaError(f"methods.{method.row}.whiten: {config_keys.DRAWN_ANEW}; use batch")
         method.check(ppo, dirichlet)
 
     @cached_property

@@ -29,12 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> snake.Run:
-    """Run tests/tiny.yaml to its end in a copy of the repository, once; tests that change something take a copy.
-
-    Once for all processes of the suite: pytest 9.2 with pytest-xdist 3.8 ignores the groups without a word, and every process would make its own.
-    """
+    """Run tests/tiny.yaml to its end in a copy of the repository, once for all processes of the suite; tests that change something take a copy."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        (tmp_path_factory.getbasetemp().parent / "tiny_run").touch(exist_ok=False)
+        try:
+            (tmp_path_factory.getbasetemp().parent / "tiny_run").touch(exist_ok=False)
+        except FileExistsError:
+            pytest.fail("another process of this suite has made the tiny run: pytest-xdist did not see the groups; use the versions in requirements-dev.txt")
     directory = snake.copy_project(tmp_path_factory.mktemp("tiny"))
     return snake.run_to_end(directory)
 

@@ -1,4 +1,4 @@
-"""Every method has a page, and every page the same parts in the same order."""
+"""Every method has a page, and every page the same parts; long pages have others between them."""
 
 import re
 

@@ -16,7 +16,6 @@ from moa.provenance import text_hash
 from moa.stages import prompts as stage
 from moa.tasks.duplicates import Near
 
-SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SMALL = {"texts": 8, "heldout_texts": 4, "train_prompts": 4, "evaluation_prompts": 2}
 
 
@@ -178,19 +177,17 @@ def test_the_command_writes_the_three_tables_and_the_same_bytes_twice(tmp_path: 
     assert [(row["task"], row["stage"], row["models"]) for row in cost] == [("test", "prompts", 0)]
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared/data of real data sets is not here")
-def test_imdb() -> None:
-    sets = stage.prepare(Data(source=str(SHARED / "imdb"), text="text", sentences=3, text_characters=(20, 300), texts=5_000, train_prompts=1_000))
+def test_imdb(shared: Path) -> None:
+    sets = stage.prepare(Data(source=str(shared / "imdb"), text="text", sentences=3, text_characters=(20, 300), texts=5_000, train_prompts=1_000))
     assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [5_000, 400, 1_000, 100]
     assert all("<br" not in i.content and 20 <= len(i.content) <= 300 for i in sets.texts)
     near = Near(sets.evaluation)
     assert not any(near.matches(prompt) for prompt in sets.train)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared/data of real data sets is not here")
-def test_hh_prompts_with_responses_of_another_file() -> None:
-    responses = {"source": str(SHARED / "hh_map_multireward"), "prompt": "prompt", "response": "response"}
-    sets = stage.prepare(Data(source=str(SHARED / "hh_rlhf_prompts"), prompt="prompt", responses=responses, prompt_characters=(8, 300), texts=3_000))
+def test_hh_prompts_with_responses_of_another_file(shared: Path) -> None:
+    responses = {"source": str(shared / "hh_map_multireward"), "prompt": "prompt", "response": "response"}
+    sets = stage.prepare(Data(source=str(shared / "hh_rlhf_prompts"), prompt="prompt", responses=responses, prompt_characters=(8, 300), texts=3_000))
     assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [3_000, 400, 4_000, 100]
     assert all(8 <= len(prompt) <= 300 for prompt in sets.train + sets.evaluation)
     near = Near([*sets.evaluation, *(i.prompt for i in sets.heldout)])

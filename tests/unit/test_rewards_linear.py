@@ -163,12 +163,8 @@ def test_a_reward_trained_with_other_settings_is_refused(tmp_path: Path) -> None
         scoring.load("mood", spec(source, data={"label": "label"}, regularisation=2.0), [tmp_path / "mood"])
 
 
-IMDB = Path("../shared/data/imdb")
-
-
-@pytest.mark.skipif(not IMDB.is_dir(), reason="no IMDb reviews at ../shared/data/imdb")
-def test_real_reviews(tmp_path: Path) -> None:
-    declared = Linear.model_validate({"kind": "linear", "features": 2**16, "data": {"source": str(IMDB), "label": "label", "rows": 1500}})
+def test_real_reviews(shared: Path, tmp_path: Path) -> None:
+    declared = Linear.model_validate({"kind": "linear", "features": 2**16, "data": {"source": str(shared / "imdb"), "label": "label", "rows": 1500}})
     trained = train(tmp_path / "sentiment", declared)
     assert trained.heldout["n"] == 150 and trained.heldout["auc"] > 0.85  # 0.966 with all 25 000 rows
     scorer = scoring.load("sentiment", declared, [tmp_path / "sentiment"])
