@@ -15,6 +15,10 @@ class Diverged(MoaError):
     """Training produced a non-finite number; the last good checkpoint is kept."""
 
 
+class NotFinite(MoaError):
+    """A model's next-token distribution is NaN or infinite: nothing can be sampled from it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for the nearest of `known`, or the list of what is known."""
     names = sorted(known)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from moa.conditioning import encode
+from moa.errors import NotFinite
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,27 @@ def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) ->
     return [text.removeprefix(before) for text in texts]
 
 
+class Finite(LogitsProcessor):
+    """Refuses to sample from NaN or infinite logits, where torch.multinomial would end in a trace."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits (B, V) unchanged; -inf is a token that cannot be drawn.
+
+        Raises:
+            NotFinite: a row's largest logit is NaN or infinite.
+        """
+        if not torch.isfinite(scores.amax(-1)).all():
+            raise NotFinite("the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in training")
+        return scores
+
+
 @torch.no_grad()
 def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int) -> Rollout:
     """Draw one response per prompt text from torch's global generator (the caller seeds it).
 
     Raises:
         MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
+        NotFinite: the model's logits are NaN or infinite.
     """
     where = next(model.parameters()).device
     ids, mask = encode(prompts, tokenizer, context - decoding.max_new_tokens)
@@ -76,7 +92,7 @@ def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequen
         eos_token_id=eos,
         pad_token_id=pad,
     )
-    full: Tensor = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings)
+    full: Tensor = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings, logits_processor=LogitsProcessorList([Finite()]))
     return finish(full, mask.to(where), eos, pad, tokenizer)
 
 

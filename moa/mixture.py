@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor, PreTrainedTokenizerBase, TemperatureLogitsWarper, TopPLogitsWarper
 
 from moa.conditioning import encode
-from moa.generation import Decoding, Rollout, finish
+from moa.generation import Decoding, Finite, Rollout, finish
 from moa.models import positions
 
 
@@ -56,7 +56,7 @@ class Reader:
 def filters(decoding: Decoding, prompt: int, eos: int, device: torch.device) -> LogitsProcessorList:
     """Return what turns logits into those that are sampled, in the order in which `generate` applies it; `prompt` is P."""
     made = [MinNewTokensLengthLogitsProcessor(prompt, 1, eos, device=str(device)), TemperatureLogitsWarper(decoding.temperature)]
-    return LogitsProcessorList([*made, *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else [])])
+    return LogitsProcessorList([*made, *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []), Finite()])
 
 
 @torch.no_grad()
@@ -67,6 +67,7 @@ def sample(model: PeftModel, weights: Mapping[str, float], tokenizer: PreTrained
 
     Raises:
         MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
+        NotFinite: the mixed logits are NaN or infinite.
     """
     where = next(model.parameters()).device
     ids, prompt_mask = (t.to(where) for t in encode(prompts, tokenizer, context - decoding.max_new_tokens))

@@ -150,6 +150,15 @@ def recomputing(model: PeftModel) -> Iterator[None]:
         model.eval()
 
 
+def broken_parameter(*modules: nn.Module) -> str | None:
+    """Return the name of the first trained parameter that holds NaN or infinity; None where all are finite."""
+    named = [(name, p.detach()) for module in modules for name, p in module.named_parameters() if p.requires_grad]
+    # The largest magnitudes say it in one look (NaN wins every comparison); only where it is so is every tensor asked.
+    if not named or bool(torch.nn.utils.get_total_norm([p for _, p in named], norm_type=torch.inf).isfinite()):
+        return None
+    return next(name for name, p in named if not torch.isfinite(p).all())
+
+
 class ValueHeads(nn.Module):
     """One linear value head per stream on the last hidden state; starts at zero, kept in float32."""
 

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from moa import checkpoint
 from moa.errors import Diverged
+from moa.models import broken_parameter
 from moa.process import Job
 
 log = logging.getLogger("moa")
@@ -69,7 +70,7 @@ class Course(TrainerCallback):
         """Train the trainer's model in place.
 
         Raises:
-            Diverged: loss or gradient norm is not finite.
+            Diverged: loss, gradient norm or a parameter is not finite.
             torch.OutOfMemoryError: `micro` is too large for the GPU.
         """
         trainer.remove_callback(PrinterCallback)  # prints every step
@@ -104,20 +105,27 @@ class Course(TrainerCallback):
             checkpoint.write(self.job.folder, step, {"weights": trained(model), "optimizer": checkpoint.moments(optimizer)}, kept)
         checkpoint.seed_step(self.seed, step)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Receive what the Trainer logs after every step."""
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        """Receive what the Trainer logs after every step, and look at the parameters that it left, before anything is kept."""
         if logs is None or "loss" not in logs:  # the summary at the end
             return
         step, total = self.finished + state.global_step, self.finished + state.max_steps
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise Diverged(f"{self.name} step {step}: the {name} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})")
+                raise self._diverged(f"the {name}", step, args)
+        if (broken := broken_parameter(model)) is not None:
+            raise self._diverged(f"parameter {broken} after the update", step, args)
         self.losses.append(logs["loss"])
         every = max(1, total // REPORTS)
         if step % every == 0 or step == total:
             left = (time.perf_counter() - self.began) / state.global_step * (total - step)
             recent = self.losses[-every:]
             log.info("%s step %d/%d  loss %.3f  ETA %d:%02d", self.name, step, total, sum(recent) / len(recent), left // 60, left % 60)
+
+    def _diverged(self, what: str, step: int, args: TrainingArguments) -> Diverged:
+        return Diverged(f"{self.name} step {step}: {what} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})")
 
     def loss(self) -> float:
         """Return the mean loss of the last twentieth of the steps."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from moa.config_keys import Ppo
-from moa.errors import Diverged
+from moa.errors import Diverged, NotFinite
 from moa.generation import Decoding, Rollout, sample_in_parts
 from moa.methods.base import Batch, Combination, Method, Scores
 from moa.models import ValueHeads, forward, output_matrix
@@ -62,11 +62,16 @@ class Experience:
 def finite(tensor: Tensor, name: str, step: int) -> Tensor:
     """Return the tensor, or raise Diverged naming the step and the tensor."""
     if not torch.isfinite(tensor).all():
-        raise Diverged(
-            f"step {step}: {name} is NaN or infinite; training stopped, the last good checkpoint is kept. "
-            "Lower ppo.learning_rate or raise ppo.kl.coefficient and run again: with other settings training starts anew"
-        )
+        raise diverged(name, step)
     return tensor
+
+
+def diverged(name: str, step: int) -> Diverged:
+    """Return the error of a tensor that is not finite."""
+    return Diverged(
+        f"step {step}: {name} is NaN or infinite; training stopped, the last good checkpoint is kept. "
+        "Lower ppo.learning_rate or raise ppo.kl.coefficient and run again: with other settings training starts anew"
+    )
 
 
 def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
@@ -131,7 +136,10 @@ def collect(
         micro: rows per forward pass.
         rollout_rows: prompts that are sampled at a time.
     """
-    rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
+    try:
+        rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
+    except NotFinite as error:
+        raise diverged("the policy's next-token distribution", step) from error
     mask = rollout.response_mask
     raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
     scores = scale.apply(finite_rewards(raw, method.objectives, step))

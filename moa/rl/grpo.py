@@ -25,7 +25,7 @@ from moa.config_keys import Ppo
 from moa.errors import Diverged
 from moa.generation import Decoding, decode
 from moa.methods.grpo import Method
-from moa.models import positions
+from moa.models import broken_parameter, positions
 from moa.process import Stopwatch, peak_memory
 from moa.rl.experience import Actor
 from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_indices
@@ -145,6 +145,8 @@ class Recorder(TrainerCallback):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs[name]):
                 raise diverged(step, f"the {name}", self.rewards.method)
+        if (broken := broken_parameter(self.trainer.model)) is not None:
+            raise diverged(step, f"parameter {broken} after the update", self.rewards.method)
         self.seen.append(logs)
         if len(self.seen) == self.updates:
             self._close(step, self.trainer)
@@ -250,7 +252,7 @@ def train(
         watch: counts what the steps take.
 
     Raises:
-        Diverged: a reward, the loss or the gradient is not finite.
+        Diverged: a reward, the loss, the gradient or a parameter is not finite.
         torch.OutOfMemoryError: `micro` is too large for the GPU.
     """
     path = checkpoint.newest(checkpoints)

@@ -19,7 +19,7 @@ from moa.preferences import Preference
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
 from moa.rl.estimation import Scale
-from moa.rl.experience import Actor, Experience, ScoreBatch, collect, summary
+from moa.rl.experience import Actor, Experience, ScoreBatch, collect, finite, read, summary
 from moa.rl.update import Updater
 
 log = logging.getLogger("moa")
@@ -157,6 +157,9 @@ class Loop:
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         self._set_rates(step)
         rows += self.updater.run(experience, step, self.kl.coefficient)
+        if step + 1 == self.ppo.steps:  # no later rollout would notice a policy that can no longer answer
+            last = read(self.actor, experience.rollout, slice(0, self.updater.micro), False).logprobs
+            finite(last * experience.rollout.response_mask[: len(last)], "the finished policy's log-probability", step)
         self.kl.update(next(v for q, _, v in rows if q == "kl"), batch)
         new = int(experience.rollout.response_mask.sum())
         self.tokens += new

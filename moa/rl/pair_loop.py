@@ -21,7 +21,7 @@ from moa import checkpoint, files
 from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
 from moa.memory import allocating
-from moa.models import forward, recomputing
+from moa.models import broken_parameter, forward, recomputing
 from moa.process import Stopwatch, peak_memory
 from moa.provenance import text_hash
 from moa.rl.experience import Actor
@@ -186,11 +186,16 @@ class PairLoop:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.ppo.max_grad_norm)
         self._finite(norm, "the gradient", step)
         self.optimizer.step()
+        if (broken := broken_parameter(self.actor.model)) is not None:
+            raise self._diverged(f"parameter {broken} after the update", step)
         return {**seen, "grad_norm": float(norm)}
 
     def _finite(self, value: Tensor, name: str, step: int) -> None:
         if not torch.isfinite(value):
-            raise Diverged(f"step {step}: {name} is NaN or infinite; the last good checkpoint is kept. Lower methods.{self.row}.learning_rate (now {self.rate:g})")
+            raise self._diverged(name, step)
+
+    def _diverged(self, name: str, step: int) -> Diverged:
+        return Diverged(f"step {step}: {name} is NaN or infinite; the last good checkpoint is kept. Lower methods.{self.row}.learning_rate (now {self.rate:g})")
 
     def _loss(self, part: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the mean loss of some pairs, and what is logged beside it."""

@@ -12,8 +12,8 @@ from moa.config_keys import Ppo
 from moa.errors import MoaError
 from moa.memory import allocating
 from moa.methods.base import Method
-from moa.models import forward, recomputing
-from moa.rl.experience import Actor, Experience, finite
+from moa.models import broken_parameter, forward, recomputing
+from moa.rl.experience import Actor, Experience, diverged, finite
 from moa.rl.losses import approximate_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 
 log = logging.getLogger("moa")
@@ -92,6 +92,8 @@ class Updater:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.ppo.max_grad_norm)
         finite(norm, "the gradient", step)
         self.optimizer.step()
+        if (broken := broken_parameter(self.actor.model, self.actor.heads)) is not None:
+            raise diverged(f"parameter {broken} after the update", step)
         for name, value in {**logged, "grad_norm": float(norm), "policy_moved": moved}.items():
             self.seen[name].append(value)
         return moved

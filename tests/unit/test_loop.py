@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from moa import generation, tables
 from moa.config_keys import Model
@@ -14,7 +15,7 @@ from moa.errors import Diverged, MoaError
 from moa.models import load_base, save_policy
 from moa.preferences import lattice
 from moa.rl import experience, update
-from moa.rl.loop import batch_preferences, prompt_indices
+from moa.rl.loop import Loop, batch_preferences, prompt_indices
 from moa.stages import train
 from tests.tiny_policy import base, count_words, loop
 
@@ -175,14 +176,39 @@ def test_out_of_memory_with_one_row_says_what_to_do(tmp_path: Path, monkeypatch:
         list(loop("linear", tmp_path, steps=1).run())
 
 
-def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def poison(run: Loop, value: float) -> None:
+    """Let the optimiser's next step leave `value` in a parameter."""
+    parameter = next(p for p in run.actor.model.parameters() if p.requires_grad)
+
+    def after(*_: object) -> None:
+        with torch.no_grad():
+            parameter.fill_(value)
+
+    run.optimizer.register_step_post_hook(after)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(value: float, tmp_path: Path) -> None:
+    """The update that breaks a parameter is the one that says so: nothing is sampled from it and nothing of it is kept."""
     run = loop("moc", tmp_path, steps=6)
-    with pytest.raises(Diverged, match=r"step 3: (the|a) .* is NaN or infinite; training stopped"):
+    with pytest.raises(Diverged, match=r"step 3: parameter .*lora_A.* after the update is NaN or infinite; training stopped"):
         for step in run.run():
             if step == 2:
-                with torch.no_grad():
-                    next(p for p in run.actor.model.parameters() if p.requires_grad).fill_(float("nan"))
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000002", "step-000003"]
+                poison(run, value)
+    kept = sorted(tmp_path.glob("step-*"))
+    assert [p.name for p in kept] == ["step-000002", "step-000003"]
+    assert all(torch.isfinite(t).all() for p in kept for t in load_file(p / "adapter.safetensors").values())
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_parameters_too_large_to_compute_with_are_divergence_too(step: int, tmp_path: Path) -> None:
+    """1e38 is finite, what the model makes of it is not: the next forward pass says so, in the last step as well."""
+    run = loop("linear", tmp_path, steps=6, epochs=1, mini_batch_size=12)
+    poisoned = {2: "the policy's next-token distribution", 5: "the finished policy's log-probability"}
+    with pytest.raises(Diverged, match=rf"step {step + (step < 5)}: {poisoned[step]} is NaN or infinite; training stopped"):
+        for finished in run.run():
+            if finished == step - 1:
+                poison(run, 1e38)
 
 
 def test_nan_reward_is_named(tmp_path: Path) -> None:

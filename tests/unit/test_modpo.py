@@ -259,7 +259,7 @@ def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(inputs: Path, t
 
 
 def test_divergence_names_the_step_and_the_rate(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"step \d+: the (loss|gradient) is NaN or infinite.*methods.modpo.learning_rate \(now 1e\+30\)"):
+    with pytest.raises(Diverged, match=r"step \d+: .* is NaN or infinite.*methods.modpo.learning_rate \(now 1e\+30\)"):
         run(inputs, tmp_path, learning_rate=1e30)
 
 
