@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 from snakemake.utils import update_config
 
 from benchmarks.preference_embedding import PreferenceEmbedding
-from moa import conditioning, config, generation
+from moa.experiment import schema
+from moa.experiment.preferences import Preference
+from moa.lm import conditioning, generation
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
 from moa.metrics.steering import control_error, kendall_tau, order_rate
-from moa.preferences import Preference
+from moa.plan import Plan
 from moa.report.summary import table
 from moa.rl.experience import Actor
 from moa.rl.loop import Loop
-from moa.sections import Plan
 from moa.stages import train
 from moa.tasks import reviews
 
@@ -44,12 +45,12 @@ PROMPTS, REPEATS = 100, 2  # development prompts; responses per prompt and prefe
 LAST = 10  # steps over which KL and entropy are averaged
 
 
-def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> config.Experiment:
+def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> schema.Experiment:
     """Return the experiment with `changes` on top and the row as the only one that it runs: another might refuse the changes."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     update_config(data, changes)
     data["run"]["methods"] = [row]
-    return config.parse(data, str(path))
+    return schema.parse(data, str(path))
 
 
 def development_prompts() -> list[str]:
@@ -91,13 +92,13 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
     return metrics(np.array(points), np.array(grid), objectives)
 
 
-def embed(actor: Actor, section: config.TrainSection) -> None:
+def embed(actor: Actor, section: schema.TrainSection) -> None:
     """Give the policy a learned embedding beside the text of every training preference."""
     shown = [conditioning.preference_text(p, list(section.objectives), section.conditioning.format) for p in section.training]
     PreferenceEmbedding(actor.model, actor.tokenizer(shown, add_special_tokens=False)["input_ids"], section.training)
 
 
-def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, checkpoints: Path, embedding: bool = False) -> Loop:
+def loop_on(experiment: schema.Experiment, row: str, results: Path, seed: int, checkpoints: Path, embedding: bool = False) -> Loop:
     """Return the loop that trains one policy of the row on a finished task's base."""
     section = Plan(experiment, "ablation").train(row)
     method = catalogue.load(row, section.settings, list(section.objectives))
@@ -108,7 +109,7 @@ def loop_on(experiment: config.Experiment, row: str, results: Path, seed: int, c
     return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
 
 
-def trial(experiment: config.Experiment, row: str, results: Path, seed: int, embedding: bool, prompts: list[str]) -> dict[str, Any]:
+def trial(experiment: schema.Experiment, row: str, results: Path, seed: int, embedding: bool, prompts: list[str]) -> dict[str, Any]:
     """Train one policy and measure it on `prompts`."""
     with tempfile.TemporaryDirectory() as checkpoints:
         loop = loop_on(experiment, row, results, seed, Path(checkpoints), embedding)

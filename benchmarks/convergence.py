@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moa import sql
 from moa.report.style import DARK, LIGHT
+from moa.store import sql
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 380.0, 64.0, 150.0, 48.0, 46.0
 SMOOTH = 5  # steps of the running mean: a step has one batch

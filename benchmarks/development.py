@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.ablation import LAST, PROMPTS, development_prompts, metrics
 from moa.errors import MoaError
-from moa.preferences import Preference
-from moa.sql import reading
+from moa.experiment.preferences import Preference
+from moa.store.sql import reading
 
 POINTS = """
 SELECT s.method, s.seed, s.point, any_value(g.preference) AS preference, list(mean ORDER BY list_position(r.objectives, s.objective)) AS means

@@ -19,23 +19,24 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from moa import answers, tables
-from moa.config import parse
 from moa.errors import MoaError
-from moa.generation import Decoding
+from moa.experiment.schema import parse
+from moa.lm import answering
+from moa.lm.generation import Decoding
+from moa.lm.models import forward
 from moa.methods import catalogue
 from moa.metrics.paired import paired
-from moa.models import forward
+from moa.plan import Plan
 from moa.report.summary import table
 from moa.rl.losses import distribution_kl, forbid_empty
-from moa.sections import Plan
 from moa.stages import generate
+from moa.store import tables
 
 Row = dict[str, Any]
 
 
 @torch.no_grad()
-def measure(answerer: answers.Answerer, texts: Sequence[str], decoding: Decoding) -> tuple[float, int]:
+def measure(answerer: answering.Answerer, texts: Sequence[str], decoding: Decoding) -> tuple[float, int]:
     """Return the summed KL(policy || reference) of one response to every built prompt, and its tokens; `switch` first.
 
     Raises:

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from moa.experiment.preferences import Preference, lattice
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
 from moa.metrics.steering import kendall_tau
-from moa.preferences import Preference, lattice
 from moa.testbed.figure import strips
 from moa.testbed.fishwood import Fishwood
 from moa.testbed.train import PPO, Learner

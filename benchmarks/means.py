@@ -8,9 +8,9 @@ docs/methods/pama.md has its tables:
 import argparse
 from pathlib import Path
 
-from moa import tables
 from moa.metrics.paired import Difference, paired
 from moa.report.summary import table
+from moa.store import tables
 
 Means = dict[tuple[str, str], dict[int, float]]  # (row, objective) -> seed -> mean reward over the row's points
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.ablation import experiment_of, loop_on, set_up
-from moa import config
-from moa.methods.base import Method
+from moa.experiment import schema
+from moa.method import Method
 from moa.report.summary import table
 from moa.stages import train
 
@@ -58,7 +58,7 @@ def watch(method: Method, seen: list[dict[str, float]], signed_last: bool) -> No
     method.scale = noting  # type: ignore[method-assign]
 
 
-def run(experiment: config.Experiment, row: str, results: Path, seed: int, signed_last: bool) -> list[dict[str, Any]]:
+def run(experiment: schema.Experiment, row: str, results: Path, seed: int, signed_last: bool) -> list[dict[str, Any]]:
     """Train one policy; return one dictionary per step."""
     seen: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as checkpoints:

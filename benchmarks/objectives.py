@@ -23,14 +23,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import letters
-from moa.config import load
-from moa.generation import Decoding
+from moa.experiment.preferences import corners
+from moa.experiment.schema import load
+from moa.lm.generation import Decoding
+from moa.lm.models import ValueHeads, add_adapter, hidden_size
+from moa.lm.scratch import new_model
 from moa.methods import catalogue
-from moa.models import ValueHeads, add_adapter, hidden_size
-from moa.preferences import corners
 from moa.report.summary import table
 from moa.rl import estimation, experience, loop
-from moa.scratch import new_model
 
 COUNTS, STEPS = (2, 4, 8), 12
 REWARDS = [letters.e, letters.t, letters.a, letters.o, letters.i, letters.n, letters.s, letters.r]

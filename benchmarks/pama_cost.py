@@ -30,15 +30,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.letters import share_of
-from moa.config import Experiment, load
-from moa.config_keys import Lora, Scratch
-from moa.generation import Decoding, sample
+from moa.experiment.keys import Lora, Scratch
+from moa.experiment.schema import Experiment, load
+from moa.lm.generation import Decoding, sample
+from moa.lm.models import add_adapter, context_length, forward, load_base, load_tokenizer
+from moa.lm.scratch import new_model
 from moa.methods.pama import closed_form
-from moa.models import add_adapter, context_length, forward, load_base, load_tokenizer
 from moa.rl.advantages import group_relative
 from moa.rl.losses import logprobs_and_entropy, policy_loss
 from moa.rl.weights import Solution, min_norm
-from moa.scratch import new_model
 
 LLAMA_FLOATS = 32 * 2 * 2 * 64 * 4096  # layers, maps, factors, rank, width
 Row = dict[str, Any]

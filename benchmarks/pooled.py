@@ -16,10 +16,10 @@ from scipy.stats import f as fisher
 from scipy.stats import f_oneway
 from scipy.stats import t as student
 
-from moa import tables
 from moa.errors import MoaError
 from moa.metrics.paired import Difference, paired
 from moa.report.summary import table
+from moa.store import tables
 
 Array = NDArray[np.float64]
 Run = tuple[str, int]  # the base, by its responses' hash, and the seed

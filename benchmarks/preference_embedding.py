@@ -12,8 +12,8 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from moa.models import hidden_size
-from moa.preferences import Preference
+from moa.experiment.preferences import Preference
+from moa.lm.models import hidden_size
 
 
 class PreferenceEmbedding(nn.Module):

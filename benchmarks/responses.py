@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moa.metrics.steering import kendall_tau
 from moa.report.summary import table
-from moa.sql import reading
+from moa.store.sql import reading
 
 Array = NDArray[np.float64]
 Scores = dict[tuple[str, str], dict[int, tuple[Array, Array]]]  # (row, objective) -> seed -> preference components (M,), scores (M, prompts, S)

@@ -24,11 +24,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import moa.models
-from moa.config_keys import Lora, Ppo
-from moa.generation import Decoding
+import moa.lm.models
+from moa.experiment.keys import Lora, Ppo
+from moa.experiment.preferences import lattice
+from moa.lm.generation import Decoding
 from moa.methods import catalogue
-from moa.preferences import lattice
 from moa.rl import estimation, experience, loop, update
 
 SHAPES = {
@@ -90,17 +90,17 @@ def now() -> float:
 
 def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> list[dict[str, Any]]:
     """Run two steps (the first warms up) and return a row per phase of the second."""
-    where = moa.models.device()
+    where = moa.lm.models.device()
     if where.type == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (CARD_GIB * 2**30 - 0.6 * 2**30) / total))
     torch.manual_seed(0)
     base = quantised(SHAPES[shape], where)
     method = catalogue.load("moc", {}, ["a", "b"])
-    policy = moa.models.add_adapter(base, Lora(targets=["q_proj", "v_proj"]), 0)
+    policy = moa.lm.models.add_adapter(base, Lora(targets=["q_proj", "v_proj"]), 0)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.enable_input_require_grads()
-    heads = moa.models.ValueHeads(SHAPES[shape]["hidden_size"], len(method.objectives) + len(method.extra_heads)).to(where)
+    heads = moa.lm.models.ValueHeads(SHAPES[shape]["hidden_size"], len(method.objectives) + len(method.extra_heads)).to(where)
     size = SHAPES[shape]["vocab_size"]
     actor = experience.Actor(policy, heads, word_tokenizer(size), Decoding(response, 1.0, 1.0), 4096)
     scale = estimation.Scale(torch.zeros(2, device=where), torch.ones(2, device=where), torch.zeros(2, device=where), torch.ones(2, device=where))

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ablation import metrics
-from moa import tables
-from moa.conditioning import preference_text
-from moa.config_keys import Grid
 from moa.errors import MoaError
+from moa.experiment.keys import Grid
+from moa.lm.conditioning import preference_text
 from moa.metrics.paired import paired
 from moa.report.summary import table
+from moa.store import tables
 
 Values = dict[str, dict[int, float]]  # metric -> seed -> value
 
@@ -31,7 +31,7 @@ def read(folder: Path, row: str, objectives: list[str], trained: set[str], form:
     """Return the row's metrics over the archive's preferences whose text is not in `trained`.
 
     Args:
-        folder: archive (moa/archive.py).
+        folder: archive (moa/report/archive.py).
         row: name of the row.
         objectives: in the order of weights.
         trained: texts that training showed.

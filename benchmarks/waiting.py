@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import geometric_mean, median
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,9 +102,9 @@ def main() -> None:
     show(rows)
 
 
-def show(rows: list[dict[str, object]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print medians over the repeats: steps/s, and the share of the best setting's in the same condition."""
-    found = {(r["condition"], r["setting"]): [] for r in rows}
+    found: dict[tuple[str, str], list[float]] = {(r["condition"], r["setting"]): [] for r in rows}
     for r in rows:
         found[r["condition"], r["setting"]].append(r["steps_per_second"])
     medians = {key: median(values) for key, values in found.items()}

@@ -24,7 +24,7 @@ def sql(
     output: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")] = "table",
 ) -> None:
     """Query the results; the database is opened read-only and sees no other file."""
-    from moa.sql import query
+    from moa.store.sql import query
 
     query(database, statement, output, sys.stdout)
 
@@ -35,7 +35,7 @@ def leaderboard(
     database: Database = DATABASE,
 ) -> None:
     """Print the leaderboard and where the report is."""
-    from moa.leaderboard import show
+    from moa.report.leaderboard import show
 
     show(database, Path("reports/index.html"), task)
 
@@ -49,7 +49,7 @@ def respond(
 ) -> None:
     """Talk to a trained policy."""
     from moa.respond import respond
-    from moa.sql import visible
+    from moa.store.sql import visible
 
     answer = respond(policy, prompt, parse_preference(preference), experiment)
     print("\n".join(visible(line) for line in answer.splitlines()))  # a policy may write what a terminal obeys
@@ -65,16 +65,16 @@ def check(experiments: Annotated[list[Path], typer.Argument(help="experiment fil
 @app.command()
 def unlock() -> None:
     """Remove the lock that a killed Snakemake left behind, if its process is really gone."""
-    from moa.unlock import unlock
+    from moa.job.unlock import unlock
 
     print(unlock(Path()))
 
 
 def _describe(path: Path) -> None:
-    from moa import config
-    from moa.sections import Plan
+    from moa.experiment import schema
+    from moa.plan import Plan
 
-    experiment = config.load(path)
+    experiment = schema.load(path)
     plan = Plan(experiment, str(path))
     print(f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
     for row in plan.rows:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moa import config, tables
-from moa.config import Experiment
-from moa.config_keys import Conditioning, Generation, Model
 from moa.errors import MoaError, nearest
-from moa.preferences import Preference, check
-from moa.sections import Plan
+from moa.experiment import schema
+from moa.experiment.keys import Conditioning, Generation, Model
+from moa.experiment.preferences import Preference, check
+from moa.experiment.schema import Experiment
+from moa.plan import Plan
+from moa.store import tables
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def respond(policy: Path, prompt: str, preference: Mapping[str, float] | None = 
 def find(policy: Path, experiment: Path | None) -> Source:
     """Return what answers: the one policy of a folder, or the policies of a row."""
     policy = policy.resolve()
-    given = config.load(experiment) if experiment is not None else None
+    given = schema.load(experiment) if experiment is not None else None
     if (policy / "policy.json").exists():
         return _of_policy(policy, given)
     seeds = _seeds(policy)
@@ -109,7 +110,7 @@ def _recorded(task: Path, folder: Path) -> Experiment:
     path = task / "run.parquet"
     if not path.exists():
         raise MoaError(f"{folder}: no policy.json here; give a policy's folder, results/<task>/policies/<row>/<policy>/s<seed>, or let the run finish, or give --experiment")
-    return config.parse(json.loads(tables.read(tables.RUNS, path)["config"][0].as_py()), str(path))
+    return schema.parse(json.loads(tables.read(tables.RUNS, path)["config"][0].as_py()), str(path))
 
 
 def _card(path: Path) -> dict[str, Any]:
@@ -145,13 +146,13 @@ def _weights(source: Source, preference: Mapping[str, float] | None, policy: Pat
 
 
 def _answer(source: Source, prompt: str, weights: Preference | None) -> str:
-    from moa import answers
-    from moa.generation import Decoding
+    from moa.lm import answering
+    from moa.lm.generation import Decoding
 
-    answerer = answers.load(
+    answerer = answering.load(
         source.base, source.model, source.folders, way=source.way, objectives=source.objectives, shown=source.conditioning, conditioned=source.conditioned
     )
     answerer.switch(weights)
     generation = source.generation
     decoding = Decoding(generation.max_new_tokens, generation.evaluation_temperature, generation.evaluation_top_p)
-    return answers.respond(answerer, answerer.texts([prompt], weights), decoding, 1, "respond")[0].text.strip()
+    return answering.respond(answerer, answerer.texts([prompt], weights), decoding, 1, "respond")[0].text.strip()

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from moa import config, config_keys, tables
+from moa.experiment import keys, schema
 from moa.stages import evaluate
+from moa.store import tables
 
 TASK = "hand"
 OBJECTIVES = ("a", "b")
@@ -52,9 +53,9 @@ class Hand:
         return self
 
     def section(self, **changes):
-        objectives = {name: config_keys.Objective(reward=name) for name in OBJECTIVES}
-        given = {"task": TASK, "objectives": objectives, "evaluation": config_keys.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
-        return config.EvaluateSection(**{**given, **changes})
+        objectives = {name: keys.Objective(reward=name) for name in OBJECTIVES}
+        given = {"task": TASK, "objectives": objectives, "evaluation": keys.Evaluation(bootstrap=20), "methods": self.rows, "seeds": [0]}
+        return schema.EvaluateSection(**{**given, **changes})
 
     def run(self, **changes):
         root = self.root

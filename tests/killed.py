@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from moa import trainers
-from moa.trainers import Continued
+from moa.lm import training
+from moa.lm.training import Continued
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, trainer: type[Continued], number: int) -> list[int]:
     """Let `trainer` keep a checkpoint before every step and die once, in its `number`-th; the list that is returned grows with every step begun."""
-    monkeypatch.setattr(trainers, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     step, begun = trainer.training_step, []
 
     def killed(self: Continued, *arguments: Any) -> torch.Tensor:

@@ -14,11 +14,12 @@ from zlib import crc32
 import duckdb
 import numpy as np
 
-from moa import config, tables
-from moa.preferences import Preference, corners, label, lattice
-from moa.provenance import text_hash
+from moa.experiment import schema
+from moa.experiment.preferences import Preference, corners, label, lattice
 from moa.stages import evaluate, manifest
 from moa.stages import warehouse as database
+from moa.store import tables
+from moa.store.provenance import text_hash
 
 TASK = "synthetic"
 PROMPTS = 12
@@ -96,14 +97,14 @@ def warehouse(root: Path, objectives: Sequence[str] = ("sentiment", "conciseness
     return root / "results.duckdb"
 
 
-def experiment(world: World) -> config.Experiment:
+def experiment(world: World) -> schema.Experiment:
     """The experiment that this tree pretends to be the result of."""
     rewards: dict[str, Any] = {f"{name}_reward": {"kind": "conciseness"} for name in world.objectives}
     rewards[f"{world.objectives[0]}_reward"] = {"kind": "vader"}
     rewards["judge"] = {"kind": "readability"}
     declared = {name: {"reward": f"{name}_reward"} for name in world.objectives}
     declared[world.objectives[0]]["judge"] = "judge"
-    return config.parse(
+    return schema.parse(
         {
             "task": TASK,
             "run": {"methods": list(SKILL), "seeds": list(world.seeds)},
@@ -245,7 +246,7 @@ def _shared_costs(world: World) -> None:
 
 def _evaluate(world: World) -> None:
     made = experiment(world)
-    section = config.EvaluateSection(
+    section = schema.EvaluateSection(
         task=TASK, objectives=made.objectives, evaluation=made.evaluation, methods=list(SKILL), seeds=list(world.seeds), payoff_row="single_objective", reference_row="reference"
     )
     folder = world.folder

@@ -7,9 +7,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from moa import scratch
-from moa.config_keys import Lora, Scratch
-from moa.models import ValueHeads, add_adapter, save_policy
+from moa.experiment.keys import Lora, Scratch
+from moa.lm import scratch
+from moa.lm.models import ValueHeads, add_adapter, save_policy
 from moa.tasks import reviews
 
 SCRATCH = Scratch(vocabulary=320, hidden=32, layers=2, heads=2, feed_forward=64, context=128)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from moa import models as moa_models
-from moa.config_keys import Lora, Ppo
-from moa.generation import Decoding
+from moa.experiment.keys import Lora, Ppo
+from moa.experiment.preferences import Preference, label, lattice
+from moa.lm import models as moa_models
+from moa.lm.generation import Decoding
 from moa.methods import catalogue
-from moa.preferences import Preference, label, lattice
 from moa.rl.estimation import Scale
 from moa.rl.experience import Actor
 from moa.rl.loop import Loop, Task

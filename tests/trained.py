@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from moa import tables
-from moa.config import TrainSection
-from moa.provenance import text_hash
+from moa.experiment.schema import TrainSection
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import tiny_models
 
 OBJECTIVES = {"sentiment": {"reward": "vader"}, "conciseness": {"reward": "short"}}

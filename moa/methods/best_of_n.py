@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from moa.methods import base
-from moa.preferences import Preference
+from moa import method
+from moa.experiment.preferences import Preference
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     n: int = Field(16, ge=1)
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Trains nothing; the rewards choose among the reference policy's responses."""
 
     schema = Settings
@@ -29,7 +29,7 @@ class Method(base.Method):
     generator = "best_of_n"
     reads_rewards = True
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         return []
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moa.config import Experiment
 from moa.errors import MoaError, nearest
-from moa.methods.base import Method, Policy
+from moa.experiment.schema import Experiment
+from moa.method import Method, Policy
 
 LENDER = "single_objective"  # the kind of the rows that lend policies
 NOT_METHODS = {"__init__", "base", "catalogue"}

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import field_validator, model_validator
 
+from moa import method
 from moa.errors import MoaError
-from moa.methods import base
-from moa.preferences import Preference
+from moa.experiment.preferences import Preference
 
 if TYPE_CHECKING:
-    from moa.config_keys import Ppo
+    from moa.experiment.keys import Ppo
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     adapter: str | None = None
     model: str | None = None
     revision: str | None = None
@@ -49,7 +49,7 @@ def _local(source: str) -> bool:
     return Path(source).exists() or source.startswith((".", "/")) or source.count("/") != 1
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Answers with what it is given."""
 
     schema = Settings
@@ -65,7 +65,7 @@ class Method(base.Method):
         if responses is not None and not responses.is_file():
             raise MoaError(f"methods.{self.row}.responses: {responses}: no such file; give a Parquet file of responses")
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         return []
 
     def sources(self) -> list[str]:

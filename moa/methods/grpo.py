@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from moa import method
 from moa.errors import MoaError
-from moa.methods import base
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moa.config_keys import Ppo
+    from moa.experiment.keys import Ppo
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     """What is null is taken from `ppo`, as are steps, batch size, mini-batch size, clip range and gradient norm."""
 
     group_size: int = Field(8, ge=2)  # responses per prompt and preference; must divide ppo.batch_size
@@ -33,7 +33,7 @@ class Settings(base.Settings):
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"  # how tokens are averaged; TRL's default
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One preference-conditioned policy without value heads."""
 
     schema = Settings

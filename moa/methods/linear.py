@@ -7,14 +7,14 @@ This is MOC without its control term and without its weights: the ablation that 
 
 from __future__ import annotations
 
-from moa.methods import base
+from moa import method
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One preference-conditioned policy."""
 
-    schema = base.LoopSettings
+    schema = method.LoopSettings
     conditioned = True
 
-    def combine(self, batch: base.Batch) -> base.Combination:
-        return base.weighted(batch.advantages, batch.preferences)
+    def combine(self, batch: method.Batch) -> method.Combination:
+        return method.weighted(batch.advantages, batch.preferences)

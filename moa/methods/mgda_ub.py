@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from moa.methods import base
+from moa import method
 from moa.rl.weights import solve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.LoopSettings):
+class Settings(method.LoopSettings):
     solver: Literal["away", "plain"] = "away"
     normalise: bool = False
 
@@ -37,7 +37,7 @@ def gram(advantages: Tensor, sensitivity: Tensor, mask: Tensor) -> Tensor:
     return flat @ flat.T / mask.sum()
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy without a preference."""
 
     schema = Settings
@@ -45,7 +45,7 @@ class Method(base.Method):
     steerable = False
     reads_sensitivity = True
 
-    def combine(self, batch: base.Batch) -> base.Combination:
+    def combine(self, batch: method.Batch) -> method.Combination:
         assert batch.sensitivity is not None, "reads_sensitivity is set"
         m = gram(batch.advantages, batch.sensitivity, batch.mask)
         size = m.diagonal().sqrt().clamp(min=1e-12) if self.settings.normalise else m.new_ones(len(m))
@@ -55,4 +55,4 @@ class Method(base.Method):
         # The direction is sum_k c_k g_k / |g_k|. The sum of the weights stays 1: the KL term beside them does not shrink with the gradients.
         weights = c / size.to(c)
         weights = weights / weights.sum()
-        return base.weighted(batch.advantages, weights.expand(len(batch.preferences), -1))
+        return method.weighted(batch.advantages, weights.expand(len(batch.preferences), -1))

@@ -44,15 +44,15 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from moa import method
 from moa.errors import MoaError
-from moa.methods import base
 from moa.rl.control import WITHIN, Achieved, Scale, Shortfall, Target, bounded, on_mean, on_scale, per_sample
 from moa.rl.weights import Solution, solve, to_simplex
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moa.config_keys import Ppo
+    from moa.experiment.keys import Ppo
 
 
 UNREAD = {
@@ -63,7 +63,7 @@ UNREAD = {
 }  # settings, by `weights`
 
 
-class Settings(base.LoopSettings):
+class Settings(method.LoopSettings):
     streams: Literal["literal", "weighted", "utility"] = "utility"
     control: Literal["sample", "mean", "feedback"] = "feedback"
     scale: Scale = "quantile"
@@ -106,7 +106,7 @@ def gram(streams: Tensor, mask: Tensor) -> Tensor:
     return flat @ flat.T / mask.sum()
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One preference-conditioned policy with a control stream."""
 
     schema = Settings
@@ -134,7 +134,7 @@ class Method(base.Method):
             kept = f"smoothing: {how.smoothing:g} with granularity: preference keeps a matrix per training preference"
             raise MoaError(f"methods.{self.row}: {kept}, {anew}, or choose granularity: batch")
 
-    def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+    def extra_rewards(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         how = self.settings
         if how.control == "feedback":
             return super().extra_rewards(scores, preferences)
@@ -145,12 +145,12 @@ class Method(base.Method):
             return per_sample(bounded(rewards, how.scale, how.target), wanted, how.phi)[:, None]
         return on_mean(rewards, wanted, means, how.phi)[:, None]
 
-    def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+    def control_error(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         how = self.settings
         wanted = self.achieved.wanted(preferences, how.target)
         return (bounded(on_scale(scores, how.scale, how.target), how.scale, how.target) - wanted).square().mean()
 
-    def combine(self, batch: base.Batch) -> base.Combination:
+    def combine(self, batch: method.Batch) -> method.Combination:
         if self.settings.weights == "exact":
             return self._search(batch)
         shares, logged = self._shares(batch)
@@ -167,9 +167,9 @@ class Method(base.Method):
         elif self.settings.objective_weights == "nonnegative":
             coefficients = coefficients.clamp(min=0.0)
         logged += [("stream_weight", name, float(c)) for name, c in zip(self._names(), mean, strict=True)]
-        return base.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
+        return method.weighted(batch.advantages, coefficients)._replace(logged=(*logged, ("duality_gap", "all", gap)))
 
-    def _search(self, batch: base.Batch) -> base.Combination:
+    def _search(self, batch: method.Batch) -> method.Combination:
         """Weigh objectives by what falls short of the target, scaled to sum 1, where the constraint is violated; by p where it is met or everything exceeds its target."""
         violation, known = self._violation(batch)
         short = violation.clamp(min=0)
@@ -177,17 +177,17 @@ class Method(base.Method):
         violated = total > 0
         balanced = float(violated.float().mean())
         logged = (*known, ("stream_weight", "utility", 1 - balanced), ("stream_weight", "control", balanced))
-        return base.weighted(batch.advantages, (short / total).where(violated, batch.preferences))._replace(logged=logged)
+        return method.weighted(batch.advantages, (short / total).where(violated, batch.preferences))._replace(logged=logged)
 
     def _names(self) -> list[str]:
         return [*(["utility"] if self.settings.streams == "utility" else self.objectives), "control"]
 
-    def _shares(self, batch: base.Batch) -> tuple[Tensor, list[base.Logged]]:
+    def _shares(self, batch: method.Batch) -> tuple[Tensor, list[method.Logged]]:
         """Return (S, B, H): stream S^s of sample b is sum_h shares_sbh A^h_b; and what the curve should show of it."""
         preferences, heads = batch.preferences, len(batch.advantages)
         k = preferences.shape[1]
         shares = preferences.new_zeros(len(self._names()), len(preferences), heads)
-        logged: list[base.Logged] = []
+        logged: list[method.Logged] = []
         for i in range(k):
             row = 0 if self.settings.streams == "utility" else i
             shares[row, :, i] = 1.0 if self.settings.streams == "literal" else preferences[:, i]
@@ -198,7 +198,7 @@ class Method(base.Method):
             shares[-1, :, -1] = 1.0
         return shares, logged
 
-    def _violation(self, batch: base.Batch) -> tuple[Tensor, list[base.Logged]]:
+    def _violation(self, batch: method.Batch) -> tuple[Tensor, list[method.Logged]]:
         """Return p~ - Rbar_p (B, K), 0 where the preference's mean squared distance is within phi, and the share of it that is known.
 
         'centred' takes off the batch's mean.
@@ -212,7 +212,7 @@ class Method(base.Method):
         shortfall = shortfall * counted * (shortfall.square().mean(1, keepdim=True) * counted > how.phi)
         return shortfall - shortfall.mean(0) if how.shortfall == "centred" else shortfall, [("known_share", "control", float(known.mean()))]
 
-    def _weigh(self, group: str, batch: base.Batch, shares: Tensor, rows: Tensor) -> Solution:
+    def _weigh(self, group: str, batch: method.Batch, shares: Tensor, rows: Tensor) -> Solution:
         """Return one group's weights c (S,) of the streams."""
         size = len(shares)
         if self.settings.weights == "uniform":
@@ -232,7 +232,7 @@ class Method(base.Method):
         """Return which samples (B,) share a Gram matrix, by the group's name."""
         if self.settings.granularity == "batch":
             return {"batch": preferences[:, 0] >= 0}
-        return {base.label(p.tolist()): (preferences == p).all(1) for p in preferences.unique(dim=0)}
+        return {method.label(p.tolist()): (preferences == p).all(1) for p in preferences.unique(dim=0)}
 
     def state(self) -> dict[str, list[float]]:
         return self.achieved.state() | {f"gram {k}": v for k, v in self.grams.items()}

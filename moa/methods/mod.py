@@ -6,15 +6,15 @@ The policy that maximises sum_k p_k r_k - beta KL(. || pi_ref) is the normalised
 r_k - beta KL(. || pi_ref) with the same beta. docs/methods/mod.md says where this benchmark departs from that.
 """
 
-from moa.methods import base
-from moa.preferences import Preference
+from moa import method
+from moa.experiment.preferences import Preference
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     ingredients: str = "single_objective"  # the row, of kind single_objective, that trains the policies
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Mixes the distributions of another row's policies."""
 
     schema = Settings
@@ -24,5 +24,5 @@ class Method(base.Method):
     def borrows(self) -> tuple[str, str]:
         return "ingredients", self.settings.ingredients
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
-        return base.single_objective_policies(self.settings.ingredients, self.objectives)
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
+        return method.single_objective_policies(self.settings.ingredients, self.objectives)

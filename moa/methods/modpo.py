@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from moa import method
 from moa.errors import MoaError, nearest
-from moa.methods import base
-from moa.preferences import Preference
+from moa.experiment.preferences import Preference
 from moa.tasks.preference_pairs import PairSource
 from moa.tasks.tabular import locate
 
 if TYPE_CHECKING:
-    from moa.config_keys import Ppo
+    from moa.experiment.keys import Ppo
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     beta: float = Field(0.1, gt=0)
     objective: str | None = None  # k; None: the one with the largest weight
     pairs: PairSource | None = None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
@@ -42,7 +42,7 @@ class Settings(base.Settings):
         return self
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy per evaluation preference, all its own; the one at the corner of the labelled objective is trained by plain DPO."""
 
     schema = Settings
@@ -62,8 +62,8 @@ class Method(base.Method):
         if budget < least:
             raise MoaError(f"methods.{self.row}.responses: ppo.steps * ppo.batch_size = {budget} responses are less than the {least} that a prompt takes; raise ppo.batch_size")
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
-        return base.weighted_policies(self.row, self.row, self.objectives, evaluation)
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
+        return method.weighted_policies(self.row, self.row, self.objectives, evaluation)
 
     def sources(self) -> list[str]:
         return [] if self.settings.pairs is None else [self.settings.pairs.source]

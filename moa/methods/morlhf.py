@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from moa.methods import base
-from moa.preferences import Preference, label
+from moa import method
+from moa.experiment.preferences import Preference, label
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     corners: str = "single_objective"  # the row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`
     prompts: Literal["plain", "preference"] = "plain"  # what a policy reads: the prompt alone, or its weights as well
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy per evaluation preference."""
 
     schema = Settings
@@ -39,10 +39,10 @@ class Method(base.Method):
     def borrows(self) -> tuple[str, str] | None:
         return None if self.conditioned else ("corners", self.settings.corners)
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         if self.conditioned:
-            return [base.Policy(self.row, label(w), w) for w in evaluation]
-        return base.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
+            return [method.Policy(self.row, label(w), w) for w in evaluation]
+        return method.weighted_policies(self.row, self.settings.corners, self.objectives, evaluation)
 
-    def combine(self, batch: base.Batch) -> base.Combination:
-        return base.weighted(batch.advantages, batch.preferences)
+    def combine(self, batch: method.Batch) -> method.Combination:
+        return method.weighted(batch.advantages, batch.preferences)

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from moa.methods import base
+from moa import method
 from moa.rl import control
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.LoopSettings):
+class Settings(method.LoopSettings):
     scale: Literal["quantile", "zscore", "raw"] = "quantile"
     target: Literal["scaled", "plain", "simplex"] = "scaled"
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One preference-conditioned policy that only matches."""
 
     schema = Settings
@@ -31,15 +31,15 @@ class Method(base.Method):
     conditioned = True
     extra_heads = ("control",)
 
-    def extra_rewards(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+    def extra_rewards(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         wanted = control.targets(preferences, self.settings.target)
         rewards = control.on_scale(scores, self.settings.scale, self.settings.target)
         return control.per_sample(control.bounded(rewards, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
 
-    def control_error(self, scores: base.Scores, preferences: Tensor) -> Tensor:
+    def control_error(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         return -self.extra_rewards(scores, preferences).mean()
 
-    def combine(self, batch: base.Batch) -> base.Combination:
+    def combine(self, batch: method.Batch) -> method.Combination:
         weights = batch.preferences.new_zeros(len(batch.advantages))
         weights[-1] = 1.0
-        return base.Combination(batch.advantages[-1], weights)
+        return method.Combination(batch.advantages[-1], weights)

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from moa.methods import base
+from moa import method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(base.LoopSettings):
+class Settings(method.LoopSettings):
     noon: bool = True
     granularity: Literal["token", "sequence", "batch"] = "batch"
 
@@ -45,7 +45,7 @@ def closed_form(a: Tensor) -> Tensor:
     return weights.scatter_add_(0, where_high, 1 - on_low)
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy without a preference."""
 
     schema = Settings
@@ -55,7 +55,7 @@ class Method(base.Method):
     def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
         return advantages.clamp(min=0) if self.settings.noon else advantages
 
-    def combine(self, batch: base.Batch) -> base.Combination:
+    def combine(self, batch: method.Batch) -> method.Combination:
         mask = batch.mask
         live = batch.advantages * mask
         tokens = mask.sum()
@@ -66,4 +66,4 @@ class Method(base.Method):
         else:
             weights = closed_form(live.sum((1, 2)) / tokens)[:, None, None]
         mean = (weights.expand_as(live) * mask).sum((1, 2)) / tokens
-        return base.Combination((weights * live).sum(0), mean)
+        return method.Combination((weights * live).sum(0), mean)

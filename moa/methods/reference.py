@@ -1,13 +1,13 @@
 """The reference: the SFT policy itself, untrained. Every other row is judged against it."""
 
-from moa.methods import base
-from moa.preferences import Preference
+from moa import method
+from moa.experiment.preferences import Preference
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Trains nothing and takes no preference."""
 
     steerable = False
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         return []

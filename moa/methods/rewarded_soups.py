@@ -9,15 +9,15 @@ Differences from the code of that paper and of Rewards-in-Context:
 3. The soup lives on the same (possibly quantised) base as in training; no merged model is written per preference.
 """
 
-from moa.methods import base
-from moa.preferences import Preference
+from moa import method
+from moa.experiment.preferences import Preference
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     ingredients: str = "single_objective"  # the row, of kind single_objective, that trains the policies
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Mixes the adapters of another row."""
 
     schema = Settings
@@ -27,5 +27,5 @@ class Method(base.Method):
     def borrows(self) -> tuple[str, str]:
         return "ingredients", self.settings.ingredients
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
-        return base.single_objective_policies(self.settings.ingredients, self.objectives)
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
+        return method.single_objective_policies(self.settings.ingredients, self.objectives)

@@ -2,7 +2,7 @@
 
     offline   minimise -log pi(y | x, z(y)),     z_i = (r_i - mean_i) / std_i over the texts for fine-tuning
     online    the same on the policy's own responses with some z_i at or above its 0.7 quantile, and on some of the texts
-    answer    y ~ pi(. | x, t(w)),     t the targets of moa/targets.py
+    answer    y ~ pi(. | x, t(w)),     t the targets of moa/lm/targets.py
 
 One policy. Its prompt shows target rewards, not the preference. What the paper leaves open is in docs/methods/ric.md.
 """
@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from moa import method
 from moa.errors import MoaError
-from moa.methods import base
-from moa.targets import Format, Map, Targets
+from moa.lm.targets import Format, Map, Targets
 
 if TYPE_CHECKING:
-    from moa.config_keys import Ppo
+    from moa.experiment.keys import Ppo
 
 Array = NDArray[np.float64]
 DRAWS = 20_000  # of N(0, 1): the least and the largest of so many are about -3.9 and 4.1
 
 
-class Settings(base.Settings):
+class Settings(method.Settings):
     map: Map = "l2"  # from preference to target rewards
     bounds: tuple[float, float] = (0.01, 0.99)  # quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1: min and max
     compat: Literal["ric"] | None = None  # ric: bounds from draws of N(0, 1), targets rounded to 0.1
@@ -46,7 +46,7 @@ class Settings(base.Settings):
         return self
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy that reads rewards."""
 
     schema = Settings

@@ -6,20 +6,20 @@ Rewarded Soups, and the rows of the payoff table. As a row of the benchmark they
 
 from __future__ import annotations
 
-from moa.methods import base
-from moa.preferences import Preference, corners
+from moa import method
+from moa.experiment.preferences import Preference, corners
 
 
-class Method(base.Method):
+class Method(method.Method):
     """One policy per objective."""
 
     answers = "nearest"
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
-        return base.single_objective_policies(self.row, self.objectives)
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
+        return method.single_objective_policies(self.row, self.objectives)
 
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
         return list(corners(len(self.objectives)))
 
-    def combine(self, batch: base.Batch) -> base.Combination:
-        return base.weighted(batch.advantages, batch.preferences)
+    def combine(self, batch: method.Batch) -> method.Combination:
+        return method.weighted(batch.advantages, batch.preferences)

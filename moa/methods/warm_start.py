@@ -4,14 +4,14 @@ It shows what the conditional warm start alone gives (docs/papers.md 1.3; Reward
 and so what a conditioned method's training adds. Without `conditioning.warm_start` the base has never seen a preference.
 """
 
-from moa.methods import base
-from moa.preferences import Preference
+from moa import method
+from moa.experiment.preferences import Preference
 
 
-class Method(base.Method):
+class Method(method.Method):
     """Trains nothing; the preference stands in the prompt."""
 
     conditioned = True
 
-    def policies(self, evaluation: list[Preference]) -> list[base.Policy]:
+    def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         return []

@@ -13,14 +13,14 @@ from typing import Any
 from markupsafe import Markup
 
 from moa.errors import MoaError
-from moa.files import atomically
 from moa.report import words
 from moa.report.data import Point, Task, named, read
 from moa.report.geometry import Axis, Position, at, axis, pairs, shade, ticks
 from moa.report.labels import HEIGHT, Label, place
 from moa.report.safe import environment
 from moa.report.style import DARK, LIGHT, Look, looks, markers
-from moa.sql import reading
+from moa.store.files import atomically
+from moa.store.sql import reading
 
 SIZE = 4.6  # half the width of a marker, pixels
 INSET = {"left": 58.0, "right": 12.0, "top": 10.0, "bottom": 44.0}

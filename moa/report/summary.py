@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 
-from moa import sql
 from moa.errors import MoaError
 from moa.report.words import figure
+from moa.store import sql
 
 LEADERBOARD = """
 SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau_bound, kl, points, prompts, seeds, models, seconds, tokens

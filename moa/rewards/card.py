@@ -5,8 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from moa.errors import MoaError
+from moa.experiment.rewards import Linear, Transformer
 from moa.rewards.scoring import Trained
-from moa.rewards.specs import Linear, Transformer
 
 NAME = "reward.json"
 

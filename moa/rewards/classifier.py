@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
-from moa.memory import allocating
-from moa.provenance import warn_unpinned
+from moa.experiment.rewards import Classifier
+from moa.job.memory import allocating
 from moa.rewards.scoring import Scorer, Scores, fill
-from moa.rewards.specs import Classifier
+from moa.store.provenance import warn_unpinned
 
 log = logging.getLogger("moa")
 MEASURED_ROWS = 32  # scored a second time, alone, to measure what bfloat16 rounding does to a batch

@@ -6,9 +6,9 @@ Units are those of moa/rewards/length.py. A blank response is not concise but em
 from collections.abc import Sequence
 from pathlib import Path
 
+from moa.experiment.rewards import Conciseness
 from moa.rewards.length import measure
 from moa.rewards.scoring import Formula
-from moa.rewards.specs import Conciseness
 
 
 def reward(length: float, full: float, zero: float) -> float:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from moa.errors import MoaError
-from moa.provenance import text_hash
+from moa.experiment.rewards import Labelled
 from moa.rewards.scoring import fill
-from moa.rewards.specs import Labelled
+from moa.store.provenance import text_hash
 from moa.tasks.tabular import read_rows, text_of
 
 log = logging.getLogger("moa")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from moa.experiment.rewards import Length
 from moa.rewards.scoring import Formula
-from moa.rewards.specs import Length
 
 TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 

@@ -26,11 +26,11 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from moa.errors import MoaError
-from moa.process import Job
+from moa.experiment.rewards import Linear
+from moa.job.process import Job
 from moa.rewards import card
 from moa.rewards.labelled import Example, examples
 from moa.rewards.scoring import Scorer, Scores, Trained, fill, trained_folder, whole
-from moa.rewards.specs import Linear
 
 FILE = "model.safetensors"
 Floats = NDArray[np.floating]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from moa.errors import MoaError, nearest
+from moa.experiment.rewards import Python
 from moa.rewards.scoring import Scorer, Scores, whole
-from moa.rewards.specs import Python
 
 
 @dataclass

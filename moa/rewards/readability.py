@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from moa.experiment.rewards import Readability
 from moa.rewards.scoring import Formula
-from moa.rewards.specs import Readability
 
 END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)""")
 

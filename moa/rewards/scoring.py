@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.errors import MoaError
-from moa.process import Job
-from moa.rewards.specs import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
+from moa.experiment.rewards import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
+from moa.job.process import Job
 
 FIELD = re.compile(r"\{(prompt|response)\}")
 

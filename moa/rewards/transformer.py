@@ -21,12 +21,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from moa.errors import MoaError
-from moa.memory import allocating
-from moa.process import Job
+from moa.experiment.rewards import Classifier, Transformer
+from moa.job.memory import allocating
+from moa.job.process import Job
+from moa.lm.training import Continued, Course
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
-from moa.rewards.specs import Classifier, Transformer
-from moa.trainers import Continued, Course
 
 log = logging.getLogger("moa")
 SEED = 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from moa.experiment.rewards import Vader
 from moa.rewards.scoring import Formula, bounds
-from moa.rewards.specs import Vader
 
 
 def load(name: str, spec: Vader, models: Sequence[Path], device: str | None) -> Formula:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from moa.preferences import label
+from moa.experiment.preferences import label
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moa.methods.base import Scores
+    from moa.method import Scores
 
 Scale = Literal["quantile", "zscore", "raw"]
 Target = Literal["scaled", "plain", "simplex", "range", "arc", "ray"]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moa.config_keys import Ppo
-from moa.methods.base import Combination, Method, Scores
+from moa.experiment.keys import Ppo
+from moa.method import Combination, Method, Scores
 from moa.rl.advantages import gae, group_centred, group_relative, unit_scale, whiten, whiten_groups
 
 

@@ -11,11 +11,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from moa.config_keys import Ppo
 from moa.errors import Diverged, NotFinite
-from moa.generation import Decoding, Rollout, sample_in_parts
-from moa.methods.base import Batch, Combination, Method, Scores
-from moa.models import ValueHeads, forward, output_matrix
+from moa.experiment.keys import Ppo
+from moa.lm.generation import Decoding, Rollout, sample_in_parts
+from moa.lm.models import ValueHeads, forward, output_matrix
+from moa.method import Batch, Combination, Method, Scores
 from moa.rl.advantages import masked_mean
 from moa.rl.estimation import Scale, estimate, scale_combined, shape_advantages, token_rewards
 from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity

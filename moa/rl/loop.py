@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moa import checkpoint
-from moa.config_keys import Ppo
 from moa.errors import MoaError
-from moa.memory import allocating
-from moa.methods.base import Method
-from moa.preferences import Preference
-from moa.process import Stopwatch, peak_memory
-from moa.provenance import text_hash
+from moa.experiment.keys import Ppo
+from moa.experiment.preferences import Preference
+from moa.job.memory import allocating
+from moa.job.process import Stopwatch, peak_memory
+from moa.lm import checkpoint
+from moa.method import Method
 from moa.rl.estimation import Scale
 from moa.rl.experience import Actor, Experience, ScoreBatch, collect, finite, read, summary
 from moa.rl.update import Updater
+from moa.store.provenance import text_hash
 
 log = logging.getLogger("moa")
 CurveRow = tuple[int, str, str, float]  # step, quantity, objective, value

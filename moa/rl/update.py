@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moa.config_keys import Ppo
 from moa.errors import MoaError
-from moa.memory import allocating
-from moa.methods.base import Method
-from moa.models import broken_parameter, forward, recomputing
+from moa.experiment.keys import Ppo
+from moa.job.memory import allocating
+from moa.lm.models import broken_parameter, forward, recomputing
+from moa.method import Method
 from moa.rl.experience import Actor, Experience, diverged, finite
 from moa.rl.losses import approximate_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, value_loss
 

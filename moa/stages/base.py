@@ -15,15 +15,16 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moa import checkpoint, conditioning, models, scratch, sft, tables, warm_start
-from moa.config import BaseSection
-from moa.config_keys import Sft
 from moa.errors import MoaError
-from moa.memory import allocating
-from moa.preferences import Preference, lattice
-from moa.process import Job, keeping
-from moa.provenance import file_hash
-from moa.stages import common
+from moa.experiment.keys import Sft
+from moa.experiment.preferences import Preference, lattice
+from moa.experiment.schema import BaseSection
+from moa.job import command
+from moa.job.memory import allocating
+from moa.job.process import Job, keeping
+from moa.lm import checkpoint, conditioning, models, scratch, sft, warm_start
+from moa.store import tables
+from moa.store.provenance import file_hash
 
 log = logging.getLogger("moa")
 VOCABULARY_DIVISIONS = 20  # preferences shown to a new tokenizer
@@ -133,7 +134,7 @@ def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
         return PeftModel.from_pretrained(fresh, folder).merge_and_unload(safe_merge=True)
 
 
-def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: common.Cost, job: Job) -> None:
+def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: command.Cost, job: Job) -> None:
     """Write model, tokenizer and, where something was trained, sft.json into an existing folder."""
     model, spec = section.model, section.model.sft
     if spec is None:
@@ -159,13 +160,13 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
 def main(args: argparse.Namespace) -> None:
     """Make the base and write table COSTS."""
     section = BaseSection.model_validate_json(args.section)
-    cost = common.Cost(section.task, "base")
+    cost = command.Cost(section.task, "base")
     inputs = [file_hash(path) for path in (args.texts, args.scores) if path]
     with keeping(args.checkpoints, "base", args.section, args.depends, *inputs) as job:
-        with common.folder(args.model) as folder:
+        with command.folder(args.model) as folder:
             make(section, args.texts, args.scores, folder, cost, job)
         cost.write(args.costs)
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "texts", "scores?", "checkpoints", "model", "costs", depends=str))
+    command.run(main, command.parser(__doc__, "texts", "scores?", "checkpoints", "model", "costs", depends=str))

@@ -11,24 +11,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moa import answers, tables
-from moa.config import GenerateSection, ScoringSection
 from moa.errors import MoaError
-from moa.generation import Decoding
+from moa.experiment.preferences import Preference
+from moa.experiment.schema import GenerateSection, ScoringSection
+from moa.job import command
+from moa.lm import answering
+from moa.lm.generation import Decoding
 from moa.methods import best_of_n, catalogue
-from moa.preferences import Preference
 from moa.rewards import scoring
-from moa.stages import common, generate
+from moa.stages import generate
+from moa.store import tables
 
 Request = tuple[generate.Row, int]  # prompt, sample
 
 
-def sample(section: GenerateSection, base: answers.Answerer, requests: Sequence[Request], n: int, seed: int, clock: common.Progress) -> list[answers.Response]:
+def sample(section: GenerateSection, base: answering.Answerer, requests: Sequence[Request], n: int, seed: int, clock: command.Progress) -> list[answering.Response]:
     """Return W n responses to the plain prompts, a request's candidates beside each other, decoded as everywhere."""
     generation = section.generation
     decoding = Decoding(generation.max_new_tokens, generation.evaluation_temperature, generation.evaluation_top_p)
     texts = base.texts([prompt["prompt"] for prompt, _ in requests for _ in range(n)], None)
-    return answers.respond(base, texts, decoding, generation.batch_size, f"best of {n} {seed}", clock.add)
+    return answering.respond(base, texts, decoding, generation.batch_size, f"best of {n} {seed}", clock.add)
 
 
 def rate(section: ScoringSection, normaliser: Path, models: Sequence[Path], prompts: list[str], responses: list[str]) -> tuple[NDArray[np.float64], int]:
@@ -50,7 +52,7 @@ def rate(section: ScoringSection, normaliser: Path, models: Sequence[Path], prom
     return np.stack(columns, 1), tokens
 
 
-def walk(grid: Sequence[Preference | None], requests: Sequence[Request], found: Sequence[answers.Response], rewards: NDArray[np.float64]) -> list[generate.Row]:
+def walk(grid: Sequence[Preference | None], requests: Sequence[Request], found: Sequence[answering.Response], rewards: NDArray[np.float64]) -> list[generate.Row]:
     """Return each request's best candidate at each preference, as rows of GENERATIONS."""
     n = len(found) // len(requests)
     rows = []
@@ -68,11 +70,11 @@ def main(args: argparse.Namespace) -> None:
     section = GenerateSection.model_validate_json(args.section)
     method = catalogue.load(args.row, section.settings, section.objectives)
     assert isinstance(method, best_of_n.Method) and section.scoring is not None, "the plan hands the rewards to this row"
-    cost, n = common.Cost(section.task, "generate", method=args.row, seed=args.seed), method.settings.n
+    cost, n = command.Cost(section.task, "generate", method=args.row, seed=args.seed), method.settings.n
     prompts = generate.evaluation_prompts(args.prompts)
     requests = [(prompt, number) for number in range(section.generation.samples) for prompt in prompts]
     base = generate.reference_of(section, args.base)
-    found = sample(section, base, requests, n, args.seed, common.Progress(f"{args.row} s{args.seed}", len(requests) * n))
+    found = sample(section, base, requests, n, args.seed, command.Progress(f"{args.row} s{args.seed}", len(requests) * n))
     asked = [prompt["prompt"] for prompt, _ in requests for _ in range(n)]
     rewards, read = rate(section.scoring, args.normaliser, args.models, asked, [response.text for response in found])
     rows = walk(method.evaluation_preferences(section.evaluation), requests, found, rewards)
@@ -81,4 +83,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "prompts", "base", "policies*", "normaliser", "models*", "out", "costs", row=str, seed=int))
+    command.run(main, command.parser(__doc__, "prompts", "base", "policies*", "normaliser", "models*", "out", "costs", row=str, seed=int))

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moa import tables
-from moa.config import EvaluateSection
 from moa.errors import MoaError, nearest
-from moa.metrics import bootstrap, fronts, steering, text
+from moa.experiment.preferences import corners
+from moa.experiment.schema import EvaluateSection
+from moa.job import command
+from moa.metrics import answers, bootstrap, fronts, steering, text
+from moa.metrics.answers import Answers
 from moa.metrics.bootstrap import Array
-from moa.preferences import corners
-from moa.stages import answers, common
-from moa.stages.answers import Answers
+from moa.store import tables
 
 Row = dict[str, Any]
 REPEATED_LIMIT = 0.1  # share of responses that repeat themselves above which a point is degenerate
@@ -271,4 +271,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "normaliser", "fluency", "prompts", "generations*", "scores*", "points", "quality", "metrics", "payoff"))
+    command.run(main, command.parser(__doc__, "normaliser", "fluency", "prompts", "generations*", "scores*", "points", "quality", "metrics", "payoff"))

@@ -9,14 +9,15 @@ from typing import Any
 
 from peft import PeftModel
 
-from moa import answers, external_responses, fluency, models, tables
-from moa.config import GenerateSection
 from moa.errors import MoaError
-from moa.generation import Decoding
+from moa.experiment.preferences import Preference
+from moa.experiment.schema import GenerateSection
+from moa.job import command
+from moa.lm import answering, fluency, models, responses
+from moa.lm.generation import Decoding
+from moa.method import Method
 from moa.methods import catalogue, external
-from moa.methods.base import Method
-from moa.preferences import Preference
-from moa.stages import common
+from moa.store import tables
 
 log = logging.getLogger("moa")
 Row = dict[str, Any]
@@ -29,7 +30,7 @@ def evaluation_prompts(path: Path) -> list[Row]:
     return rows
 
 
-def load(section: GenerateSection, method: Method, base: Path, folders: Sequence[Path]) -> answers.Answerer:
+def load(section: GenerateSection, method: Method, base: Path, folders: Sequence[Path]) -> answering.Answerer:
     """Load what the row answers with: its policies on the base, the base alone, or an external adapter or model."""
     settings = method.settings
     source: str | Path = base
@@ -41,13 +42,13 @@ def load(section: GenerateSection, method: Method, base: Path, folders: Sequence
             source, revision = settings.model, settings.revision
     assert way != "external", "only the method 'external' answers so"
     objectives = section.objectives
-    return answers.load(
+    return answering.load(
         source, section.model, folders, way=way, objectives=objectives, shown=section.conditioning, conditioned=conditioned, revision=revision, name=name
     )
 
 
 def walk(
-    section: GenerateSection, answerer: answers.Answerer, prompts: Sequence[Row], grid: Sequence[Preference | None], seed: int, progress: Callable[[int], None]
+    section: GenerateSection, answerer: answering.Answerer, prompts: Sequence[Row], grid: Sequence[Preference | None], seed: int, progress: Callable[[int], None]
 ) -> list[Row]:
     """Answer every prompt at every preference; what a point draws depends on (seed, point, batch) alone."""
     generation = section.generation
@@ -57,14 +58,14 @@ def walk(
     for point, preference in enumerate(grid):
         policy = answerer.switch(preference)
         texts = answerer.texts([prompt["prompt"] for prompt, _ in wanted], preference)
-        found = answers.respond(answerer, texts, decoding, generation.batch_size, f"generate {seed} {point}", progress)
+        found = answering.respond(answerer, texts, decoding, generation.batch_size, f"generate {seed} {point}", progress)
         for (prompt, sample), response in zip(wanted, found, strict=True):
             key = {"point": point, "preference": preference, "prompt_id": prompt["prompt_id"], "sample": sample}
             rows.append({**key, "policy": policy, "response": response.text, "tokens": response.tokens, "finished": response.finished})
     return rows
 
 
-def add_fluency(section: GenerateSection, reference: answers.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> int:
+def add_fluency(section: GenerateSection, reference: answering.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> int:
     """Add each response's NLL under the reference policy, its adapters off; return the tokens read."""
     by_id = {p["prompt_id"]: text for p, text in zip(prompts, reference.texts([p["prompt"] for p in prompts], None), strict=True)}
     model = reference.model
@@ -75,24 +76,24 @@ def add_fluency(section: GenerateSection, reference: answers.Answerer, prompts: 
     return read.tokens
 
 
-def reference_of(section: GenerateSection, base: Path) -> answers.Answerer:
+def reference_of(section: GenerateSection, base: Path) -> answering.Answerer:
     """Return the base alone."""
-    return answers.load(base, section.model, [], way="policy", objectives=section.objectives, shown=section.conditioning, conditioned=False)
+    return answering.load(base, section.model, [], way="policy", objectives=section.objectives, shown=section.conditioning, conditioned=False)
 
 
 def main(args: argparse.Namespace) -> None:
     """Write tables GENERATIONS and COSTS."""
     section = GenerateSection.model_validate_json(args.section)
     method = catalogue.load(args.row, section.settings, section.objectives)
-    cost = common.Cost(section.task, "generate", method=args.row, seed=args.seed)
+    cost = command.Cost(section.task, "generate", method=args.row, seed=args.seed)
     prompts, grid = evaluation_prompts(args.prompts), method.evaluation_preferences(section.evaluation)
     settings = method.settings
     if isinstance(settings, external.Settings) and settings.responses is not None:
         reference = reference_of(section, args.base)
-        rows = external_responses.read(settings.responses, args.row, prompts, grid, reference.tokenizer)
+        rows = responses.read(settings.responses, args.row, prompts, grid, reference.tokenizer)
     else:
         answerer = load(section, method, args.base, args.policies)
-        clock = common.Progress(f"{args.row} s{args.seed}", len(grid) * len(prompts) * section.generation.samples)
+        clock = command.Progress(f"{args.row} s{args.seed}", len(grid) * len(prompts) * section.generation.samples)
         rows = walk(section, answerer, prompts, grid, args.seed, clock.add)
         cost.tokens, cost.batch = sum(r["tokens"] for r in rows), answerer.batch
         reference = answerer
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
     write(section, args, cost, reference, prompts, rows)
 
 
-def write(section: GenerateSection, args: argparse.Namespace, cost: common.Cost, reference: answers.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> None:
+def write(section: GenerateSection, args: argparse.Namespace, cost: command.Cost, reference: answering.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> None:
     """Measure the rows' fluency under `reference` and write tables GENERATIONS and COSTS."""
     cost.tokens += add_fluency(section, reference, prompts, rows)
     key = {"task": section.task, "method": args.row, "seed": args.seed}
@@ -113,4 +114,4 @@ def write(section: GenerateSection, args: argparse.Namespace, cost: common.Cost,
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "prompts", "base", "policies*", "normaliser*", "models*", "out", "costs", row=str, seed=int))
+    command.run(main, command.parser(__doc__, "prompts", "base", "policies*", "normaliser*", "models*", "out", "costs", row=str, seed=int))

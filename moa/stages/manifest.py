@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 
-from moa import provenance, tables
-from moa.config import Experiment
 from moa.errors import MoaError
+from moa.experiment.schema import Experiment
+from moa.job import command
 from moa.methods import catalogue
-from moa.stages import common
+from moa.store import provenance, tables
 
 Used = Mapping[str, Sequence[Mapping[str, str]]]
 
@@ -87,4 +87,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "files*", "out"))
+    command.run(main, command.parser(__doc__, "files*", "out"))

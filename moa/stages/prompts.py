@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from moa import tables
-from moa.config import PromptsSection
-from moa.config_keys import Data, Responses
 from moa.errors import MoaError
-from moa.provenance import text_hash
-from moa.stages.common import Cost, parser, run
+from moa.experiment.keys import Data, Responses
+from moa.experiment.schema import PromptsSection
+from moa.job.command import Cost, parser, run
+from moa.store import tables
+from moa.store.provenance import text_hash
 from moa.tasks import reviews
 from moa.tasks.duplicates import Near, normalise
 from moa.tasks.tabular import locate, read_rows, text_of

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moa import answers, fluency, tables
-from moa.config import ReferenceSection
 from moa.errors import MoaError
-from moa.generation import Decoding
-from moa.provenance import text_hash
+from moa.experiment.schema import ReferenceSection
+from moa.job import command
+from moa.lm import answering, fluency
+from moa.lm.generation import Decoding
 from moa.rewards import scoring
-from moa.stages import common
+from moa.store import tables
+from moa.store.provenance import text_hash
 
 log = logging.getLogger("moa")
 LOW, MIDDLE, HIGH = 0.01, 0.5, 0.99  # quantiles: the central 98 %
@@ -31,13 +32,13 @@ def choose_prompts(path: Path, count: int) -> list[tuple[Row, int]]:
     return [(rows[i % len(rows)], i // len(rows)) for i in range(count)]
 
 
-def answer(section: ReferenceSection, base: answers.Answerer, chosen: Sequence[tuple[Row, int]]) -> list[Row]:
+def answer(section: ReferenceSection, base: answering.Answerer, chosen: Sequence[tuple[Row, int]]) -> list[Row]:
     """Return the reference policy's responses, decoded as in training, as rows of REFERENCE_RESPONSES."""
     texts = base.texts([r["prompt"] for r, _ in chosen], None)
     generation = section.generation
     decoding = Decoding(generation.max_new_tokens, generation.temperature, generation.top_p)
-    clock = common.Progress(f"{section.task} reference", len(texts))
-    found = answers.respond(base, texts, decoding, generation.batch_size, "reference", clock.add)
+    clock = command.Progress(f"{section.task} reference", len(texts))
+    found = answering.respond(base, texts, decoding, generation.batch_size, "reference", clock.add)
     read = fluency.measure(base.model, base.tokenizer, texts, [r.text for r in found], base.context)
     key = {"task": section.task, "method": "reference", "seed": 0, "point": 0, "preference": None, "policy": "reference"}
     return [
@@ -109,7 +110,7 @@ def normaliser(section: ReferenceSection, rows: Sequence[Row], rewards: dict[str
     return made
 
 
-def held_out(section: ReferenceSection, base: answers.Answerer, path: Path) -> tuple[list[Row], int]:
+def held_out(section: ReferenceSection, base: answering.Answerer, path: Path) -> tuple[list[Row], int]:
     """Return table FLUENCY, and the tokens read: what fluent text costs the reference policy, by length."""
     rows = [r for r in tables.read(tables.TEXTS, path).to_pylist() if r["split"] == "heldout"]
     if not rows:
@@ -131,8 +132,8 @@ def held_out(section: ReferenceSection, base: answers.Answerer, path: Path) -> t
 def main(args: argparse.Namespace) -> None:
     """Write tables REFERENCE_RESPONSES, REFERENCE_SCORES, NORMALISER, FLUENCY and COSTS."""
     section = ReferenceSection.model_validate_json(args.section)
-    cost = common.Cost(section.task, "reference_scores")
-    base = answers.load(args.base, section.model, [], way="policy", objectives=list(section.objectives), shown=section.conditioning, conditioned=False)
+    cost = command.Cost(section.task, "reference_scores")
+    base = answering.load(args.base, section.model, [], way="policy", objectives=list(section.objectives), shown=section.conditioning, conditioned=False)
     chosen = choose_prompts(args.prompts, section.evaluation.reference_responses)
     rows = answer(section, base, chosen)
     cost.batch = base.batch
@@ -147,4 +148,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "prompts", "texts", "base", "models*", "responses", "scores", "normaliser", "fluency", "costs"))
+    command.run(main, command.parser(__doc__, "prompts", "texts", "base", "models*", "responses", "scores", "normaliser", "fluency", "costs"))

@@ -8,13 +8,13 @@ import logging
 import re
 from pathlib import Path
 
-from moa.config import TaskSection
 from moa.errors import MoaError
-from moa.files import atomically
+from moa.experiment.schema import TaskSection
+from moa.job import command
 from moa.report import pages
 from moa.report.data import named, read
-from moa.sql import reading
-from moa.stages import common
+from moa.store.files import atomically
+from moa.store.sql import reading
 
 log = logging.getLogger("moa")
 FILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what the config allows as a task's name
@@ -45,4 +45,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "database", "out"))
+    command.run(main, command.parser(__doc__, "database", "out"))

@@ -3,10 +3,10 @@
 import argparse
 import logging
 
-from moa.config import RewardSection
-from moa.process import keeping
+from moa.experiment.schema import RewardSection
+from moa.job.command import Cost, folder, parser, run
+from moa.job.process import keeping
 from moa.rewards.scoring import train
-from moa.stages.common import Cost, folder, parser, run
 
 log = logging.getLogger("moa")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from moa import tables
-from moa.config import ScoringSection
 from moa.errors import MoaError
+from moa.experiment.schema import ScoringSection
+from moa.job.command import Cost, parser, run
 from moa.rewards import scoring
-from moa.stages.common import Cost, parser, run
+from moa.store import tables
 
 log = logging.getLogger("moa")
 IDENTITY = ("method", "seed", "point", "prompt_id", "sample")

@@ -3,10 +3,10 @@
 import argparse
 import logging
 
-from moa import tables
-from moa.config import ScoringSection
+from moa.experiment.schema import ScoringSection
+from moa.job.command import Cost, parser, run
 from moa.rewards import scoring
-from moa.stages.common import Cost, parser, run
+from moa.store import tables
 
 log = logging.getLogger("moa")
 

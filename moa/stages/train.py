@@ -14,21 +14,22 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
-from moa import conditioning, models, tables
-from moa.config import TrainSection
-from moa.config_keys import Ppo
 from moa.errors import MoaError
-from moa.generation import Decoding
+from moa.experiment.keys import Ppo
+from moa.experiment.preferences import Preference, check
+from moa.experiment.schema import TrainSection
+from moa.job import command
+from moa.job.process import Job, keeping
+from moa.lm import conditioning, models
+from moa.lm.generation import Decoding
+from moa.method import Method
 from moa.methods import catalogue
-from moa.methods.base import Method
-from moa.preferences import Preference, check
-from moa.process import Job, keeping
-from moa.provenance import file_hash
 from moa.rewards import scoring
 from moa.rl.estimation import Scale
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Loop, Task, batch_preferences
-from moa.stages import common
+from moa.store import tables
+from moa.store.provenance import file_hash
 
 log = logging.getLogger("moa")
 
@@ -126,7 +127,7 @@ def train(loop: Loop, name: str) -> None:
     last = began = time.perf_counter()
     for step in loop.run():
         now = time.perf_counter()
-        if now - last >= common.REPORT_SECONDS or step + 1 == loop.ppo.steps:
+        if now - last >= command.REPORT_SECONDS or step + 1 == loop.ppo.steps:
             report_progress(loop, step, name, (now - began) / (step + 1 - loop.resumed))
             last = now
 
@@ -146,7 +147,7 @@ def write_policy(
         "base_hash": file_hash(args.base), "objectives": method.objectives, "conditioned": method.conditioned, **facts,
         "conditioning": section.conditioning.model_dump(), "generation": section.generation.model_dump(), "model": section.model.model_dump(),
     }  # fmt: skip
-    with common.folder(args.out) as folder:
+    with command.folder(args.out) as folder:
         models.save_policy(folder, model, heads, facts.get("streams", []), card)
 
 
@@ -159,7 +160,7 @@ def write_curve(section: TrainSection, args: argparse.Namespace, curve: Sequence
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return the command line of every stage that trains a policy."""
     paths = ("prompts", "base", "normaliser", "models*", "texts*", "checkpoints", "out", "curve", "costs")
-    return common.parser(description, *paths, row=str, policy=str, seed=int, weights=str, depends=str)
+    return command.parser(description, *paths, row=str, policy=str, seed=int, weights=str, depends=str)
 
 
 def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Preference | None]:
@@ -177,7 +178,7 @@ def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Prefer
 
 def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
-    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    cost = command.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     with checkpoints(args) as job:
         actor = make_actor(section, args.base, method, args.seed)
         task = make_task(section, method, actor, args, weights)
@@ -190,4 +191,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, parser(__doc__))
+    command.run(main, parser(__doc__))

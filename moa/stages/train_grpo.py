@@ -7,18 +7,18 @@ import time
 
 import torch
 
-from moa import checkpoint
-from moa.config import TrainSection
 from moa.errors import MoaError
-from moa.memory import allocating
+from moa.experiment.preferences import Preference
+from moa.experiment.schema import TrainSection
+from moa.job import command
+from moa.job.memory import allocating
+from moa.job.process import Job
+from moa.lm import checkpoint
 from moa.methods.grpo import Method
-from moa.preferences import Preference
-from moa.process import Job
-from moa.rl import grpo
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow
-from moa.stages import common
 from moa.stages.train import checkpoints, make_actor, make_task, parser, read_request, write_curve, write_policy
+from moa.trainers import trl_grpo
 
 log = logging.getLogger("moa")
 
@@ -34,7 +34,7 @@ class Reporter:
     def __call__(self, step: int, values: dict[tuple[str, str], float]) -> None:
         now = time.perf_counter()
         self.done += 1
-        if now - self.last < common.REPORT_SECONDS and step + 1 < self.steps:
+        if now - self.last < command.REPORT_SECONDS and step + 1 < self.steps:
             return
         self.last = now
         rewards = " ".join(f"{o} {values['reward', o]:.3f}" for o in self.objectives)
@@ -57,7 +57,7 @@ def train(
         report = Reporter(f"{args.row}/{args.policy} s{args.seed}", section.ppo.steps, method.objectives)
         try:
             with allocating():
-                curve, tokens = grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
+                curve, tokens = trl_grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
                 return actor, curve, tokens
         except torch.OutOfMemoryError:
             if micro == 1:
@@ -72,7 +72,7 @@ def train(
 def main(args: argparse.Namespace) -> None:
     section, method, weights = read_request(args)
     assert isinstance(method, Method), "only GRPO and its kin name this stage"
-    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    cost = command.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     with checkpoints(args) as job:
         actor, curve, cost.tokens = train(section, method, args, weights, job)
         write_policy(section, args, method, actor.model, weights, None, {})
@@ -83,4 +83,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, parser(__doc__))
+    command.run(main, parser(__doc__))

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import torch
 
-from moa import tables
-from moa.config_keys import Ppo
+from moa.experiment.keys import Ppo
+from moa.experiment.preferences import Preference
+from moa.job import command
+from moa.job.process import Stopwatch
 from moa.methods import modpo
-from moa.preferences import Preference
-from moa.process import Stopwatch
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task
-from moa.rl.pair_loop import PairLoop, Samples
-from moa.rl.pairs import Pairs, given_pairs, make_pairs
-from moa.stages import common, train
-from moa.stages.pair_samples import draw, given
+from moa.stages import train
+from moa.store import tables
 from moa.tasks.preference_pairs import read_pairs
+from moa.trainers.pair_loop import PairLoop, Samples
+from moa.trainers.pair_samples import draw, given
+from moa.trainers.pairs import Pairs, given_pairs, make_pairs
 
 log = logging.getLogger("moa")
 
@@ -46,7 +47,7 @@ def run_loop(loop: PairLoop, name: str) -> None:
     last = began = time.perf_counter()
     for step in loop.run():
         now = time.perf_counter()
-        if now - last >= common.REPORT_SECONDS or step + 1 == loop.steps:
+        if now - last >= command.REPORT_SECONDS or step + 1 == loop.steps:
             left = (now - began) / (step + 1 - loop.resumed) * (loop.steps - step - 1)
             shown = {q: v for s, q, _, v in loop.curve if s == step}
             log.info(
@@ -77,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     section, method, weights = train.read_request(args)
     assert isinstance(method, modpo.Method), "only MODPO trains so"
     assert weights is not None, "every policy of MODPO has weights"
-    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    cost = command.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     with train.checkpoints(args) as job:
         actor = train.make_actor(section, args.base, method, args.seed)
         task = train.make_task(section, method, actor, args, weights)
@@ -95,4 +96,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, train.parser(__doc__))
+    command.run(main, train.parser(__doc__))

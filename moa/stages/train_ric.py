@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from moa import answers, checkpoint, conditioning, sft
-from moa.config import TrainSection
-from moa.config_keys import Sft
 from moa.errors import MoaError
-from moa.memory import allocating
+from moa.experiment.keys import Sft
+from moa.experiment.schema import TrainSection
+from moa.job import command
+from moa.job.memory import allocating
+from moa.job.process import Job, peak_memory
+from moa.lm import answering, checkpoint, conditioning, sft
+from moa.lm.targets import Targets
 from moa.methods import ric
-from moa.process import Job, peak_memory
-from moa.provenance import text_hash
 from moa.rl.experience import Actor
 from moa.rl.loop import CurveRow, Task, prompt_indices
-from moa.stages import common, train
+from moa.stages import train
 from moa.stages.base import read_scores, read_texts
-from moa.targets import Targets
+from moa.store.provenance import text_hash
 
 log = logging.getLogger("moa")
 
@@ -140,15 +141,15 @@ class Ric:
         """Answer a round's questions with the current policy, score the answers, and log them."""
         actor, asked, names = self.actor, self.questions[part - 1], self.method.objectives
         actor.model.config.use_cache = True  # fine-tuning switched it off
-        answerer = answers.Answerer(actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True)
-        clock = common.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
-        found = answers.respond(answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add)
+        answerer = answering.Answerer(actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True)
+        clock = command.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
+        found = answering.respond(answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add)
         raw = self.task.score(asked.prompts, [r.text for r in found])
         self.tokens += sum(r.tokens + r.finished for r in found)
         self._log(part, asked, found, torch.from_numpy(raw))
         return Examples(asked.prompts, [r.text for r in found], [r.finished for r in found], ric.zscores(raw, self.targets))
 
-    def _log(self, part: int, asked: Questions, found: Sequence[answers.Response], raw: torch.Tensor) -> None:
+    def _log(self, part: int, asked: Questions, found: Sequence[answering.Response], raw: torch.Tensor) -> None:
         """Add a round's responses to the curve, batch by batch."""
         size = self.section.ppo.batch_size
         for batch in range(self.batches):
@@ -209,7 +210,7 @@ def read_examples(paths: Sequence[Path], objectives: Sequence[str]) -> Examples:
 def main(args: argparse.Namespace) -> None:
     section, method, weights = train.read_request(args)
     assert isinstance(method, ric.Method), "only Rewards-in-Context trains so"
-    cost = common.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
+    cost = command.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
     with train.checkpoints(args) as job:
         texts = read_examples(args.texts, method.objectives)
         targets = method.targets(texts.rewards, args.seed)
@@ -226,4 +227,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, train.parser(__doc__))
+    command.run(main, train.parser(__doc__))

@@ -16,11 +16,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moa import provenance, sql, tables
-from moa.config import TaskSection
 from moa.errors import MoaError
-from moa.files import atomically
-from moa.stages import common
+from moa.experiment.schema import TaskSection
+from moa.job import command
+from moa.store import provenance, sql, tables
+from moa.store.files import atomically
 
 log = logging.getLogger("moa")
 STORAGE = "v1.0.0"  # readable by every DuckDB from 1.0 on
@@ -185,7 +185,7 @@ _BLANKS: dict[str, Any] = {"VARCHAR": "", "BIGINT": 0, "DOUBLE": 0.0, "FLOAT": 0
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """Return DuckDB's name of a column type of moa/tables.py."""
+    """Return DuckDB's name of a column type of moa/store/tables.py."""
     if pa.types.is_list(kind):
         return f"{sql_type(kind.value_type)}[]"
     names = {tables.STRING: "VARCHAR", tables.INT: "BIGINT", tables.FLOAT: "DOUBLE", tables.SCORE: "FLOAT", tables.BOOL: "BOOLEAN"}
@@ -220,7 +220,7 @@ def _table_of(file: Path) -> tables.Table:
         raise MoaError(f"{file}: not a readable Parquet file ({error}); delete it and run snakemake again") from error
     name = metadata.get(b"moa.table", b"none").decode()
     if name not in BY_NAME:
-        raise MoaError(f"{file}: holds table '{name}', which moa/tables.py does not know; delete it and run snakemake again")
+        raise MoaError(f"{file}: holds table '{name}', which moa/store/tables.py does not know; delete it and run snakemake again")
     return BY_NAME[name]
 
 
@@ -268,4 +268,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, common.parser(__doc__, "runs*", "out"))
+    command.run(main, command.parser(__doc__, "runs*", "out"))

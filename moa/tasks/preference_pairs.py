@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 
 from moa.errors import MoaError
-from moa.rewards.specs import Strict
+from moa.experiment.rewards import Strict
 from moa.tasks.duplicates import Near
 from moa.tasks.tabular import read_rows, text_of
 from moa.tasks.text import encodable, split_after

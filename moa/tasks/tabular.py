@@ -20,7 +20,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from moa.errors import MoaError, nearest
-from moa.provenance import warn_unpinned
+from moa.store.provenance import warn_unpinned
 
 Row = dict[str, Any]
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")

@@ -9,8 +9,8 @@ from math import log, sqrt
 import torch
 from torch import Tensor
 
-from moa.methods.base import Batch, Method
-from moa.preferences import Preference
+from moa.experiment.preferences import Preference
+from moa.method import Batch, Method
 from moa.rl.estimation import Scale
 from moa.testbed.policy import Episodes
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from moa.preferences import Preference
+from moa.experiment.preferences import Preference
 from moa.rl.estimation import Scale
 
 GAIN = 6.0

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moa.config_keys import Ppo
-from moa.methods.base import Batch, Method
-from moa.preferences import Preference
+from moa.experiment.keys import Ppo
+from moa.experiment.preferences import Preference
+from moa.method import Batch, Method
 from moa.rl.advantages import gae
 from moa.rl.estimation import scale_combined, shape_advantages, token_rewards
 from moa.rl.experience import finite

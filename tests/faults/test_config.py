@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from moa import config
 from moa.errors import MoaError
+from moa.experiment import schema
 from moa.methods import catalogue
 
 GOOD: dict[str, Any] = {
@@ -41,12 +41,12 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 def complaint(data: object) -> str:
     with pytest.raises(MoaError) as caught:
-        config.parse(data, "mine.yaml")
+        schema.parse(data, "mine.yaml")
     return str(caught.value)
 
 
 def test_the_good_experiment_is_good() -> None:
-    assert config.parse(GOOD).task == "tiny"
+    assert schema.parse(GOOD).task == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_method_that_does_not_exist(methods: list[str], message: str) -> None:
     data = changed("run.methods", methods)
     data["methods"] = {"own": {"kind": "pamma"}}
     with pytest.raises(MoaError) as caught:
-        catalogue.rows(config.parse(data))
+        catalogue.rows(schema.parse(data))
     assert str(caught.value) == message
 
 
@@ -143,23 +143,23 @@ def test_a_file_that_is_no_experiment(tmp_path: Path, content: bytes, message: s
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(MoaError) as caught:
-        config.load(path)
+        schema.load(path)
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(MoaError, match="no such experiment file"):
-        config.load(tmp_path / "none.yaml")
+        schema.load(tmp_path / "none.yaml")
     with pytest.raises(MoaError, match="cannot be read as an experiment file"):
-        config.load(tmp_path)
+        schema.load(tmp_path)
 
 
 def test_a_section_survives_its_way_through_the_command_line() -> None:
-    experiment = config.parse(changed("preferences.evaluation", {"divisions": 3}))
-    assert config.Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+    experiment = schema.parse(changed("preferences.evaluation", {"divisions": 3}))
+    assert schema.Experiment.model_validate_json(experiment.model_dump_json()) == experiment
 
 
 def test_load_reads_what_parse_takes(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text(yaml.safe_dump(GOOD))
-    assert config.load(path) == config.parse(GOOD)
+    assert schema.load(path) == schema.parse(GOOD)

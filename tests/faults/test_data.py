@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from moa.config_keys import Data
 from moa.errors import MoaError
+from moa.experiment.keys import Data
 from moa.stages.prompts import prepare
 from moa.tasks.tabular import read_rows
 

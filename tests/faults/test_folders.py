@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from moa import checkpoint, files, models
-from moa.config import BaseSection
 from moa.errors import MoaError
-from moa.stages import base, common
+from moa.experiment.schema import BaseSection
+from moa.job import command
+from moa.lm import checkpoint, models
+from moa.stages import base
+from moa.store import files
 from tests import tiny_models
 from tests.tiny_policy import loop
 
@@ -73,7 +75,7 @@ def test_policy(tmp_path: Path) -> None:
     place = tmp_path / "policies" / "s0"
     place.mkdir(parents=True)
     (place / "policy.json").write_text("before")
-    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*policies/s0"), common.folder(place) as folder:
+    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*policies/s0"), command.folder(place) as folder:
         models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
     assert [p.name for p in place.parent.iterdir()] == ["s0"]
     assert (place / "policy.json").read_text() == "before"
@@ -95,11 +97,11 @@ def job(folder: Path) -> subprocess.Popen[str]:
         "import time\n"
         "from moa.stages import common\n"
         "def main(arguments):\n"
-        "    with common.folder(arguments.out) as folder:\n"
+        "    with command.folder(arguments.out) as folder:\n"
         "        (folder / 'half').write_text('x')\n"
         "        print('half', flush=True)\n"
         "        time.sleep(100)\n"
-        "common.run(main, common.parser('a stage', 'out'))\n"
+        "common.run(main, command.parser('a stage', 'out'))\n"
     )
     command = [sys.executable, "-c", code, "--section", "{}", "--out", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

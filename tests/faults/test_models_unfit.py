@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from moa import models
-from moa.config_keys import Lora, Model, Ppo
 from moa.errors import MoaError
+from moa.experiment.keys import Lora, Model, Ppo
+from moa.lm import models
 from moa.methods import catalogue
 from tests import tiny_models
 
@@ -59,8 +59,8 @@ def test_a_hub_id_without_the_hub() -> None:
 
 REVISIONS = """
 import sys
-from moa import models
-from moa.config_keys import Model
+from moa.lm import models
+from moa.experiment.keys import Model
 from moa.errors import MoaError
 
 stored, missing = sys.argv[1:]
@@ -90,7 +90,7 @@ def test_a_revision_that_is_not_there(base: Path, tmp_path: Path) -> None:
 
 ADAPTERS = """
 import sys
-from moa import models
+from moa.lm import models
 from moa.errors import MoaError
 
 stored, missing = sys.argv[1:]

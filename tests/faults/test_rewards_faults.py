@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from moa.errors import MoaError
-from moa.process import Job
+from moa.experiment.rewards import Classifier, Linear
+from moa.job.process import Job
 from moa.rewards import scoring
 from moa.rewards.python import PythonScorer
-from moa.rewards.specs import Classifier, Linear
 from tests import tiny_rewards
 
 PROMPTS, RESPONSES = ["first prompt", "second", "third"], ["one", "", "three"]

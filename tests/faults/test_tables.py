@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moa import files, tables
 from moa.errors import MoaError
+from moa.store import files, tables
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from moa.config_keys import Ppo
-from moa.methods.base import Combination, weighted
+from moa.experiment.keys import Ppo
+from moa.method import Combination, weighted
 from moa.rl.advantages import gae, group_centred, group_relative, masked_mean, unit_scale, whiten, whiten_groups
 from moa.rl.estimation import Scale, estimate, scale_combined, token_rewards
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from moa import answers, models
-from moa.conditioning import encode
-from moa.config import TrainSection
-from moa.config_keys import Conditioning, Model
 from moa.errors import MoaError
-from moa.generation import Decoding
-from moa.provenance import file_hash
+from moa.experiment.keys import Conditioning, Model
+from moa.experiment.schema import TrainSection
+from moa.lm import answering, models
+from moa.lm.conditioning import encode
+from moa.lm.generation import Decoding
 from moa.stages import train
+from moa.store.provenance import file_hash
 from tests import tiny_models, tiny_policy
 
 PLAIN = Model(source="x")
@@ -35,8 +35,8 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tiny_models.save_adapter(folder / n / "s0", seed=i, name=n, weights=w) for i, (n, w) in enumerate(named)]
 
 
-def load(base: Path, folders: list[Path], way: answers.Way, spec: Model = PLAIN, conditioned: bool = False) -> answers.Answerer:
-    return answers.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned)
+def load(base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN, conditioned: bool = False) -> answering.Answerer:
+    return answering.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned)
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_not_the_average_of_the_factors(base: Path, corners: list[Path]) -> None
     a, b, scale = layer.lora_A, layer.lora_B, layer.scaling["policy0"]
     factors = (b["policy0"].weight + b["policy1"].weight) / 2 @ ((a["policy0"].weight + a["policy1"].weight) / 2) * scale
     exact = (b["policy0"].weight @ a["policy0"].weight + b["policy1"].weight @ a["policy1"].weight) / 2 * scale
-    mixed = layer.get_delta_weight(answers.SOUP)
+    mixed = layer.get_delta_weight(answering.SOUP)
     assert torch.allclose(mixed, exact, atol=1e-5)
     assert not torch.allclose(mixed, factors, atol=1e-2)
 
@@ -109,16 +109,16 @@ def test_a_soup_lacks_an_ingredient(base: Path, corners: list[Path]) -> None:
 
 def test_nearest() -> None:
     """(.6, .4) is .1 sqrt 2 from (.5, .5) and .4 sqrt 2 from (1, 0); (.75, .25) is as far from both: the first one."""
-    cards = [answers.Card("half", (0.5, 0.5)), answers.Card("a", (1.0, 0.0)), answers.Card("b", (0.0, 1.0))]
-    assert answers.nearest((0.6, 0.4), cards) == 0
-    assert answers.nearest((0.9, 0.1), cards) == 1
-    assert answers.nearest((0.75, 0.25), cards) == 0
-    assert answers.nearest((0.0, 1.0), cards) == 2
+    cards = [answering.Card("half", (0.5, 0.5)), answering.Card("a", (1.0, 0.0)), answering.Card("b", (0.0, 1.0))]
+    assert answering.nearest((0.6, 0.4), cards) == 0
+    assert answering.nearest((0.9, 0.1), cards) == 1
+    assert answering.nearest((0.75, 0.25), cards) == 0
+    assert answering.nearest((0.0, 1.0), cards) == 2
 
 
 def test_nearest_needs_weights() -> None:
     with pytest.raises(MoaError, match="policy free: its card names no weights"):
-        answers.nearest((0.5, 0.5), [answers.Card("free")])
+        answering.nearest((0.5, 0.5), [answering.Card("free")])
 
 
 def test_the_nearest_policy_answers(base: Path, corners: list[Path]) -> None:
@@ -142,40 +142,40 @@ def test_only_a_conditioned_row_shows_the_preference(base: Path) -> None:
 
 
 def test_cards(corners: list[Path], tmp_path: Path) -> None:
-    assert answers.read_card(corners[1]) == answers.Card("a", (1.0, 0.0))
-    assert answers.read_card(corners[1] / "adapter") == answers.Card("adapter"), "a plain PEFT folder has none"
+    assert answering.read_card(corners[1]) == answering.Card("a", (1.0, 0.0))
+    assert answering.read_card(corners[1] / "adapter") == answering.Card("adapter"), "a plain PEFT folder has none"
     (tmp_path / "policy.json").write_text("{")
     with pytest.raises(MoaError, match="policy.json: not a policy's card"):
-        answers.read_card(tmp_path)
+        answering.read_card(tmp_path)
 
 
 def test_responses_keep_the_prompts_order(base: Path) -> None:
     """Batches are sorted by length; with an almost greedy draw a prompt's answer does not depend on its batch."""
     row, greedy = load(base, [], "policy"), Decoding(6, 1e-4, 1.0)
     prompts = ["The battery of my phone", "My", "This old lamp", "It"]
-    alone = [answers.respond(row, [p], greedy, 1, "s")[0] for p in prompts]
-    assert answers.respond(row, prompts, greedy, 2, "s") == alone
+    alone = [answering.respond(row, [p], greedy, 1, "s")[0] for p in prompts]
+    assert answering.respond(row, prompts, greedy, 2, "s") == alone
 
 
 def test_the_seed_decides_the_draws(base: Path) -> None:
     row = load(base, [], "policy")
     torch.manual_seed(1)
-    first = answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0")
+    first = answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0")
     torch.manual_seed(2)
-    assert answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0") == first, "whatever was drawn before"
-    assert answers.respond(row, ["My"] * 4, DECODING, 2, "generate 0 1") != first
+    assert answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0") == first, "whatever was drawn before"
+    assert answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 1") != first
     assert first[:2] != first[2:], "batches differ"
 
 
 def test_tokens_leave_out_the_end_token(base: Path) -> None:
     row = load(base, [], "policy")
-    for response in answers.respond(row, ["My"] * 24, Decoding(30, 1.0, 1.0), 24, "s"):
+    for response in answering.respond(row, ["My"] * 24, Decoding(30, 1.0, 1.0), 24, "s"):
         assert response.tokens == 30 if not response.finished else 1 <= response.tokens < 30
 
 
 def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that holds two responses: four are tried, then two and two."""
-    row, sizes, sample = load(base, [], "policy"), [], answers.sample
+    row, sizes, sample = load(base, [], "policy"), [], answering.sample
 
     def small_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
         sizes.append(len(prompts))
@@ -183,14 +183,14 @@ def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPa
             raise torch.OutOfMemoryError
         return sample(model, tokenizer, prompts, *rest)
 
-    monkeypatch.setattr(answers, "sample", small_gpu)
-    assert len(answers.respond(row, ["My"] * 4, DECODING, 4, "s")) == 4
+    monkeypatch.setattr(answering, "sample", small_gpu)
+    assert len(answering.respond(row, ["My"] * 4, DECODING, 4, "s")) == 4
     assert sizes == [4, 2, 2]
 
 
 def test_progress_counts_every_response_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight responses, four at a time; the second batch does not fit, so all eight are answered anew, two at a time."""
-    row, sizes, heard, sample = load(base, [], "policy"), [], [], answers.sample
+    row, sizes, heard, sample = load(base, [], "policy"), [], [], answering.sample
 
     def filling_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
         sizes.append(len(prompts))
@@ -198,8 +198,8 @@ def test_progress_counts_every_response_once(base: Path, monkeypatch: pytest.Mon
             raise torch.OutOfMemoryError
         return sample(model, tokenizer, prompts, *rest)
 
-    monkeypatch.setattr(answers, "sample", filling_gpu)
-    answers.respond(row, ["My"] * 8, DECODING, 4, "s", heard.append)
+    monkeypatch.setattr(answering, "sample", filling_gpu)
+    answering.respond(row, ["My"] * 8, DECODING, 4, "s", heard.append)
     assert sizes == [4, 4, 2, 2, 2, 2]
     assert heard == [4, 2, 2]  # 4 of the first attempt; of the second, what goes beyond them
 
@@ -208,9 +208,9 @@ def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch)
     def no_gpu(*_: object) -> object:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(answers, "sample", no_gpu)
+    monkeypatch.setattr(answering, "sample", no_gpu)
     with pytest.raises(MoaError, match="one response at a time does not fit"):
-        answers.respond(load(base, [], "policy"), ["My"], DECODING, 4, "s")
+        answering.respond(load(base, [], "policy"), ["My"], DECODING, 4, "s")
 
 
 def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -233,4 +233,4 @@ def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path)
     run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
     arguments = Namespace(row="linear", policy="policy", seed=0, base=base, out=tmp_path / "out", curve=tmp_path / "curve.parquet")
     train.save(run, section, arguments, None)
-    assert answers.read_card(tmp_path / "out").base_hash == file_hash(base)
+    assert answering.read_card(tmp_path / "out").base_hash == file_hash(base)

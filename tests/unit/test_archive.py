@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from moa import tables
-from moa.archive import extend, over_seeds
 from moa.errors import MoaError
 from moa.metrics.paired import paired
+from moa.report.archive import extend, over_seeds
+from moa.store import tables
 from tests import synthetic
 
 

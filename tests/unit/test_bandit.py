@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from moa.experiment.preferences import lattice
+from moa.method import Method
 from moa.methods import catalogue
-from moa.methods.base import Method
-from moa.preferences import lattice
 from moa.rl.weights import min_norm
 from moa.testbed.bandit import Arms, Quadratic, rings
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moa.experiment.preferences import lattice
+from moa.method import Batch, Method, Scores
 from moa.methods import catalogue
-from moa.methods.base import Batch, Method, Scores
-from moa.preferences import lattice
 from moa.testbed.bandit import Quadratic
 
 Array = NDArray[np.float64]

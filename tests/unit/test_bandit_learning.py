@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from moa.experiment.preferences import lattice
 from moa.methods import catalogue
-from moa.preferences import lattice
 from moa.testbed.bandit import Arms
 from moa.testbed.train import PPO, Learner
 

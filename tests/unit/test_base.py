@@ -12,14 +12,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from moa import models, scratch, sft, tables
-from moa.conditioning import token_rows
-from moa.config import BaseSection
-from moa.config_keys import Model, Scratch, Sft
 from moa.errors import Diverged, MoaError
-from moa.process import Job
-from moa.provenance import text_hash
+from moa.experiment.keys import Model, Scratch, Sft
+from moa.experiment.schema import BaseSection
+from moa.job.process import Job
+from moa.lm import models, scratch, sft
+from moa.lm.conditioning import token_rows
 from moa.stages import base
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import killed, tiny_models
 
 BYTES = tiny_models.tokenizer()

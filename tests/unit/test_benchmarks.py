@@ -16,13 +16,14 @@ import yaml
 
 from benchmarks import ablation, convergence, development, distance, means, mutation, noon, pama_cost, pooled, responses
 from benchmarks.preference_embedding import PreferenceEmbedding
-from moa import answers, models, tables
-from moa.conditioning import encode
-from moa.config import load
-from moa.config_keys import Conditioning, Lora, Model, Scratch
 from moa.errors import MoaError
-from moa.generation import Decoding
-from moa.sections import Plan
+from moa.experiment.keys import Conditioning, Lora, Model, Scratch
+from moa.experiment.schema import load
+from moa.lm import answering, models
+from moa.lm.conditioning import encode
+from moa.lm.generation import Decoding
+from moa.plan import Plan
+from moa.store import tables
 from tests import tiny_models, tiny_policy
 
 SCRATCH = Scratch(vocabulary=64, hidden=16, layers=1, heads=2, feed_forward=16, context=32)
@@ -271,7 +272,7 @@ def test_distance_is_the_kl_of_the_first_token_where_there_is_one(tmp_path: Path
     """With one token per response: sum_v p(v) log(p(v) / q(v)) at the end of each prompt, the end token left out of both."""
     base = tiny_models.save_base(tmp_path / "base")
     folder = tiny_models.save_adapter(tmp_path / "a" / "s0", seed=1, name="a", weights=(1.0, 0.0))
-    answerer = answers.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+    answerer = answering.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
     prompts = ["The lamp is good", "My"]
     total, tokens = distance.measure(answerer, prompts, Decoding(1, 0.7, 1.0))
     assert tokens == 2
@@ -293,7 +294,7 @@ def test_distance_is_the_kl_of_the_first_token_where_there_is_one(tmp_path: Path
 
 def test_a_mixture_has_no_distance(tmp_path: Path) -> None:
     base = tiny_models.save_base(tmp_path / "base")
-    answerer = answers.load(base, Model(source="x"), [], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+    answerer = answering.load(base, Model(source="x"), [], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False)
     with pytest.raises(MoaError, match="only a policy or a soup"):
         distance.measure(answerer, ["My"], Decoding(1, 1.0, 1.0))
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moa import tables
-from moa.config import GenerateSection, ScoringSection
 from moa.errors import MoaError
+from moa.experiment.schema import GenerateSection, ScoringSection
+from moa.job import command
 from moa.methods import best_of_n, catalogue
-from moa.provenance import text_hash
 from moa.stages import best_of_n as stage
-from moa.stages import common, generate
+from moa.stages import generate
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import tiny_models
 
 GRID = [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
@@ -88,7 +89,7 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
     assert {(r["method"], r["policy"]) for r in rows} == {("mine", "best of 8")}
     base = generate.reference_of(section(8, samples=2), world / "base")
     requests = [({"prompt": p, "prompt_id": text_hash(p)}, s) for s in range(2) for p in PROMPTS]
-    drawn = stage.sample(section(8, samples=2), base, requests, 8, 0, common.Progress("", 48))
+    drawn = stage.sample(section(8, samples=2), base, requests, 8, 0, command.Progress("", 48))
     for row in rows:
         first = 8 * next(i for i, (p, s) in enumerate(requests) if (p["prompt_id"], s) == (row["prompt_id"], row["sample"]))
         candidates = [r.text for r in drawn[first : first + 8]]

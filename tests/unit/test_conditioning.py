@@ -8,11 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from moa.conditioning import MARK, as_text, build, continuation_rows, encode, preference_text, token_rows
-from moa.config_keys import Conditioning
 from moa.errors import MoaError
-from moa.generation import decode
-from moa.preferences import lattice
+from moa.experiment.keys import Conditioning
+from moa.experiment.preferences import lattice
+from moa.lm.conditioning import MARK, as_text, build, continuation_rows, encode, preference_text, token_rows
+from moa.lm.generation import decode
 from tests import tiny_models
 
 OBJECTIVES = ["sentiment", "conciseness"]

@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from moa import config, config_keys, tables
-from moa.methods import base
+from moa import method
+from moa.experiment import keys, schema
+from moa.experiment.rewards import Python
 from moa.rewards import scoring
-from moa.rewards.specs import Python
 from moa.stages import prompts as stage
+from moa.store import tables
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -37,9 +38,9 @@ def test_add_a_method(tmp_path: Path) -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    method = module.Method("uniform", base.Settings(), ["a", "b"])
+    uniform = module.Method("uniform", method.Settings(), ["a", "b"])
     advantages = torch.tensor([[[2.0]], [[4.0]]])
-    got = method.combine(base.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), base.Scores(*torch.zeros(3, 1, 2))))
+    got = uniform.combine(method.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), method.Scores(*torch.zeros(3, 1, 2))))
     assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
 
 
@@ -53,8 +54,9 @@ def test_an_experiment_plans_the_added_method(tmp_path: Path) -> None:
     code = (
         "import json\n"
         "from pathlib import Path\n"
-        "from moa import config, sections\n"
-        "plan = sections.Plan(config.load(Path('experiment.yaml')), 'experiment.yaml')\n"
+        "from moa import plan\n"
+        "from moa.experiment import schema\n"
+        "plan = plan.Plan(schema.load(Path('experiment.yaml')), 'experiment.yaml')\n"
         "codes = [plan.code('train', row=row) for row in ('linear', 'uniform')]\n"
         "print(json.dumps([sorted(plan.policies), plan.train('uniform').settings, len(plan.train('uniform').training), codes[0] != codes[1]]))\n"
     )
@@ -81,7 +83,7 @@ def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [{**line, "question": f"{line['question']} Case {word}."} for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")]
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
-    section = config.PromptsSection(task="tickets", data=config_keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
+    section = schema.PromptsSection(task="tickets", data=keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
     out = SimpleNamespace(section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet"))
     stage.main(out)  # type: ignore[arg-type]
     splits = tables.read(tables.PROMPTS, out.prompts)["split"].to_pylist()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moa.methods.base import Scores
+from moa.method import Scores
 from moa.rl import control
 
 # Two samples, two objectives; every scale has numbers of its own.

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moa.config_keys import Ppo
+from moa.experiment.keys import Ppo
+from moa.method import Method
 from moa.methods import catalogue
-from moa.methods.base import Method
 from moa.rl.estimation import estimate, groups_of, shape_advantages
 
 PREFERENCES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])

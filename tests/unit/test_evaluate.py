@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from moa import tables
 from moa.errors import MoaError
+from moa.store import tables
 from tests import synthetic
 from tests.hand import CORNERS, GRID, Hand
 

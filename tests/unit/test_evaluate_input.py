@@ -2,8 +2,8 @@
 
 import pytest
 
-from moa import tables
 from moa.errors import MoaError
+from moa.store import tables
 from tests.hand import CORNERS, GRID, Hand
 
 

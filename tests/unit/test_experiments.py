@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moa.config import load
+from moa.experiment.schema import load
 from moa.methods import catalogue
-from moa.sections import Plan
+from moa.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "config.yaml", ROOT / "tests" / "tiny.yaml", *sorted((ROOT / "experiments").glob("*.yaml"))]
@@ -39,7 +39,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_the_plan_needs_no_torch() -> None:
-    code = "from pathlib import Path; from moa.config import load; from moa.sections import Plan; Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
+    code = "from pathlib import Path; from moa.experiment.schema import load; from moa.plan import Plan; Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from moa import fluency
 from moa.errors import MoaError
+from moa.lm import fluency
 from tests import tiny_models
 
 BYTES = tiny_models.tokenizer()

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moa import answers, tables
-from moa.config import GenerateSection
 from moa.errors import MoaError
-from moa.generation import sample
-from moa.provenance import text_hash
+from moa.experiment.schema import GenerateSection
+from moa.lm import answering
+from moa.lm.generation import sample
 from moa.stages import generate
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import tiny_models
 from tests.unit.test_fluency import by_hand
 
@@ -74,7 +75,7 @@ def test_the_batch_that_fitted_is_on_record(world: Path, tmp_path: Path, monkeyp
             raise torch.OutOfMemoryError
         return sample(model, tokenizer, prompts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answers, "sample", small_gpu)
+    monkeypatch.setattr(answering, "sample", small_gpu)
     run(world, tmp_path / "tight", "linear", "c")
     assert [tables.read(tables.COSTS, tmp_path / name / "costs.parquet")["batch"].to_pylist() for name in ("roomy", "tight")] == [[2], [1]]
 

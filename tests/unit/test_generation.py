@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from moa.conditioning import continuation_rows
-from moa.generation import Decoding, Rollout, decode, finish, sample
+from moa.lm.conditioning import continuation_rows
+from moa.lm.generation import Decoding, Rollout, decode, finish, sample
 from tests import tiny_models
 
 BYTES, PIECES = tiny_models.tokenizer(), tiny_models.sentencepiece()

@@ -12,21 +12,22 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback
 
-from moa import answers, tables
-from moa.conditioning import token_rows
-from moa.config import TrainSection
-from moa.config_keys import Conditioning, Model
 from moa.errors import Diverged, MoaError
-from moa.generation import decode, sample
+from moa.experiment.keys import Conditioning, Model
+from moa.experiment.preferences import lattice
+from moa.experiment.schema import TrainSection
+from moa.job.process import Stopwatch
+from moa.lm import answering
+from moa.lm.conditioning import token_rows
+from moa.lm.generation import decode, sample
+from moa.lm.models import forward
 from moa.methods import catalogue
-from moa.models import forward
-from moa.preferences import lattice
-from moa.process import Stopwatch
-from moa.rl import grpo
 from moa.rl.loop import CurveRow, Loop, prompt_indices
 from moa.rl.losses import logprobs_and_entropy
 from moa.stages import train_grpo
+from moa.store import tables
 from moa.testbed.bandit import Arms
+from moa.trainers import trl_grpo
 from tests import tiny_models
 from tests.tiny_policy import arms_loop, count_words, loop
 
@@ -43,7 +44,7 @@ def tiny(kind: str, folder: Path, **changes: object) -> Loop:
 
 
 def train(run: Loop, micro: int = 3, checkpointing: bool = False) -> tuple[list[CurveRow], int]:
-    return grpo.train(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, lambda step, values: None, run.checkpoints, Stopwatch())  # type: ignore[arg-type]
+    return trl_grpo.train(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, lambda step, values: None, run.checkpoints, Stopwatch())  # type: ignore[arg-type]
 
 
 def adapter(run: Loop) -> torch.Tensor:
@@ -87,11 +88,11 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
 
         return reward
 
-    given = grpo.arguments(theirs.method, theirs.ppo, theirs.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
+    given = trl_grpo.arguments(theirs.method, theirs.ppo, theirs.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
     aggregation = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [0.25, 0.75], "scale_rewards": "group"}
     given = replace(given, steps_per_generation=None, **aggregation)
-    trainer = grpo.Trainer(
-        theirs.actor.model, reward_funcs=[one(0), one(1)], args=given, train_dataset=grpo.data(theirs.task, theirs.ppo, 4, 0), processing_class=theirs.actor.tokenizer
+    trainer = trl_grpo.Trainer(
+        theirs.actor.model, reward_funcs=[one(0), one(1)], args=given, train_dataset=trl_grpo.data(theirs.task, theirs.ppo, 4, 0), processing_class=theirs.actor.tokenizer
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -102,7 +103,7 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
 
 def test_steps_take_the_loops_prompts_and_every_preference(tmp_path: Path) -> None:
     run = tiny("grpo", tmp_path, batch_size=12, mini_batch_size=6)  # 12 / 4 = 3 groups per step, 3 preferences
-    rows = grpo.data(run.task, run.ppo, 4, seed=5)
+    rows = trl_grpo.data(run.task, run.ppo, 4, seed=5)
     assert len(rows) == 3 * 3
     for step in range(3):
         mine = [rows[3 * step + i] for i in range(3)]
@@ -114,13 +115,13 @@ def test_steps_take_the_loops_prompts_and_every_preference(tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
 def test_as_many_responses_as_the_shared_loop_samples_in_whole_groups(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, seen, first = tiny(kind, tmp_path), [], []
-    scored = grpo.Rewards.__call__
+    scored = trl_grpo.Rewards.__call__
 
-    def noting(self: grpo.Rewards, completion_ids: Sequence[list[int]], **columns: object) -> list[float]:
+    def noting(self: trl_grpo.Rewards, completion_ids: Sequence[list[int]], **columns: object) -> list[float]:
         first.extend(row[0] for row in completion_ids)
         return scored(self, completion_ids=completion_ids, **columns)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(grpo.Rewards, "__call__", noting)
+    monkeypatch.setattr(trl_grpo.Rewards, "__call__", noting)
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         seen.append((list(prompts), list(responses)))
@@ -162,9 +163,9 @@ def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) 
 
     stopped, resumed = make("parts"), make("parts")
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        grpo.train(stopped.actor, stopped.method, stopped.ppo, stopped.task, stopped.seed, 6, False, pull, stopped.checkpoints, Stopwatch())  # type: ignore[arg-type]
+        trl_grpo.train(stopped.actor, stopped.method, stopped.ppo, stopped.task, stopped.seed, 6, False, pull, stopped.checkpoints, Stopwatch())  # type: ignore[arg-type]
     watch = Stopwatch()
-    again, count = grpo.train(resumed.actor, resumed.method, resumed.ppo, resumed.task, resumed.seed, 6, False, lambda *_: None, resumed.checkpoints, watch)  # type: ignore[arg-type]
+    again, count = trl_grpo.train(resumed.actor, resumed.method, resumed.ppo, resumed.task, resumed.seed, 6, False, lambda *_: None, resumed.checkpoints, watch)  # type: ignore[arg-type]
     assert adapter(resumed).equal(adapter(whole)) and count == tokens
     clock = ("seconds", "tokens_per_second", "memory")
     assert [row for row in again if row[1] not in clock] == [row for row in curve if row[1] not in clock]
@@ -215,7 +216,7 @@ def test_a_prompt_is_read_with_one_bos_and_scored_without_its_preference(tmp_pat
     run.actor.model.generate = lambda **options: fed.append(options) or generate(**options)
     train(run)
     rows = [row[m.bool()].tolist() for row, m in zip(fed[0]["input_ids"], fed[0]["attention_mask"], strict=True)]
-    expected = [r["prompt"] for r in grpo.data(run.task, run.ppo, 4, run.seed) for _ in range(4)]
+    expected = [r["prompt"] for r in trl_grpo.data(run.task, run.ppo, 4, run.seed) for _ in range(4)]
     assert rows == token_rows(expected, run.actor.tokenizer)
     assert all(row.count(1) == 1 for row in rows)
     decoding = fed[0]["generation_config"]
@@ -229,9 +230,9 @@ def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
         vocab_size=20, n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=1, eos_token_id=2, initializer_range=0.5, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     )
     run = tiny("grpo", tmp_path, lm=GPT2LMHeadModel(shape).eval(), steps=1)
-    given = grpo.arguments(run.method, run.ppo, run.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
-    rewards = grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
-    trainer = grpo.Trainer(run.actor.model, reward_funcs=rewards, args=given, train_dataset=grpo.data(run.task, run.ppo, 4, 0), processing_class=run.actor.tokenizer)
+    given = trl_grpo.arguments(run.method, run.ppo, run.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
+    rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
+    trainer = trl_grpo.Trainer(run.actor.model, reward_funcs=rewards, args=given, train_dataset=trl_grpo.data(run.task, run.ppo, 4, 0), processing_class=run.actor.tokenizer)
     rollout = sample(run.actor.model, run.actor.tokenizer, ["p1", "p1 p2 p3 p4 p5"], run.actor.decoding, run.actor.context)
     assert rollout.mask[0].sum() < rollout.mask[1].sum() + 8 and not bool(rollout.mask[0, 0])
     with torch.no_grad():
@@ -247,7 +248,7 @@ def test_rewards_see_the_text_that_generation_decodes(tmp_path: Path) -> None:
     tokenizer = run.actor.tokenizer = tiny_models.sentencepiece()
     run.task.score = lambda prompts, responses: seen.append((list(prompts), list(responses))) or np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     ids = tokenizer("works well", add_special_tokens=False)["input_ids"]  # the tokenizer puts a space before it
-    rewards = grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
+    rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
     got = rewards(["", ""], ["works well", "works well"], [[*ids, tokenizer.eos_token_id], ids], ["The lamp", "The lamp"], [[0.75, 0.25]] * 2)
     assert seen == [(["The lamp", "The lamp"], [" works well", " works well"])]
     # scale: a from -1 to 1, b from 0 to 1; quantile (1, 0) and (0.5, 1): 0.75 and 0.75 * 0.5 + 0.25
@@ -299,18 +300,18 @@ def section(kind: str) -> TrainSection:
 def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second step on 6 rows do not fit, 3 do: the batch stays, time is counted once, and a third attempt starts with 3."""
     run = tiny("grpo", tmp_path / "a", steps=4, checkpoint_every=1)
-    watch, real = Stopwatch(), grpo.Trainer.compute_loss
+    watch, real = Stopwatch(), trl_grpo.Trainer.compute_loss
 
-    def limited(self: grpo.Trainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **named: object) -> torch.Tensor:
+    def limited(self: trl_grpo.Trainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **named: object) -> torch.Tensor:
         if self.sampled > 1 and len(inputs["completion_ids"]) > 3:
             raise torch.OutOfMemoryError("a limit of 3 rows")
         return real(self, model, inputs, *rest, **named)  # type: ignore[no-any-return]
 
     def attempt(micro: int, steps: int = 4) -> list[CurveRow]:
         again = tiny("grpo", tmp_path / "a", steps=steps, checkpoint_every=1)
-        return grpo.train(again.actor, again.method, again.ppo, again.task, again.seed, micro, False, lambda *_: None, run.checkpoints, watch)[0]  # type: ignore[arg-type]
+        return trl_grpo.train(again.actor, again.method, again.ppo, again.task, again.seed, micro, False, lambda *_: None, run.checkpoints, watch)[0]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(grpo.Trainer, "compute_loss", limited)
+    monkeypatch.setattr(trl_grpo.Trainer, "compute_loss", limited)
     with pytest.raises(torch.OutOfMemoryError):
         attempt(6)
     counted = watch.seconds
@@ -347,7 +348,7 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     assert cost["tokens"] == round(sum(8 * r["value"] for r in curve if r["quantity"] == "response_tokens"))
     assert cost["models"] == 1
-    loaded = answers.load(tmp_path / "base", Model(source="some/model"), [out], way="policy", objectives=["sentiment", "conciseness"], shown=Conditioning(), conditioned=True)
+    loaded = answering.load(tmp_path / "base", Model(source="some/model"), [out], way="policy", objectives=["sentiment", "conciseness"], shown=Conditioning(), conditioned=True)
     assert loaded.switch((0.5, 0.5)) == "policy"
     trained = [p for n, p in loaded.model.named_parameters() if "lora_B" in n]
     assert trained and all(bool(p.any()) for p in trained)

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from moa import generation, tables
-from moa.config_keys import Model
 from moa.errors import Diverged, MoaError
-from moa.models import load_base, save_policy
-from moa.preferences import lattice
+from moa.experiment.keys import Model
+from moa.experiment.preferences import lattice
+from moa.lm import generation
+from moa.lm.models import load_base, save_policy
 from moa.rl import experience, update
 from moa.rl.loop import Loop, batch_preferences, prompt_indices
 from moa.stages import train
+from moa.store import tables
 from tests.tiny_policy import base, count_words, loop
 
 METHODS = ["mse_only", "moc", "pama", "morlhf"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moa import checkpoint
-from moa.memory import allocating
+from moa.job.memory import allocating
+from moa.lm import checkpoint
 from moa.rl import update
 from tests.tiny_policy import loop
 

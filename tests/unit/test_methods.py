@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from moa.errors import MoaError
+from moa.experiment.preferences import lattice
+from moa.method import Batch, Method, Scores, weighted
 from moa.methods import catalogue, mgda_ub, pama
-from moa.methods.base import Batch, Method, Scores, weighted
-from moa.preferences import lattice
 from moa.rl.losses import sensitivity
 from moa.rl.weights import solve
 

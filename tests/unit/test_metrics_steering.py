@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from moa.experiment.preferences import lattice
 from moa.metrics import steering
-from moa.preferences import lattice
 
 
 def test_tau_by_hand():

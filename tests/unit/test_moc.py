@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moa.errors import MoaError
+from moa.method import Batch, Scores
 from moa.methods import catalogue, moc
-from moa.methods.base import Batch, Scores
 from moa.rl import control
 
 NAMES = ["a", "b"]

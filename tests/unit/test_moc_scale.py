@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from moa.method import Scores
 from moa.methods import catalogue, moc
-from moa.methods.base import Scores
 from moa.rl.control import Scale
 
 PREFERENCES = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

@@ -9,16 +9,17 @@ import torch
 from peft import PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from moa import answers, mixture, models, tables
-from moa.conditioning import encode
-from moa.config import GenerateSection
-from moa.config_keys import Conditioning, Lora, Model
 from moa.errors import MoaError
-from moa.generation import Decoding
+from moa.experiment.keys import Conditioning, Lora, Model
+from moa.experiment.preferences import lattice
+from moa.experiment.schema import GenerateSection
+from moa.lm import answering, mixture, models
+from moa.lm.conditioning import encode
+from moa.lm.generation import Decoding
 from moa.methods import catalogue
-from moa.preferences import lattice
-from moa.provenance import text_hash
 from moa.stages import generate
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import tiny_models
 
 PLAIN = Model(source="x")
@@ -39,8 +40,8 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tiny_models.save_adapter(folder / n / "s0", seed=i, name=n, weights=w) for i, (n, w) in enumerate(named)]
 
 
-def load(base: Path, folders: list[Path], way: answers.Way, spec: Model = PLAIN) -> answers.Answerer:
-    return answers.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+def load(base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN) -> answering.Answerer:
+    return answering.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=False)
 
 
 def mixed_model(base: Path, corners: list[Path]) -> PeftModel:
@@ -146,15 +147,15 @@ def test_a_corner_is_its_policy_to_the_last_draw(base: Path, corners: list[Path]
     drawn = {}
     for preference, folder in (((1.0, 0.0), corners[1]), ((0.0, 1.0), corners[0])):
         row.switch(preference)
-        drawn[preference] = answers.respond(row, prompts, decoding, 16, "s")
-        assert drawn[preference] == answers.respond(load(base, [folder], "policy", spec), prompts, decoding, 16, "s")
+        drawn[preference] = answering.respond(row, prompts, decoding, 16, "s")
+        assert drawn[preference] == answering.respond(load(base, [folder], "policy", spec), prompts, decoding, 16, "s")
     assert drawn[1.0, 0.0] != drawn[0.0, 1.0]
 
 
 def test_responses_end_as_those_of_generate(base: Path, corners: list[Path]) -> None:
     row = load(base, corners, "mixture")
     assert row.switch((0.5, 0.5)) == "0.5 b + 0.5 a"
-    found = answers.respond(row, ["My"] * 64, Decoding(40, 1.0, 1.0), 64, "s")
+    found = answering.respond(row, ["My"] * 64, Decoding(40, 1.0, 1.0), 64, "s")
     assert {r.finished for r in found} == {True, False}
     assert all(r.tokens == 40 if not r.finished else 1 <= r.tokens < 40 for r in found), "never the end token first"
 
@@ -163,7 +164,7 @@ def test_padding_changes_nothing(base: Path, corners: list[Path]) -> None:
     """Almost greedy, a prompt gets the same answer alone and in a batch."""
     row, greedy = load(base, corners, "mixture"), Decoding(8, 1e-4, 1.0)
     row.switch((0.25, 0.75))
-    assert answers.respond(row, PROMPTS, greedy, 4, "s") == [answers.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS]
+    assert answering.respond(row, PROMPTS, greedy, 4, "s") == [answering.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS]
 
 
 def test_it_is_not_the_soup(base: Path, corners: list[Path]) -> None:
@@ -172,7 +173,7 @@ def test_it_is_not_the_soup(base: Path, corners: list[Path]) -> None:
     for way in ("mixture", "soup"):
         row = load(base, corners, way)
         row.switch((0.5, 0.5))
-        found.append(answers.respond(row, PROMPTS, Decoding(16, 1e-4, 1.0), 4, "s"))
+        found.append(answering.respond(row, PROMPTS, Decoding(16, 1e-4, 1.0), 4, "s"))
     assert found[0] != found[1]
 
 

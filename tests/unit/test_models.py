@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from moa import models, scratch
-from moa.conditioning import encode
-from moa.config_keys import Model
+from moa.experiment.keys import Model
+from moa.lm import models, scratch
+from moa.lm.conditioning import encode
 from moa.rl.losses import distribution_kl
 from tests import tiny_models
 

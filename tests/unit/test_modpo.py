@@ -10,16 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moa import answers, tables
-from moa.config_keys import Ppo
 from moa.errors import Diverged, MoaError
+from moa.experiment.keys import Ppo
+from moa.experiment.preferences import lattice
+from moa.job.process import Stopwatch, keeping
+from moa.lm import answering
 from moa.methods import catalogue, modpo
-from moa.preferences import lattice
-from moa.process import Stopwatch, keeping
-from moa.rl import pair_loop
-from moa.rl.pair_loop import Samples, trimmed
-from moa.rl.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
 from moa.stages import train_modpo
+from moa.store import tables
+from moa.trainers import pair_loop
+from moa.trainers.pair_loop import Samples, trimmed
+from moa.trainers.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
 from tests import trained
 
 NAMES = ["sentiment", "conciseness"]
@@ -174,7 +175,7 @@ def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
     """32 responses: 16 pairs in batches of 2, two epochs: 16 updates in 4 steps."""
     run(inputs, tmp_path)
     assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == ["adapter", "policy.json"]
-    card = answers.read_card(tmp_path / "policy")
+    card = answering.read_card(tmp_path / "policy")
     assert (card.name, card.weights, card.targets) == ("policy", (0.25, 0.75), None)
     rows = trained.curve(tmp_path)
     for quantity in ("pair_loss", "pair_accuracy", "forward_kl", "grad_norm", "micro_batch"):

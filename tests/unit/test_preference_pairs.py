@@ -9,19 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moa import generation, tables
-from moa.conditioning import token_rows
-from moa.config import parse
 from moa.errors import MoaError
+from moa.experiment.schema import parse
+from moa.lm import generation
+from moa.lm.conditioning import token_rows
+from moa.lm.models import forward
 from moa.methods import catalogue, modpo
-from moa.models import forward
-from moa.provenance import text_hash
+from moa.plan import Plan
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
-from moa.rl.pairs import given_pairs
-from moa.sections import Plan
 from moa.stages import train, train_modpo
-from moa.stages.pair_samples import _fitting, _rollout, given
+from moa.store import tables
+from moa.store.provenance import text_hash
 from moa.tasks.preference_pairs import Pair, PairSource, read_pairs
+from moa.trainers.pair_samples import _fitting, _rollout, given
+from moa.trainers.pairs import given_pairs
 from tests import trained
 
 ROOT = Path(__file__).resolve().parents[2]

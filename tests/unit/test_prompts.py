@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa import tables
-from moa.config_keys import Data
-from moa.provenance import text_hash
+from moa.experiment.keys import Data
 from moa.stages import prompts as stage
+from moa.store import tables
+from moa.store.provenance import text_hash
 from moa.tasks.duplicates import Near
 
 SMALL = {"texts": 8, "heldout_texts": 4, "train_prompts": 4, "evaluation_prompts": 2}

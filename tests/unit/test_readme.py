@@ -8,9 +8,9 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from moa import sql
-from moa.config import parse
-from moa.sections import Plan
+from moa.experiment.schema import parse
+from moa.plan import Plan
+from moa.store import sql
 from tests import synthetic
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moa import tables
-from moa.config import ReferenceSection
 from moa.errors import MoaError
-from moa.provenance import text_hash
+from moa.experiment.schema import ReferenceSection
 from moa.stages import reference
+from moa.store import tables
+from moa.store.provenance import text_hash
 from tests import tiny_models
 from tests.unit.test_fluency import by_hand
 

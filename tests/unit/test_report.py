@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moa import leaderboard
 from moa.errors import MoaError
-from moa.report import summary
+from moa.report import leaderboard, summary
 from moa.stages.report import build
 from tests import synthetic
 

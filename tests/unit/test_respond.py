@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from moa import tables
-from moa.config import parse
-from moa.config_keys import Conditioning, Generation, Model
 from moa.errors import MoaError
+from moa.experiment.keys import Conditioning, Generation, Model
+from moa.experiment.schema import parse
 from moa.respond import find, respond
+from moa.store import tables
 from tests import tiny_models
 
 HALF = {"a": 0.5, "b": 0.5}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from moa.errors import MoaError
+from moa.experiment.rewards import Classifier
 from moa.rewards import classifier, scoring
-from moa.rewards.specs import Classifier
 from tests import tiny_rewards
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from moa.experiment.rewards import Reward
 from moa.rewards import conciseness, length, readability, scoring
-from moa.rewards.specs import Reward
 
 SPEC = TypeAdapter(Reward)
 

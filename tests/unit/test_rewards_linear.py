@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.errors import MoaError
-from moa.process import Job
+from moa.experiment.rewards import Labelled, Linear
+from moa.job.process import Job
 from moa.rewards import labelled, linear, scoring
-from moa.rewards.specs import Labelled, Linear
 
 GOOD, BAD = ["bright", "lovely", "great"], ["dull", "awful", "boring"]
 

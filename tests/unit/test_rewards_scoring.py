@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from moa.errors import MoaError
+from moa.experiment.rewards import Python
 from moa.rewards import scoring
 from moa.rewards.scoring import Scorer, Scores
-from moa.rewards.specs import Python
 
 
 @dataclass
@@ -76,7 +76,7 @@ def test_a_trained_reward_is_found_by_folder_name(tmp_path: Path) -> None:
 
 def test_scoring_with_formulas_loads_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys; from moa.rewards import scoring; from moa.rewards.specs import *\n"
+        "import sys; from moa.rewards import scoring; from moa.experiment.rewards import *\n"
         "for spec in (Vader(kind='vader'), Length(kind='length'), Conciseness(kind='conciseness'), Readability(kind='readability')):\n"
         "    scoring.load('r', spec, [])\n"
         "print([m for m in ('torch', 'sklearn', 'transformers', 'scipy') if m in sys.modules])"

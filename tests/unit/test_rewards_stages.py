@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from moa import tables
 from moa.errors import MoaError
-from moa.stages import common, rewards, score, texts
+from moa.job import command
+from moa.stages import rewards, score, texts
+from moa.store import tables
 from tests import tiny_rewards
 
 PROMPTS = {"p1": "the plot", "p2": "a film"}
@@ -56,7 +57,7 @@ def score_arguments(folder: Path, text: str) -> list[str]:
 
 
 def run_score(folder: Path, text: str) -> list[dict[str, Any]]:
-    parser = common.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
+    parser = command.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
     score.main(parser.parse_args(score_arguments(folder, text)))
     return tables.read(tables.SCORES, folder / "scores.parquet").to_pylist()
 
@@ -112,7 +113,7 @@ def test_a_policy_that_only_writes_blanks_is_still_judged(folder: Path) -> None:
 
 def test_texts_are_scored_with_rewards_and_never_with_judges(folder: Path) -> None:
     text = section({"a": {"reward": "size", "judge": "mood"}}, {"size": {"kind": "length"}, "mood": {"kind": "python", "function": "not_there:f"}})
-    parser = common.parser(texts.__doc__, "texts", "models*", "scores", "costs")
+    parser = command.parser(texts.__doc__, "texts", "models*", "scores", "costs")
     arguments = ["--section", text, f"--texts={folder / 'texts.parquet'}", f"--scores={folder / 'out.parquet'}", f"--costs={folder / 'c.parquet'}"]
     texts.main(parser.parse_args(arguments))
     rows = tables.read(tables.TEXT_SCORES, folder / "out.parquet").to_pylist()
@@ -127,10 +128,10 @@ def test_training_a_reward_and_scoring_with_it(folder: Path) -> None:
     spec = {"kind": "linear", "features": 1024, "data": {"source": str(data), "label": "label"}}
     arguments = ["--section", json.dumps({"task": "t", "reward": "mood", "spec": spec}), f"--model={folder / 'rewards' / 'mood'}", f"--costs={folder / 'c.parquet'}"]
     arguments += ["--checkpoints", str(folder / "checkpoints"), "--depends", ""]
-    rewards.main(common.parser(rewards.__doc__, "checkpoints", "model", "costs", depends=str).parse_args(arguments))
+    rewards.main(command.parser(rewards.__doc__, "checkpoints", "model", "costs", depends=str).parse_args(arguments))
     cost = tables.read(tables.COSTS, folder / "c.parquet").to_pylist()[0]
     assert (cost["stage"], cost["job"], cost["models"], cost["tokens"]) == ("rewards", "mood", 1, 0)
-    parser = common.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
+    parser = command.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
     scored = [*score_arguments(folder, section({"a": {"reward": "mood"}}, {"mood": spec})), "--models", str(folder / "rewards" / "mood")]
     score.main(parser.parse_args(scored))
     found = values(tables.read(tables.SCORES, folder / "scores.parquet").to_pylist(), "a", "reward")

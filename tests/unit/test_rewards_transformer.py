@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moa.errors import Diverged, MoaError
-from moa.process import Job
+from moa.experiment.rewards import Transformer
+from moa.job.process import Job
 from moa.rewards import labelled, scoring, transformer
-from moa.rewards.specs import Transformer
 from tests import killed, tiny_rewards
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from moa import answers, sft, tables
-from moa.config_keys import Conditioning, Model, Ppo
 from moa.errors import Diverged, MoaError
+from moa.experiment.keys import Conditioning, Model, Ppo
+from moa.lm import answering, sft
+from moa.lm.targets import Targets, direction
 from moa.methods import catalogue, ric
 from moa.respond import respond
 from moa.stages import train_ric
-from moa.targets import Targets, direction
+from moa.store import tables
 from tests import killed, tiny_models, trained
 
 NAMES = ["sentiment", "conciseness"]
@@ -151,7 +152,7 @@ def save_policy(folder: Path) -> Path:
 def test_the_card_decides_what_the_prompt_shows(tmp_path: Path) -> None:
     base = tiny_models.save_base(tmp_path / "t" / "base")
     folder = save_policy(tmp_path / "t" / "policies" / "ric" / "policy" / "s0")
-    row = answers.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=True)
+    row = answering.load(base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=True)
     assert row.texts(["My {preference}"], (1.0, 0.0)) == ["a 1.0 b -2.0 My {preference}"]
     assert row.texts(["My"], None) == ["My"], "the reference reads plain prompts"
     said = respond(folder, "The lamp", {"a": 1.0, "b": 0.0})
@@ -161,7 +162,7 @@ def test_the_card_decides_what_the_prompt_shows(tmp_path: Path) -> None:
 def test_a_damaged_card(tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(json.dumps({"policy": "p", "weights": None, "targets": {"low": [0], "high": [0, 1], "mean": [0], "std": [1]}}))
     with pytest.raises(MoaError, match="policy.json: not a policy's card"):
-        answers.read_card(tmp_path)
+        answering.read_card(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +180,11 @@ def test_end_to_end(inputs: Path, finished: Path) -> None:
     assert sorted(p.name for p in policy.iterdir()) == ["adapter", "policy.json"]
     texts = {r["text_id"] for r in tables.read(tables.TEXTS, inputs / "texts.parquet").to_pylist() if r["split"] == "train"}
     scores = [r["score"] for r in tables.read(tables.TEXT_SCORES, inputs / "text_scores.parquet").to_pylist() if r["text_id"] in texts and r["objective"] == "sentiment"]
-    targets = answers.read_card(policy).targets
+    targets = answering.read_card(policy).targets
     assert targets is not None
     assert targets.mean[0] == pytest.approx(np.mean(scores)), "of the train texts alone"
     assert targets.low[0] == pytest.approx((np.quantile(scores, 0.01) - np.mean(scores)) / np.std(scores))
-    row = answers.load(inputs / "base", Model(source="x"), [policy], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True)
+    row = answering.load(inputs / "base", Model(source="x"), [policy], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True)
     assert row.texts(["My"], (0.0, 1.0)) == [f"sentiment {targets.low[0]:.1f} conciseness {targets.high[1]:.1f}: My"]
     assert not list((finished / "checkpoints").glob("*/")), "checkpoints vanish when the job ends well"
 
@@ -286,10 +287,10 @@ def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None
     for name in ("base", "prompts.parquet", "normaliser.parquet"):
         (tmp_path / name).symlink_to(inputs / name)
     out = trained.run(train_ric.main, tmp_path, tmp_path / "out", "ric", rounds=0, epochs=12)
-    row = answers.load(
+    row = answering.load(
         inputs / "base", Model(source="x"), [out / "policy"], way="policy", objectives=NAMES, shown=Conditioning(template="{preference}: {prompt}"), conditioned=True
     )
     row.switch(None)
     for preference, end in (((1.0, 0.0), "!"), ((0.0, 1.0), "?")):
-        said = answers.respond(row, row.texts(["The lamp", "My sister", "This old radio"], preference), answers.Decoding(8, 0.1, 1.0), 3, "s")
+        said = answering.respond(row, row.texts(["The lamp", "My sister", "This old radio"], preference), answering.Decoding(8, 0.1, 1.0), 3, "s")
         assert all(end in r.text for r in said), [r.text for r in said]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from moa.method import Batch, Method, Scores
 from moa.methods import catalogue
-from moa.methods.base import Batch, Method, Scores
 from moa.rl import control
 
 A, B = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])

@@ -12,8 +12,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from moa import leaderboard, sql
 from moa.errors import MoaError
+from moa.report import leaderboard
+from moa.store import sql
 from tests import synthetic
 
 ROOT = Path(__file__).parent.parent.parent

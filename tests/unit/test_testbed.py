@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks import fishwood as benchmark
+from moa.experiment.preferences import lattice
 from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
-from moa.preferences import lattice
 from moa.testbed import train
 from moa.testbed.bandit import Arms
 from moa.testbed.figure import strips

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from moa import tables
 from moa.errors import MoaError
-from moa.stages import common, train, train_grpo, train_modpo, train_ric
+from moa.job import command
+from moa.stages import train, train_grpo, train_modpo, train_ric
+from moa.store import tables
 from tests import tiny_policy, trained
 
 Stage = tuple[Callable[[Namespace], None], str, tuple[float, float] | None]
@@ -30,7 +31,7 @@ def die_at_the_costs(stage: Stage, inputs: Path, out: Path, monkeypatch: pytest.
         raise MoaError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(MoaError, match="killed"):
-        patch.setattr(common.Cost, "write", killed)
+        patch.setattr(command.Cost, "write", killed)
         trained.run(main, inputs, out, row, weights)
     return sorted((out / "checkpoints").glob("*/step-*"))
 

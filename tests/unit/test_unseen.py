@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import unseen
-from moa import tables
-from moa.config_keys import Grid
 from moa.errors import MoaError
+from moa.experiment.keys import Grid
+from moa.store import tables
 
 Q = [(0.05, 0.95), (0.1, 0.9), (0.3, 0.7), (0.42, 0.58)]
 

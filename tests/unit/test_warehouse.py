@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from moa import docs, provenance, tables
 from moa.errors import MoaError
+from moa.report import docs
 from moa.stages import manifest, warehouse
+from moa.store import provenance, tables
 from tests import synthetic
 from tests.synthetic import ask
 
@@ -92,7 +93,7 @@ def unknown_table(world, folder):
     path = folder / "scores/moc/s0.parquet"
     data = pq.read_table(path)
     pq.write_table(data.replace_schema_metadata({"moa.table": "skores", "moa.version": "1"}), path)
-    return r"moc/s0.parquet: holds table 'skores', which moa/tables.py does not know"
+    return r"moc/s0.parquet: holds table 'skores', which moa/store/tables.py does not know"
 
 
 def truncated(world, folder):
@@ -234,13 +235,13 @@ def command(monkeypatch, stage, *arguments):
 
 def test_the_code_hash_covers_every_module():
     names = manifest.modules()
-    for name in ("moa.tables", "moa.metrics.fronts", "moa.stages.evaluate", "moa.methods.pama", "moa.rewards.vader"):
+    for name in ("moa.store.tables", "moa.metrics.fronts", "moa.stages.evaluate", "moa.methods.pama", "moa.rewards.vader"):
         assert name in names
-    assert provenance.code_hash(*names) != provenance.code_hash("moa.tables")
+    assert provenance.code_hash(*names) != provenance.code_hash("moa.store.tables")
 
 
 def test_the_page_of_tables_is_up_to_date():
     assert list(docs.FILES) == [table.name for table in tables.ALL]
     committed = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
-    assert committed == docs.render(), "run: python -m moa.docs docs/tables.md"
+    assert committed == docs.render(), "run: python -m moa.report.docs docs/tables.md"
     assert "| preference | DOUBLE[] | weights over the objectives in the config's order, sum 1 | the policy takes no preference |" in committed

@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from moa import tables
 from moa.stages import warehouse
+from moa.store import tables
 from tests import synthetic
 from tests.synthetic import ask
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moa.config_keys import WarmStart
-from moa.warm_start import best, draw, hundredths, implied, quantiles
+from moa.experiment.keys import WarmStart
+from moa.lm.warm_start import best, draw, hundredths, implied, quantiles
 
 SCORES = np.array([[0.0, 9.0], [1.0, 5.0], [1.0, 5.0], [3.0, 1.0]])
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import distance
-from moa import tables
-from moa.answers import Answerer
-from moa.generation import Decoding
+from moa.lm.answering import Answerer
+from moa.lm.generation import Decoding
+from moa.store import tables
 from tests.workflow import snake
 
 

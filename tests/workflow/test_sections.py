@@ -9,24 +9,25 @@ from typing import Any
 import pytest
 import yaml
 
-from moa import config, config_keys, provenance, tables
 from moa.errors import MoaError
-from moa.sections import Plan, finished_runs, reset
+from moa.experiment import keys, schema
+from moa.plan import Plan, finished_runs, reset
+from moa.store import provenance, tables
 from tests.workflow import snake
 
 
 def plan(**changes: Any) -> Plan:
     """Return the plan of tests/tiny.yaml with whole sections replaced."""
     data = yaml.safe_load((snake.ROOT / snake.TINY).read_text())
-    return Plan(config.parse({**data, **changes}), "tiny")
+    return Plan(schema.parse({**data, **changes}), "tiny")
 
 
 JUDGED = {"sentiment": {"reward": "vader", "judge": "short"}, "conciseness": {"reward": "short"}}
 
 
 def test_reset_puts_keys_back_at_their_defaults() -> None:
-    section = config_keys.Generation(max_new_tokens=7, samples=3)
-    assert reset(section, "samples") == config_keys.Generation(max_new_tokens=7)
+    section = keys.Generation(max_new_tokens=7, samples=3)
+    assert reset(section, "samples") == keys.Generation(max_new_tokens=7)
 
 
 def test_a_judge_is_evaluations_alone() -> None:

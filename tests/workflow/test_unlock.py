@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moa import unlock
 from moa.errors import MoaError
+from moa.job import unlock
 from tests.workflow import snake
 
 

@@ -1,4 +1,4 @@
-# Functions of the rules. What a job receives and depends on is decided in moa/sections.py.
+# Functions of the rules. What a job receives and depends on is decided in moa/plan.py.
 import os
 import shlex
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from snakemake.utils import update_config
 
-import moa.config
+import moa.experiment.schema
 from moa.errors import MoaError
-from moa.process import export_parent, gpu_visible
-from moa.sections import Plan, finished_runs
-from moa.unlock import warn_of_stale_lock
+from moa.job.process import export_parent, gpu_visible
+from moa.plan import Plan, finished_runs
+from moa.job.unlock import warn_of_stale_lock
 
 
 def plan_experiment():
@@ -24,7 +24,7 @@ def plan_experiment():
     update_config(config, overrides)
     where = os.path.relpath(files[0]) + (" with --config" if overrides else "")
     try:
-        return Plan(moa.config.parse(dict(config), where), where)
+        return Plan(moa.experiment.schema.parse(dict(config), where), where)
     except MoaError as error:
         sys.exit(f"error: {error}")
 
@@ -113,7 +113,7 @@ def every_reward(pattern):
 
 def print_leaderboard():
     """Print the leaderboard at the end of a run that made the report."""
-    from moa.leaderboard import show
+    from moa.report.leaderboard import show
 
     if all(job.rule.name != "build_report" for job in workflow.dag.jobs):
         return

@@ -1,0 +1,1 @@
+"""The experiment file: keys, explanations of mistakes, preferences, reward specifications. Loads no torch."""

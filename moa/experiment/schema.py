@@ -1,0 +1,168 @@
+"""The typed experiment file: one file, one task, complete in itself.
+
+`Experiment` is the whole file; the `*Section` classes are what each stage receives, so that a change of the file reruns
+exactly the stages that use the changed part. The keys themselves are in `moa/experiment/keys.py`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, field_validator, model_validator
+
+from moa.errors import MoaError, nearest
+from moa.experiment.keys import DRAWN_ANEW, Conditioning, Data, Evaluation, Generation, Model, Name, Objective, Ppo, Preferences, Run
+from moa.experiment.mistakes import explain
+from moa.experiment.preferences import Preference
+from moa.experiment.rewards import TRAINED, Reward, Strict
+
+
+class TaskSection(Strict):
+    """The part that every stage sees."""
+
+    task: Name
+
+
+class PromptsSection(TaskSection):
+    data: Data
+
+
+class RewardSection(TaskSection):
+    """One trained reward."""
+
+    reward: Name
+    spec: Reward
+
+
+class ScoringSection(TaskSection):
+    """Objectives and the rewards that they name."""
+
+    objectives: dict[Name, Objective]
+    rewards: dict[Name, Reward]
+
+
+class BaseSection(TaskSection):
+    model: Model
+    conditioning: Conditioning
+    objectives: list[Name]
+
+
+class ReferenceSection(ScoringSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    evaluation: Evaluation
+
+
+class TrainSection(ScoringSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    ppo: Ppo
+    training: list[Preference]
+    dirichlet: float | None
+    settings: dict[str, Any]
+
+
+class GenerateSection(TaskSection):
+    model: Model
+    conditioning: Conditioning
+    generation: Generation
+    objectives: list[Name]
+    evaluation: list[Preference]
+    settings: dict[str, Any]
+    scoring: ScoringSection | None = None  # for methods that read rewards to answer
+
+
+class EvaluateSection(TaskSection):
+    objectives: dict[Name, Objective]
+    evaluation: Evaluation
+    methods: list[Name]
+    seeds: list[int]
+    payoff_row: Name | None = None  # row of single-objective policies; no payoff table without it
+    reference_row: Name | None = None  # row of the untrained policy, for the payoff table
+
+
+class Experiment(TaskSection):
+    """An experiment file."""
+
+    run: Run
+    data: Data
+    model: Model
+    conditioning: Conditioning = Conditioning()
+    objectives: dict[Name, Objective]
+    rewards: dict[Name, Reward]
+    preferences: Preferences = Preferences()
+    generation: Generation = Generation()
+    ppo: Ppo = Ppo()
+    evaluation: Evaluation = Evaluation()
+    methods: dict[Name, dict[str, Any]] = {}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        return {k: ({} if v is None else v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _references(self) -> "Experiment":
+        if self.task == "index":
+            raise ValueError("task: 'index' is the name of the report's first page; choose another")
+        if len(self.objectives) < 2:
+            raise ValueError(f"objectives: {len(self.objectives)} given; multi-objective alignment needs at least two")
+        for name, objective in self.objectives.items():
+            for reward in filter(None, (objective.reward, objective.judge)):
+                if reward not in self.rewards:
+                    raise ValueError(f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}")
+        for name in self.evaluation.reference_point or {}:
+            if name not in self.objectives:
+                raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
+        return self
+
+    @model_validator(mode="after")
+    def _groups(self) -> "Experiment":
+        if self.preferences.dirichlet is not None and self.ppo.whiten == "preference":
+            raise ValueError(f"ppo.whiten: {DRAWN_ANEW}; use whiten: batch")
+        return self
+
+    def used_rewards(self) -> dict[str, Any]:
+        """Return the rewards that some objective names, as reward or judge."""
+        names = {o.reward for o in self.objectives.values()} | {o.judge for o in self.objectives.values() if o.judge}
+        return {n: spec for n, spec in self.rewards.items() if n in names}
+
+    def trained_rewards(self) -> list[str]:
+        """Return the names of used rewards that a job of this run trains."""
+        return [n for n, spec in self.used_rewards().items() if spec.kind in TRAINED]
+
+    def training_preferences(self) -> list[Preference]:
+        return self.preferences.training.preferences(len(self.objectives), "preferences.training.points")
+
+    def evaluation_preferences(self) -> list[Preference]:
+        return self.preferences.evaluation.preferences(len(self.objectives), "preferences.evaluation.points")
+
+
+def parse(data: Any, where: str = "config") -> Experiment:
+    """Validate the mapping of an experiment file; every mistake is listed with its key, and the nearest valid name."""
+    if not isinstance(data, dict):
+        raise MoaError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
+    try:
+        experiment = Experiment.model_validate(data)
+        experiment.training_preferences()
+        experiment.evaluation_preferences()
+    except ValidationError as error:
+        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(explain(Experiment, e) for e in error.errors()))) from None
+    except MoaError as error:
+        raise MoaError(f"{where}: {error}") from None
+    return experiment
+
+
+def load(path: Path) -> Experiment:
+    """Read and validate an experiment file (YAML, safe loader)."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MoaError(f"{path}: no such experiment file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MoaError(f"{path}: cannot be read as an experiment file: {error}") from None
+    except yaml.YAMLError as error:
+        raise MoaError(f"{path}: not valid YAML: {error}") from None
+    return parse(data, str(path))

@@ -1,0 +1,1 @@
+"""A job's life: command line, process, memory, unlock."""

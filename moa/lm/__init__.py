@@ -1,0 +1,1 @@
+"""Language models: loading, fine-tuning, generation, prompts, checkpoints."""

@@ -1,0 +1,257 @@
+"""How a row of the benchmark answers a preference: which adapters are on, and what the prompt shows.
+
+- policy: one policy; a conditioned one reads the preference in its prompt; without an adapter it is the base itself.
+- nearest: the policy whose training weights are nearest to the preference.
+- soup: the exact average of the policies' products, W + sum_k p_k s_k B_k A_k (Rewarded Soups).
+- mixture: the normalised product of the policies' next-token distributions, prod_k pi_k^p_k (MOD).
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moa.errors import MoaError
+from moa.experiment.keys import Conditioning, Model
+from moa.experiment.preferences import Preference
+from moa.job.memory import allocating
+from moa.lm import conditioning, mixture, models
+from moa.lm.generation import Decoding, Rollout, sample
+from moa.lm.targets import Targets
+from moa.store.provenance import file_hash, text_hash
+
+log = logging.getLogger("moa")
+Way = Literal["policy", "nearest", "soup", "mixture"]
+SOUP = "soup"  # the adapter that holds a soup
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a policy's folder says about it.
+
+    Attributes:
+        base_hash: identifies the base that it was trained on.
+        targets: where given, its prompts show target rewards instead of the preference.
+    """
+
+    name: str
+    weights: Preference | None = None
+    base_hash: str | None = None
+    targets: Targets | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response; `tokens` leaves out the end token, `finished` says whether there was one."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+def read_card(folder: Path) -> Card:
+    """Return what policy.json says; a plain PEFT adapter has none and is called after its folder."""
+    path = folder / "policy.json"
+    if not path.exists():
+        return Card(folder.name)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
+        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"), targets)
+    except (ValueError, KeyError, TypeError) as error:
+        raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
+
+
+def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
+    """Refuse a policy that was trained on another base than the folder `base`, on which its adapter would load and say anything."""
+    recorded = {folder: card.base_hash for folder, card in zip(folders, cards, strict=True) if card.base_hash}
+    if not recorded or not base.is_dir():
+        return
+    found = file_hash(base)
+    for folder, expected in recorded.items():
+        if expected != found:
+            raise MoaError(
+                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash {found[:12]}); "
+                "give the base that it was trained on, or train the policy again"
+            )
+
+
+@dataclass
+class Answerer:
+    """A row's policies on one base, ready for any preference.
+
+    Attributes:
+        name: the base's own, where there is no policy.
+        mixed: what a mixture mixes, adapter -> weight; empty for the other ways.
+        batch: the fewest responses at a time that `respond` had to go down to; None before its first call.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    way: Way
+    cards: list[Card]
+    objectives: list[str]
+    conditioning: Conditioning
+    conditioned: bool
+    name: str = "reference"
+    mixed: dict[str, float] = field(default_factory=dict)
+    batch: int | None = None
+
+    def switch(self, preference: Preference | None) -> str:
+        """Turn on what answers this preference; return its name for the table."""
+        if not isinstance(self.model, PeftModel):
+            return self.name
+        if self.way == "soup":
+            return self._mix(_given(preference, "a soup"))
+        if self.way == "mixture":
+            self.mixed = self._parts(_given(preference, "a mixture"))
+            return self._names(self.mixed)
+        chosen = 0 if self.way == "policy" else nearest(_given(preference, "the nearest policy"), self.cards)
+        self.model.set_adapter(adapter(chosen))
+        return self.cards[chosen].name
+
+    def draw(self, texts: Sequence[str], decoding: Decoding) -> Rollout:
+        """Sample one response per built prompt from what `switch` turned on."""
+        if self.mixed:
+            assert isinstance(self.model, PeftModel), "a mixture has adapters"
+            return mixture.sample(self.model, self.mixed, self.tokenizer, texts, decoding, self.context)
+        return sample(self.model, self.tokenizer, texts, decoding, self.context)
+
+    def _parts(self, preference: Preference) -> dict[str, float]:
+        """Return the adapters that have a share, and their shares."""
+        return {adapter(i): w for i, w in enumerate(self.shares(preference)) if w > 0}
+
+    def _names(self, parts: Mapping[str, float]) -> str:
+        return " + ".join(f"{w:.4g} {self.cards[int(a.removeprefix('policy'))].name}" for a, w in parts.items())
+
+    def _mix(self, preference: Preference) -> str:
+        """Replace the soup by that of another preference."""
+        assert isinstance(self.model, PeftModel), "a soup has adapters"
+        parts = self._parts(preference)
+        if SOUP in self.model.peft_config:
+            self.model.set_adapter(adapter(0))
+            self.model.delete_adapter(SOUP)
+        self.model.add_weighted_adapter(list(parts), list(parts.values()), SOUP, combination_type="cat")
+        for name, parameter in self.model.named_parameters():
+            # On a bfloat16 base PEFT rounds the soup; its ingredients are float32.
+            if SOUP in name:
+                parameter.data = parameter.data.float()
+        self.model.set_adapter(SOUP)
+        return self._names(parts)
+
+    def shares(self, preference: Preference) -> list[float]:
+        """Return each policy's share of a soup or a mixture: the weight of the objective that it was trained on."""
+        by_corner = {card.weights: i for i, card in enumerate(self.cards)}
+        found = [0.0] * len(self.cards)
+        for k, weight in enumerate(preference):
+            corner = tuple(float(i == k) for i in range(len(preference)))
+            if corner not in by_corner:
+                raise MoaError(f"{self.way}: no policy was trained on objective '{self.objectives[k]}' alone; give one per objective")
+            found[by_corner[corner]] = weight
+        return found
+
+    def texts(self, prompts: Sequence[str], preference: Preference | None) -> list[str]:
+        """Return the prompts as the policy reads them."""
+        targets = self.cards[0].targets if self.cards else None
+        if targets is not None and preference is not None and self.conditioned:
+            shown = targets.text(preference, self.objectives)
+            return [conditioning.place(p, shown, self.conditioning, self.tokenizer) for p in prompts]
+        read = preference if self.conditioned else None
+        return [conditioning.build(p, read, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
+
+
+def _given(preference: Preference | None, what: str) -> Preference:
+    if preference is None:
+        raise MoaError(f"{what} needs a preference; give one weight per objective")
+    return preference
+
+
+def adapter(index: int) -> str:
+    """Return the name under which PEFT knows a policy (its own names allow no dot, ours have some)."""
+    return f"policy{index}"
+
+
+def nearest(preference: Preference, cards: Sequence[Card]) -> int:
+    """Return which policy's training weights are nearest (Euclidean); the first one on a tie."""
+    missing = [c.name for c in cards if c.weights is None]
+    if missing:
+        raise MoaError(f"policy {missing[0]}: its card names no weights, so no preference is nearest to it")
+    distances = [sum((a - b) ** 2 for a, b in zip(preference, c.weights or (), strict=True)) for c in cards]
+    return distances.index(min(distances))
+
+
+def load(
+    base: str | Path,
+    model: Model,
+    folders: Sequence[Path],
+    *,
+    way: Way,
+    objectives: list[str],
+    shown: Conditioning,
+    conditioned: bool,
+    revision: str | None = None,
+    name: str = "reference",
+) -> Answerer:
+    """Load the base once with every policy's adapter on it, none merged."""
+    cards = [read_card(f) for f in folders]
+    check_base(Path(base), folders, cards)
+    tokenizer = models.load_tokenizer(base, revision)
+    loaded: PreTrainedModel | PeftModel = models.load_base(base, model, revision=revision)
+    context = models.context_length(loaded)
+    if folders:
+        loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
+    return Answerer(loaded, tokenizer, context, way, cards, objectives, shown, conditioned, name)
+
+
+def respond(
+    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, progress: Callable[[int], None] | None = None
+) -> list[Response]:
+    """Answer built prompts in their order; `switch` first.
+
+    Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
+    the batch is halved, and the answerer remembers it. `progress` hears of newly answered prompts, of each once.
+    """
+    told = 0
+
+    def tell(done: int) -> None:
+        """Pass on what is more than any attempt had answered before: one that runs out of memory starts again."""
+        nonlocal told
+        if progress is not None and done > told:
+            progress(done - told)
+        told = max(told, done)
+
+    while True:
+        try:
+            with allocating():
+                found = _respond(answerer, texts, decoding, batch, seed, tell)
+            answerer.batch = min(batch, answerer.batch or batch)
+            return found
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise MoaError("generation: one response at a time does not fit into the GPU's memory; lower generation.max_new_tokens, or set model.quantisation: nf4") from None
+            batch //= 2
+            log.warning("out of memory: %d responses at a time", batch)
+        torch.cuda.empty_cache()
+
+
+def _respond(answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, tell: Callable[[int], None]) -> list[Response]:
+    """Answer once; `tell` hears after every batch how many are done."""
+    lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
+    order = sorted(range(len(texts)), key=lambda i: lengths[i])
+    found: dict[int, Response] = {}
+    for number, start in enumerate(range(0, len(order), batch)):
+        rows = order[start : start + batch]
+        torch.manual_seed(int(text_hash(seed, str(number)), 16) % 2**63)
+        rollout = answerer.draw([texts[i] for i in rows], decoding)
+        lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
+        for i, text, tokens, finished in zip(rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True):
+            found[i] = Response(text, tokens, finished)
+        tell(len(found))
+    return [found[i] for i in range(len(texts))]

@@ -1,0 +1,133 @@
+"""Sampling and decoding: the one way in which every method's responses are made and turned into text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+
+from moa.errors import NotFinite
+from moa.lm.conditioning import encode
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn; top_k is always off. The end token is suppressed as first token (docs/papers.md 3.3)."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Prompts with responses.
+
+    Attributes:
+        ids: (B, P + T) tokens; prompt left-padded, response right-padded.
+        mask: (B, P + T), 1 on real tokens.
+        response_mask: (B, T) float32, 1 on response tokens, the end token included.
+        finished: (B,) bool, the response holds its end token.
+        texts: B decoded responses.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    texts: list[str]
+
+    @property
+    def response(self) -> int:
+        """T, the width of the longest response."""
+        return self.response_mask.shape[1]
+
+
+def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Turn rows of response tokens into text: special tokens are skipped, nothing else is touched.
+
+    A letter goes before each row and is taken off again, because SentencePiece decoders drop a text's first space, and a
+    response starts within a text.
+    """
+    anchor: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before = tokenizer.decode(anchor)
+    texts = tokenizer.batch_decode([[*anchor, *row] for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.removeprefix(before) for text in texts]
+
+
+class Finite(LogitsProcessor):
+    """Refuses to sample from NaN or infinite logits, where torch.multinomial would end in a trace."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits (B, V) unchanged; -inf is a token that cannot be drawn.
+
+        Raises:
+            NotFinite: a row's largest logit is NaN or infinite.
+        """
+        if not torch.isfinite(scores.amax(-1)).all():
+            raise NotFinite("the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in training")
+        return scores
+
+
+@torch.no_grad()
+def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int) -> Rollout:
+    """Draw one response per prompt text from torch's global generator (the caller seeds it).
+
+    Raises:
+        MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
+        NotFinite: the model's logits are NaN or infinite.
+    """
+    where = next(model.parameters()).device
+    ids, mask = encode(prompts, tokenizer, context - decoding.max_new_tokens)
+    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=0,
+        max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    full: Tensor = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings, logits_processor=LogitsProcessorList([Finite()]))
+    return finish(full, mask.to(where), eos, pad, tokenizer)
+
+
+def sample_in_parts(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int, rows: int) -> Rollout:
+    """Draw as `sample` does, at most `rows` prompts at a time, and return one rollout of them all."""
+    parts = [sample(model, tokenizer, prompts[i : i + rows], decoding, context) for i in range(0, len(prompts), rows)]
+    return parts[0] if len(parts) == 1 else join(parts, int(tokenizer.pad_token_id))
+
+
+def join(parts: Sequence[Rollout], pad: int) -> Rollout:
+    """Stack rollouts of different widths: prompts padded on the left, responses on the right."""
+    prompt = max(p.ids.shape[1] - p.response for p in parts)
+    response = max(p.response for p in parts)
+
+    def widen(tensor: Tensor, part: Rollout, value: int) -> Tensor:
+        left = prompt - (part.ids.shape[1] - part.response)
+        return nn.functional.pad(tensor, (left, response - part.response), value=value)
+
+    return Rollout(
+        torch.cat([widen(p.ids, p, pad) for p in parts]),
+        torch.cat([widen(p.mask, p, 0) for p in parts]),
+        torch.cat([nn.functional.pad(p.response_mask, (0, response - p.response)) for p in parts]),
+        torch.cat([p.finished for p in parts]),
+        [text for p in parts for text in p.texts],
+    )
+
+
+def finish(full: Tensor, prompt_mask: Tensor, eos: int, pad: int, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+    """Make a rollout of generated ids: everything after a response's first end token is padding, whatever it holds."""
+    width = prompt_mask.shape[1]
+    response = full[:, width:]
+    ended = (response == eos).long().cumsum(1)
+    alive = (ended - (response == eos).long()) == 0
+    keep = int(alive.sum(1).max())
+    response, alive = torch.where(alive, response, pad)[:, :keep], alive[:, :keep]
+    texts = decode([row[m & (row != eos)].tolist() for row, m in zip(response, alive, strict=True)], tokenizer)
+    ids = torch.cat([full[:, :width], response], 1)
+    return Rollout(ids, torch.cat([prompt_mask, alive.long()], 1), alive.float(), ended[:, -1] > 0, texts)

@@ -1,0 +1,182 @@
+"""Supervised fine-tuning by TRL's SFTTrainer: tokenized examples in, a trained model out.
+
+Padding is half the cost of short texts (and packing keeps examples apart cheaply with FlashAttention only). So every batch
+is sorted by length and cut into micro-batches of similar length. Batches themselves are random: the loss is a mean over a
+batch's tokens, so batches of similar length would give the tokens of short texts, and their end tokens, several times the
+weight of others, and the model would learn to end too early.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from moa.errors import MoaError
+from moa.experiment.keys import Model, Sft
+from moa.job.process import Job
+from moa.lm.conditioning import continuation_rows
+from moa.lm.training import Continued, Course
+
+log = logging.getLogger("moa")
+IGNORED = -100  # label that the loss skips
+MICRO_BATCHES = 4  # parts of a batch, each of similar length, where the batch size allows
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids, and the labels that the loss reads (-100 where it does not)."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def make_examples(
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    completion_only: bool,
+    ended: Sequence[bool] | None = None,
+) -> list[Example]:
+    """Return prompt + response + end token as examples; an example whose prompt fills `max_length` is left out, and counted.
+
+    A response that does not fit is cut, and then has no end token: it did not end there. Nor has one that `ended` says
+    did not end; None says that all did.
+
+    Raises:
+        MoaError: nothing is left.
+    """
+    end = tokenizer.eos_token_id
+    made, cut = [], 0
+    for (prompt, response), whole in zip(continuation_rows(prompts, responses, tokenizer), ended or [True] * len(prompts), strict=True):
+        ids = [*prompt, *response, *([end] if whole else [])]
+        if len(prompt) >= max_length or not response:
+            continue
+        cut += len(ids) > max_length
+        ids = ids[:max_length]
+        made.append(Example(ids, [IGNORED] * len(prompt) + ids[len(prompt) :] if completion_only else ids))
+    if not made:
+        raise MoaError(f"texts: none of {len(prompts)} has a response and a prompt under {max_length} tokens; raise model.sft.max_length, or check the data's columns")
+    if len(made) < len(prompts) or cut:
+        log.info("texts: %d of %d left out (no response, or the prompt fills %d tokens), %d cut", len(prompts) - len(made), len(prompts), max_length, cut)
+    return made
+
+
+def random_batches(lengths: Sequence[int], batch: int, total: int, seed: int) -> list[int]:
+    """Return `total` indices, pass after pass over all examples in random order, each run of `batch` sorted by length.
+
+    The batch with the longest example comes first, so that memory that does not suffice shows at once.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    passes = [torch.randperm(len(lengths), generator=generator) for _ in range(math.ceil(total / len(lengths)))]
+    order = torch.cat(passes)[:total].tolist()
+    batches = [sorted(order[i : i + batch], key=lambda i: lengths[i], reverse=True) for i in range(0, total, batch)]
+    longest = max(range(total // batch), key=lambda i: lengths[batches[i][0]], default=0)  # a short batch stays last
+    batches[0], batches[longest] = batches[longest], batches[0]
+    return [i for b in batches for i in b]
+
+
+def micro_batch(batch: int) -> int:
+    """Return the size of the first micro-batches to try: a quarter of the batch, or the whole where it cannot be cut so."""
+    return batch // MICRO_BATCHES if batch % MICRO_BATCHES == 0 and batch >= 4 * MICRO_BATCHES else batch
+
+
+def smaller(micro: int, batch: int) -> int:
+    """Return the next size to try when `micro` examples at a time do not fit: at most half, a divisor of the batch."""
+    return max(m for m in range(1, micro // 2 + 1) if batch % m == 0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What fine-tuning made and cost; `micro_batch_size` is what fitted into memory."""
+
+    model: PreTrainedModel | PeftModel
+    steps: int
+    tokens: int
+    loss: float
+    micro_batch_size: int
+
+
+class Tuner(Continued, SFTTrainer):
+    """TRL's SFTTrainer, which can begin in the middle."""
+
+
+def fine_tune(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    spec: Model,
+    sft: Sft,
+    micro: int,
+    job: Job,
+    key: str = "model.sft.learning_rate",
+) -> Trained:
+    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has, from the job's newest checkpoint if there is one.
+
+    Args:
+        model: as it was before the job began.
+        tokenizer: its own.
+        examples: in any order; `sft.seed` draws the batches.
+        spec: section `model`.
+        sft: its settings.
+        micro: examples at a time, at most.
+        job: keeps the checkpoints.
+        key: of the learning rate, for messages.
+
+    Raises:
+        Diverged: loss or gradient is not finite.
+        torch.OutOfMemoryError: `micro` is too large for the GPU.
+    """
+    total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
+    rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
+    course = Course("SFT", key, job, sft.seed, micro)
+    left = rows[course.finished * sft.batch_size :]
+    data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
+    lora = spec.lora
+    adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Tuner(
+            model, args=settings(scratch, spec, sft, course.micro), train_dataset=data, processing_class=tokenizer, peft_config=adapter if sft.lora else None
+        )
+        for parameter in trainer.model.parameters():
+            # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        course.run(trainer)
+    # Without the mixed-precision wrapper, or an adapter that is trained in stages would collect one per stage.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return Trained(model.eval(), len(course.losses), sum(len(e.ids) for e in rows), course.loss(), course.micro)
+
+
+def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
+    """Return TRL's configuration: one pass over the examples in their order, nothing kept on disk, nothing reported elsewhere."""
+    cuda = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=sft.batch_size // micro,
+        num_train_epochs=1,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=sft.warmup,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential",
+        activation_checkpointing=spec.gradient_checkpointing,
+        bf16=cuda and spec.dtype == "bfloat16",
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        seed=sft.seed,
+    )

@@ -1,0 +1,138 @@
+"""What fine-tuning and reward training share: a Trainer of transformers or TRL that reports, stops when it diverges, and goes on where it stopped.
+
+The Trainer's own checkpoints hold pickled states. Here every step is seeded, the data come in a fixed order, and the
+project's checkpoints keep what is trained, the optimiser and the losses.
+"""
+
+import logging
+import math
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from moa.errors import Diverged
+from moa.job.process import Job
+from moa.lm import checkpoint
+from moa.lm.models import broken_parameter
+
+log = logging.getLogger("moa")
+CHECKPOINT_SECONDS = 60.0
+REPORTS = 20  # lines of progress
+
+
+class Continued(Trainer):
+    """A Trainer that can begin in the middle: its rate is planned over the whole training.
+
+    Attributes:
+        updated: optimiser steps before the checkpoint that it began from.
+    """
+
+    updated = 0
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """Plan the rate over the whole training, finished steps included, and set it to where it stood."""
+        scheduler = super().create_scheduler(self.updated + num_training_steps, optimizer)
+        assert isinstance(scheduler, LambdaLR), "constant and linear schedules are"
+        scheduler.last_epoch = self.updated
+        rates = [base * factor(self.updated) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        scheduler._last_lr = list(rates)
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return scheduler
+
+
+class Course(TrainerCallback):
+    """One training from its newest checkpoint, if there is one, to its end.
+
+    Attributes:
+        finished: steps of the checkpoint that it goes on from; the Trainer is given the data after them.
+        micro: examples at a time, at most what the checkpoint's attempt had left of them.
+        losses: of every finished step.
+    """
+
+    def __init__(self, name: str, remedy: str, job: Job, seed: int, micro: int) -> None:
+        self.name, self.remedy, self.job, self.seed = name, remedy, job, seed
+        self.path = checkpoint.newest(job.folder)
+        state: dict[str, Any] = checkpoint.read_state(self.path) if self.path else {"step": 0, "micro": micro, "losses": []}
+        self.finished, self.micro = int(state["step"]), min(micro, int(state["micro"]))
+        self.losses = [float(loss) for loss in state["losses"]]
+        if self.path:
+            job.watch.restore(state["watch"])
+        self.began = self.kept = time.perf_counter()
+        self.cpu = time.process_time()
+
+    def run(self, trainer: Continued) -> None:
+        """Train the trainer's model in place.
+
+        Raises:
+            Diverged: loss, gradient norm or a parameter is not finite.
+            torch.OutOfMemoryError: `micro` is too large for the GPU.
+        """
+        trainer.remove_callback(PrinterCallback)  # prints every step
+        trainer.add_callback(self)
+        trainer.updated = self.finished
+        if self.path:
+            weights = trained(trainer.model)
+            for name, tensor in load_file(self.path / "weights.safetensors").items():
+                weights[name].data.copy_(tensor)
+            checkpoint.restore_optimizer(self.path, trainer.create_optimizer())
+            log.info("%s: resumed at step %d", self.name, self.finished)
+        self.began = self.kept = time.perf_counter()
+        self.cpu = time.process_time()
+        trainer.train()
+        self._count()
+
+    def _count(self) -> None:
+        """Add the time since the last count to the job's."""
+        now, cpu = time.perf_counter(), time.process_time()
+        self.job.watch.seconds += now - self.kept
+        self.job.watch.cpu_seconds += cpu - self.cpu
+        self.kept, self.cpu = now, cpu
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **_: Any
+    ) -> None:
+        """Keep the steps before, now and then, and seed what this one draws."""
+        step = self.finished + state.global_step
+        if state.global_step and time.perf_counter() - self.kept >= CHECKPOINT_SECONDS:
+            self._count()
+            kept = {"micro": self.micro, "losses": self.losses, "watch": self.job.watch.state()}
+            checkpoint.write(self.job.folder, step, {"weights": trained(model), "optimizer": checkpoint.moments(optimizer)}, kept)
+        checkpoint.seed_step(self.seed, step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        """Receive what the Trainer logs after every step, and look at the parameters that it left, before anything is kept."""
+        if logs is None or "loss" not in logs:  # the summary at the end
+            return
+        step, total = self.finished + state.global_step, self.finished + state.max_steps
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise self._diverged(f"the {name}", step, args)
+        if (broken := broken_parameter(model)) is not None:
+            raise self._diverged(f"parameter {broken} after the update", step, args)
+        self.losses.append(logs["loss"])
+        every = max(1, total // REPORTS)
+        if step % every == 0 or step == total:
+            left = (time.perf_counter() - self.began) / state.global_step * (total - step)
+            recent = self.losses[-every:]
+            log.info("%s step %d/%d  loss %.3f  ETA %d:%02d", self.name, step, total, sum(recent) / len(recent), left // 60, left % 60)
+
+    def _diverged(self, what: str, step: int, args: TrainingArguments) -> Diverged:
+        return Diverged(f"{self.name} step {step}: {what} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})")
+
+    def loss(self) -> float:
+        """Return the mean loss of the last twentieth of the steps."""
+        tail = self.losses[-max(1, len(self.losses) // 20) :]
+        return sum(tail) / len(tail)
+
+
+def trained(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that training changes, by name; tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,123 @@
+"""What a result depends on: code hashes blind to comments, hashes of files, the state of git and packages."""
+
+import ast
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger("moa")
+ROOT = Path(__file__).resolve().parents[2]
+# Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
+DECLARATIONS = frozenset({"moa.experiment.schema", "moa.experiment.keys", "moa.experiment.rewards", "moa.methods.catalogue"})
+NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"})  # decide how a job ends, never what it writes
+LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "snakemake", "duckdb", "pyarrow", "moocore")
+
+
+def warn_unpinned(what: str, revision: str | None) -> None:
+    """Say so where something comes from the hub at whatever its newest commit is."""
+    if revision is None:
+        log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same", what)
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def _imports(tree: ast.AST, package: str) -> list[str]:
+    """Return the absolute names that a module of `package` (the dotted name of its folder) imports."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+@cache
+def _parse(path: Path, package: str) -> tuple[str, tuple[str, ...]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = tuple(_imports(tree, package))
+    return ast.dump(_without_docstrings(tree)), imports
+
+
+def _find(name: str, root: Path) -> tuple[Path, str] | None:
+    """Return the file of module `name` below `root` and the package whose modules it may import relatively."""
+    path = root.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py"), name.rpartition(".")[0]
+    return (path / "__init__.py", name) if (path / "__init__.py").is_file() else None
+
+
+def code_hash(*modules: str, root: Path = ROOT) -> str:
+    """Return 12 hex digits over the logic of `modules` and of every module that they import, transitively.
+
+    Only modules of the same top-level packages below `root` count. Comments, docstrings and formatting do not. Dynamic
+    imports, templates and SQL are not followed: the rule names those itself. Declarations (the config schema) are left
+    out, because stages receive their effect as a parameter.
+    """
+    packages = {name.split(".")[0] for name in modules}
+    todo, seen = list(modules), dict[str, str]()
+    while todo:
+        name = todo.pop()
+        found = _find(name, root) if name.split(".")[0] in packages else None
+        if found is None or name in seen or name in DECLARATIONS | NEUTRAL:
+            continue
+        seen[name], imports = _parse(*found)
+        todo += imports
+    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
+
+
+def local_state(*sources: str) -> str:
+    """Return a digest that changes when a local file or folder among `sources` does; '' where none is local."""
+    paths = {source: Path(source).expanduser() for source in sources}
+    return ";".join(f"{source}={_state(path)[:12]}" for source, path in paths.items() if path.exists())
+
+
+def _state(path: Path) -> str:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    parts = []
+    for file in files:
+        status = file.stat()
+        content = file_hash(file) if status.st_size < LARGE else f"{status.st_size}:{status.st_mtime_ns}"
+        parts.append(f"{file.relative_to(path) if path.is_dir() else file.name}:{content}\n")
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the sorted names and hashes of a folder's files."""
+    if path.is_dir():
+        names = sorted(p for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_hash(p)}\n" for p in names).encode()).hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_hash(*parts: str) -> str:
+    """Return 16 hex digits that identify `parts` by their content."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+def git_state() -> str:
+    """Return the commit and whether the tree differs from it, e.g. '1a2b3c4d5e6f+dirty'; 'unknown' outside git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+dirty" if dirty else "")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the packages that results depend on."""
+    return {"python": platform.python_version(), "platform": platform.platform(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

@@ -1,0 +1,1 @@
+"""Trainers beside the shared loop, and what all trainers share."""
