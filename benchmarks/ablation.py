@@ -1,13 +1,15 @@
-"""Trains variants of a row on a finished task's base and measures them on development prompts: docs/methods/moc_trials.md's tables.
+"""Trains variants of a row on a finished task's base and measures them on development prompts.
+
+Docs/methods/moc_trials.md's tables.
 
 Development prompts are openings of the embedded corpus that no run evaluates on: the second hundred of its evaluation
-prompts, of which experiments use the first. Other experiments' are the evaluation prompts of the same task under another `data.seed`
-(--prompts). Variants stand in a YAML file, name -> {row, config (keys on top of the experiment),
+prompts, of which experiments use the first. Other experiments' are the evaluation prompts of the same task under
+another `data.seed` (--prompts). Variants stand in a YAML file, name -> {row, config (keys on top of the experiment),
 embedding (true: a learned one beside the preference's text)}; a name with an underscore in front is no variant.
 
     snakemake --cores all reference_scores
-    python -m benchmarks.ablation --experiment experiments/full.yaml --results results/reviews --variants benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl
-    python -m benchmarks.ablation --table variants.jsonl
+    python -m benchmarks.ablation --experiment experiments/full.yaml --results results/reviews --variants
+    benchmarks/moc_variants.yaml --seeds 0 1 --out variants.jsonl python -m benchmarks.ablation --table variants.jsonl
 """
 
 import argparse
@@ -46,7 +48,10 @@ LAST = 10  # steps over which KL and entropy are averaged
 
 
 def experiment_of(path: Path, row: str, changes: dict[str, Any]) -> schema.Experiment:
-    """Return the experiment with `changes` on top and the row as the only one that it runs: another might refuse the changes."""
+    """Return the experiment with `changes` on top and the row as the only one that it runs.
+
+    Another might refuse the changes.
+    """
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     update_config(data, changes)
     data["run"]["methods"] = [row]
@@ -59,7 +64,9 @@ def development_prompts() -> list[str]:
 
 
 def metrics(found: NDArray[np.float64], asked: NDArray[np.float64] | None, objectives: list[str]) -> dict[str, Any]:
-    """Return hypervolume (against 0), tau per objective, order rate and control error of mean normalised rewards (M, K) at preferences (M, K).
+    """Return hypervolume (against 0), tau per objective, order rate and control error of mean normalised rewards.
+
+    M, K) at preferences (M, K.
 
     Without preferences nothing of steering is known.
     """
@@ -68,16 +75,28 @@ def metrics(found: NDArray[np.float64], asked: NDArray[np.float64] | None, objec
         return {**shown, "tau": dict.fromkeys(objectives), "order_rate": None, "control_error": None}
     taus = {name: round(float(kendall_tau(asked[:, k], found[:, k])), 3) for k, name in enumerate(objectives)}
     rates = [float(order_rate(asked[:, k], found[:, k])) for k in range(len(objectives))]
-    return {**shown, "tau": taus, "order_rate": round(float(np.mean(rates)), 3), "control_error": round(float(control_error(asked, found)), 4)}
+    return {
+        **shown,
+        "tau": taus,
+        "order_rate": round(float(np.mean(rates)), 3),
+        "control_error": round(float(control_error(asked, found)), 4),
+    }
 
 
 def evaluation_prompts(path: Path) -> list[str]:
     """Return the evaluation prompts of a prompts.parquet."""
     with duckdb.connect() as connection:
-        return [prompt for (prompt,) in connection.execute("SELECT prompt FROM read_parquet($path) WHERE split = 'evaluation' ORDER BY prompt", {"path": str(path)}).fetchall()]
+        return [
+            prompt
+            for (prompt,) in connection.execute(
+                "SELECT prompt FROM read_parquet($path) WHERE split = 'evaluation' ORDER BY prompt", {"path": str(path)}
+            ).fetchall()
+        ]
 
 
-def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding, prompts: list[str]) -> dict[str, Any]:
+def measure(
+    loop: Loop, objectives: list[str], grid: list[Preference], decoding: generation.Decoding, prompts: list[str]
+) -> dict[str, Any]:
     """Return the metrics of a policy's responses over the evaluation preferences."""
     points = []
     for preference in grid:
@@ -94,22 +113,33 @@ def measure(loop: Loop, objectives: list[str], grid: list[Preference], decoding:
 
 def embed(actor: Actor, section: schema.TrainSection) -> None:
     """Give the policy a learned embedding beside the text of every training preference."""
-    shown = [conditioning.preference_text(p, list(section.objectives), section.conditioning.format) for p in section.training]
+    shown = [
+        conditioning.preference_text(p, list(section.objectives), section.conditioning.format) for p in section.training
+    ]
     PreferenceEmbedding(actor.model, actor.tokenizer(shown, add_special_tokens=False)["input_ids"], section.training)
 
 
-def loop_on(experiment: schema.Experiment, row: str, results: Path, seed: int, checkpoints: Path, embedding: bool = False) -> Loop:
+def loop_on(
+    experiment: schema.Experiment, row: str, results: Path, seed: int, checkpoints: Path, embedding: bool = False
+) -> Loop:
     """Return the loop that trains one policy of the row on a finished task's base."""
     section = Plan(experiment, "ablation").train(row)
     method = catalogue.load(row, section.settings, list(section.objectives))
-    files = Namespace(prompts=results / "prompts.parquet", base=results / "base", normaliser=results / "normaliser.parquet", models=sorted((results / "rewards").glob("*")))
+    files = Namespace(
+        prompts=results / "prompts.parquet",
+        base=results / "base",
+        normaliser=results / "normaliser.parquet",
+        models=sorted((results / "rewards").glob("*")),
+    )
     actor = train.make_actor(section, files.base, method, seed)
     if embedding:
         embed(actor, section)
     return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
 
 
-def trial(experiment: schema.Experiment, row: str, results: Path, seed: int, embedding: bool, prompts: list[str]) -> dict[str, Any]:
+def trial(
+    experiment: schema.Experiment, row: str, results: Path, seed: int, embedding: bool, prompts: list[str]
+) -> dict[str, Any]:
     """Train one policy and measure it on `prompts`."""
     with tempfile.TemporaryDirectory() as checkpoints:
         loop = loop_on(experiment, row, results, seed, Path(checkpoints), embedding)
@@ -117,7 +147,10 @@ def trial(experiment: schema.Experiment, row: str, results: Path, seed: int, emb
     spec = experiment.generation
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
     found = measure(loop, loop.method.objectives, experiment.evaluation_preferences(), decoding, prompts)
-    recent = {q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= loop.ppo.steps - LAST])), 3) for q in ("kl", "entropy")}
+    recent = {
+        q: round(float(np.mean([v for s, n, _, v in loop.curve if n == q and s >= loop.ppo.steps - LAST])), 3)
+        for q in ("kl", "entropy")
+    }
     return {"seed": seed, "seconds": round(loop.watch.seconds, 1), **recent, **found}
 
 
@@ -128,12 +161,32 @@ def show(path: Path) -> str:
     lines = []
     for name in dict.fromkeys(r["name"] for r in rows):
         mine = [r for r in rows if r["name"] == name]
-        known = {key: [r[key] for r in mine if r[key] is not None] for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")}
+        known = {
+            key: [r[key] for r in mine if r[key] is not None]
+            for key in ("hypervolume", "order_rate", "control_error", "kl", "seconds")
+        }
         volumes = ", ".join(f"{r['hypervolume']:.3f}" for r in mine)
-        taus = [f"{np.mean([r['tau'][o] for r in mine]):.2f}" if mine[0]["tau"][o] is not None else "-" for o in objectives]
-        rest = [f"{np.mean(known[key]):.{digits}f}" if known[key] else "-" for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))]
+        taus = [
+            f"{np.mean([r['tau'][o] for r in mine]):.2f}" if mine[0]["tau"][o] is not None else "-" for o in objectives
+        ]
+        rest = [
+            f"{np.mean(known[key]):.{digits}f}" if known[key] else "-"
+            for key, digits in (("order_rate", 2), ("control_error", 3), ("kl", 2), ("seconds", 0))
+        ]
         lines.append([name, f"{np.mean(known['hypervolume']):.3f}", volumes, *taus, *rest])
-    return table(["variant", "hypervolume", "per seed", *(f"tau {o}" for o in objectives), "order rate", "control error", "KL", "seconds"], lines)
+    return table(
+        [
+            "variant",
+            "hypervolume",
+            "per seed",
+            *(f"tau {o}" for o in objectives),
+            "order rate",
+            "control error",
+            "KL",
+            "seconds",
+        ],
+        lines,
+    )
 
 
 def set_up() -> None:
@@ -149,7 +202,14 @@ def main() -> None:
     parser.add_argument("--variants", type=Path)
     parser.add_argument("--only", nargs="*", help="names of variants; all without it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--prompts", type=Path, help="prompts.parquet whose evaluation prompts to measure on; without it the embedded corpus's development prompts")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        help=(
+            "prompts.parquet whose evaluation prompts to measure on; without it the embedded corpus's development"
+            " prompts"
+        ),
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="print a file of trials and do nothing else")
     given = parser.parse_args()
@@ -164,7 +224,14 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.only or [n for n in variants if not n.startswith("_")]:
             variant = variants[name]
-            found = trial(experiment_of(given.experiment, variant["row"], variant.get("config", {})), variant["row"], given.results, seed, variant.get("embedding", False), prompts)
+            found = trial(
+                experiment_of(given.experiment, variant["row"], variant.get("config", {})),
+                variant["row"],
+                given.results,
+                seed,
+                variant.get("embedding", False),
+                prompts,
+            )
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"name": name, **found}) + "\n")
 

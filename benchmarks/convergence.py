@@ -26,7 +26,10 @@ def curves(database: Path, task: str, quantity: str) -> dict[str, NDArray[np.flo
     with sql.connect(database) as connection:
         rows = connection.execute(query, {"task": task, "quantity": quantity}).fetchall()
     kernel = np.ones(SMOOTH) / SMOOTH
-    return {m: np.stack([np.convolve(line, kernel, "valid") for method, _, line in rows if method == m]) for m in dict.fromkeys(r[0] for r in rows)}
+    return {
+        m: np.stack([np.convolve(line, kernel, "valid") for method, _, line in rows if method == m])
+        for m in dict.fromkeys(r[0] for r in rows)
+    }
 
 
 def draw(lines: dict[str, NDArray[np.float64]], title: str, quantity: str) -> str:
@@ -38,21 +41,36 @@ def draw(lines: dict[str, NDArray[np.float64]], title: str, quantity: str) -> st
         return f"{LEFT + step / (steps - 1) * (WIDTH - LEFT - RIGHT):.1f},{HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM):.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img"'
+            f' aria-label="{escape(title)}">'
+        ),
         f"<style>{_css()}</style>",
-        f'<rect class="page" width="{WIDTH:.0f}" height="{HEIGHT:.0f}"/><text class="head" x="16" y="26">{escape(title)}</text>',
+        (
+            f'<rect class="page" width="{WIDTH:.0f}" height="{HEIGHT:.0f}"/><text class="head" x="16"'
+            f' y="26">{escape(title)}</text>'
+        ),
     ]
     for value in np.linspace(0, top, 5)[:-1]:
         x, y = point(0, float(value)).split(",")
-        parts.append(f'<line class="grid" x1="{x}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/><text text-anchor="end" x="{LEFT - 8}" y="{float(y) + 4:.1f}">{value:.2f}</text>')
+        parts.append(
+            f'<line class="grid" x1="{x}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/><text text-anchor="end"'
+            f' x="{LEFT - 8}" y="{float(y) + 4:.1f}">{value:.2f}</text>'
+        )
     for slot, line in enumerate(lines.values()):
         low, high, mean = line.min(0), line.max(0), line.mean(0)
         band = [point(i, v) for i, v in enumerate(high)] + [point(i, v) for i, v in reversed(list(enumerate(low)))]
-        parts.append(f'<polygon class="f{slot}" points="{" ".join(band)}"/><polyline class="s{slot}" points="{" ".join(point(i, v) for i, v in enumerate(mean))}"/>')
+        parts.append(
+            f'<polygon class="f{slot}" points="{" ".join(band)}"/><polyline class="s{slot}"'
+            f' points="{" ".join(point(i, v) for i, v in enumerate(mean))}"/>'
+        )
     heights = apart([float(point(0, float(line.mean(0)[-1])).split(",")[1]) for line in lines.values()])
     for slot, (name, height) in enumerate(zip(lines, heights, strict=True)):
         parts.append(f'<text class="t{slot}" x="{WIDTH - RIGHT + 8}" y="{height + 4:.1f}">{escape(name)}</text>')
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 16}">step (running mean of {SMOOTH}; band: range over seeds); {escape(quantity)}</text></svg>')
+    parts.append(
+        f'<text x="{LEFT}" y="{HEIGHT - 16}">step (running mean of {SMOOTH}; band: range over seeds);'
+        f" {escape(quantity)}</text></svg>"
+    )
     return "\n".join(parts) + "\n"
 
 
@@ -69,7 +87,10 @@ def _css() -> str:
         slots = "".join(f".s{i}{{stroke:{c}}}.f{i},.t{i}{{fill:{c}}}" for i, c in enumerate(palette))
         return f".page{{fill:{page}}}text{{fill:{ink}}}.grid{{stroke:{grid}}}{slots}"
 
-    base = "text{font:13px system-ui,sans-serif}.head{font-weight:600;font-size:15px}polyline{fill:none;stroke-width:2}polygon{opacity:.15}"
+    base = (
+        "text{font:13px"
+        " system-ui,sans-serif}.head{font-weight:600;font-size:15px}polyline{fill:none;stroke-width:2}polygon{opacity:.15}"
+    )
     return f"{colours(LIGHT, '#1b232b', '#ffffff', '#e3e7eb')}{base}@media(prefers-color-scheme:dark){{{colours(DARK, '#e8edf2', '#11161b', '#2b333b')}}}"
 
 

@@ -1,8 +1,10 @@
-"""How far policies ended from the reference, measured alike for every row: exact KL per token on the test prompts, in nats.
+"""How far policies ended from the reference, measured alike for every row.
 
-The KL in the curves is what each trainer saw while it trained: the shared loop the exact one, TRL an estimate from one mini-batch. Here
-every policy answers the run's evaluation prompts as it did in training (its temperature and top_p), at every preference of the grid,
-and both distributions are compared at every token of its own responses.
+Exact KL per token on the test prompts, in nats.
+
+The KL in the curves is what each trainer saw while it trained: the shared loop the exact one, TRL an estimate from one
+mini-batch. Here every policy answers the run's evaluation prompts as it did in training (its temperature and top_p), at
+every preference of the grid, and both distributions are compared at every token of its own responses.
 
     python -m benchmarks.distance --run results/imdb_control --rows linear moc grpo --out distance.jsonl
     python -m benchmarks.distance --table distance.jsonl
@@ -50,7 +52,10 @@ def measure(answerer: answering.Answerer, texts: Sequence[str], decoding: Decodi
     logits, _ = forward(model, rollout.ids, rollout.mask, rollout.response)
     with model.disable_adapter():
         reference, _ = forward(model, rollout.ids, rollout.mask, rollout.response)
-    found = distribution_kl(forbid_empty(logits, end), forbid_empty(reference, end), decoding.temperature) * rollout.response_mask
+    found = (
+        distribution_kl(forbid_empty(logits, end), forbid_empty(reference, end), decoding.temperature)
+        * rollout.response_mask
+    )
     return float(found.sum()), int(rollout.response_mask.sum())
 
 
@@ -62,7 +67,9 @@ def distances(run: Path, row: str, seeds: Sequence[int] | None = None) -> list[R
     method = catalogue.load(row, section.settings, section.objectives)
     prompts = [r["prompt"] for r in generate.evaluation_prompts(run / "prompts.parquet")]
     # Not the section's, which has only what evaluation reads.
-    decoding = Decoding(experiment.generation.max_new_tokens, experiment.generation.temperature, experiment.generation.top_p)
+    decoding = Decoding(
+        experiment.generation.max_new_tokens, experiment.generation.temperature, experiment.generation.top_p
+    )
     rows = []
     for seed in seeds or experiment.run.seeds:
         folders = [run / "policies" / p["owner"] / p["policy"] / f"s{seed}" for p in json.loads(about["policies"])[row]]
@@ -85,7 +92,15 @@ def show(path: Path) -> str:
         mine = [r for r in rows if r["row"] == name]
         mean = paired({r["seed"]: r["kl"] for r in mine}, {r["seed"]: 0.0 for r in mine})
         points = np.mean([r["points"] for r in mine], 0)
-        lines.append([name, f"{mean.mean:.3f}", f"{mean.low:.3f} to {mean.high:.3f}", f"{points.min():.2f} to {points.max():.2f}", str(mean.seeds)])
+        lines.append(
+            [
+                name,
+                f"{mean.mean:.3f}",
+                f"{mean.low:.3f} to {mean.high:.3f}",
+                f"{points.min():.2f} to {points.max():.2f}",
+                str(mean.seeds),
+            ]
+        )
     return table(["row", "KL", "95 %", "by preference", "seeds"], lines)
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.end_to_end
 
-Prints the clock and the processor seconds of the run with two cores in a fresh copy of the repository, and the share of the
-processor time that the stages recorded as their own. The rest starts processes: Snakemake, and in every job the libraries.
+Prints the clock and the processor seconds of the run with two cores in a fresh copy of the repository, and the share of
+the processor time that the stages recorded as their own. The rest starts processes: Snakemake, and in every job the
+libraries.
 """
 
 import resource
@@ -30,7 +31,10 @@ def main() -> None:
         spent, clock = processor_seconds() - began, time.perf_counter() - clock
         with duckdb.connect(str(directory / "results" / "results.duckdb"), read_only=True) as results:
             jobs, own = results.execute("SELECT count(*), sum(cpu_seconds) FROM costs").fetchall()[0]
-    print(f"{clock:.0f} s, {spent:.0f} processor seconds; {jobs} jobs recorded {own:.0f} of them as their own: {own / spent:.0%}")
+    print(
+        f"{clock:.0f} s, {spent:.0f} processor seconds; {jobs} jobs recorded {own:.0f} of them as their own:"
+        f" {own / spent:.0%}"
+    )
 
 
 if __name__ == "__main__":

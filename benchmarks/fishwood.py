@@ -2,7 +2,8 @@
 
     python benchmarks/fishwood.py --out fishwood.parquet --figure docs/figures/fishwood.svg > fishwood.md
 
-All points are exact expectations of the trained policies (dynamic programming), so the spread over seeds is the training's alone.
+All points are exact expectations of the trained policies (dynamic programming), so the spread over seeds is the
+training's alone.
 """
 
 import argparse
@@ -41,7 +42,12 @@ class Setup(NamedTuple):
     training: tuple[Preference, ...] = tuple(GRID)
 
 
-MOC = {"kind": "moc", "control": "sample", "weights": "min_norm", "target": "plain"}  # the front is straight: the target p lies exactly on it
+MOC = {
+    "kind": "moc",
+    "control": "sample",
+    "weights": "min_norm",
+    "target": "plain",
+}  # the front is straight: the target p lies exactly on it
 MULTIPLIER = {**MOC, "weights": "lagrangian", "multiplier": 2.0}
 RAY = {"kind": "moc", "target": "ray", "shrink": True, "objective_weights": "simplex"}
 ROWS = {
@@ -57,13 +63,17 @@ ROWS = {
     "moc, weighted": Setup({**MOC, "streams": "weighted"}),
     "moc, utility": Setup(MOC),
     "moc, utility, whitened": Setup(MOC, whiten="batch"),
-    "moc, target range, whitened": Setup({"kind": "moc", "control": "sample", "weights": "min_norm", "target": "range"}, whiten="batch"),
+    "moc, target range, whitened": Setup(
+        {"kind": "moc", "control": "sample", "weights": "min_norm", "target": "range"}, whiten="batch"
+    ),
     "moc, uniform weights": Setup({**MOC, "weights": "uniform"}),
     "moc, weights per preference": Setup({**MOC, "granularity": "preference"}),
     "moc, multiplier 2, sample": Setup(MULTIPLIER),
     "moc, multiplier 2, mean": Setup({**MULTIPLIER, "control": "mean"}),
     "moc, multiplier 2, feedback": Setup({**MULTIPLIER, "control": "feedback", "objective_weights": "signed"}),
-    "moc, multiplier 4, feedback": Setup({**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "objective_weights": "signed"}),
+    "moc, multiplier 4, feedback": Setup(
+        {**MULTIPLIER, "control": "feedback", "multiplier": 4.0, "objective_weights": "signed"}
+    ),
     "moc, multiplier 4, feedback, arc": Setup({"kind": "moc", "objective_weights": "signed"}),
     "moc, default (arc, weights of at least 0)": Setup({"kind": "moc"}),
     "moc, default, shrunk": Setup({"kind": "moc", "shrink": True}),
@@ -72,7 +82,9 @@ ROWS = {
     "moc, ray, shrunk, on the simplex": Setup(RAY),
     "moc, ray, shrunk, on the simplex, whitened": Setup(RAY, whiten="batch"),
     "moc, exact search, phi 0.005": Setup({"kind": "moc", "weights": "exact", "phi": 0.005}),
-    "moc, exact search, phi 0.005, target p": Setup({"kind": "moc", "weights": "exact", "phi": 0.005, "target": "plain"}),
+    "moc, exact search, phi 0.005, target p": Setup(
+        {"kind": "moc", "weights": "exact", "phi": 0.005, "target": "plain"}
+    ),
     "moc, multiplier 2, sample, 5 preferences": Setup(MULTIPLIER, training=tuple(lattice(2, 4))),
 }
 
@@ -106,7 +118,10 @@ def train(setup: Setup, seed: int, steps: int) -> Outcome:
 
 
 def metrics(points: Array) -> dict[str, float]:
-    """Return what one seed's points (M, 2) are worth; position is the share of the way from all wood (0) to all fish (1)."""
+    """Return what one seed's points (M, 2) are worth.
+
+    Position is the share of the way from all wood (0) to all fish (1).
+    """
     scale = Fishwood().scale
     normalised = (points - scale.low.numpy()) / (scale.high - scale.low).numpy()
     position = normalised[:, 0]
@@ -121,13 +136,18 @@ def metrics(points: Array) -> dict[str, float]:
 
 def interval(values: list[float]) -> str:
     """Return mean and half the 95 % t-interval over seeds."""
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    half = (
+        t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    )
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
     """Return the Markdown table."""
-    lines = ["| row | hypervolume, share of the front's | largest gap | tau | mean distance to p | CPU s |", "|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| row | hypervolume, share of the front's | largest gap | tau | mean distance to p | CPU s |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, seeds in outcomes.items():
         found = [metrics(s.points) for s in seeds]
         cells = [interval([f[key] for f in found]) for key in ("hypervolume", "gap", "tau", "error")]
@@ -156,7 +176,12 @@ def main() -> None:
     ]
     pq.write_table(pa.Table.from_pylist(records), args.out)
     positions = {name: [(s.points[:, 0] / 19.9).tolist() for s in seeds] for name, seeds in outcomes.items()}
-    args.figure.write_text(strips("Fishwood: where 11 preferences end on the front", ("180 wood, no fish", "19.9 fish, 0.9 wood"), positions), encoding="utf-8")
+    args.figure.write_text(
+        strips(
+            "Fishwood: where 11 preferences end on the front", ("180 wood, no fish", "19.9 fish, 0.9 wood"), positions
+        ),
+        encoding="utf-8",
+    )
     print(f"Command: `{shlex.join(['python', 'benchmarks/fishwood.py', *sys.argv[1:]])}`\n\n{table(outcomes)}")
 
 

@@ -20,7 +20,9 @@ def read(folder: Path) -> Means:
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for point in tables.read(tables.POINTS, folder / "points.parquet").to_pylist():
         if point["role"] == "reward":
-            values.setdefault((point["method"], point["objective"]), {}).setdefault(point["seed"], []).append(point["mean"])
+            values.setdefault((point["method"], point["objective"]), {}).setdefault(point["seed"], []).append(
+                point["mean"]
+            )
     return {key: {seed: sum(found) / len(found) for seed, found in seeds.items()} for key, seeds in values.items()}
 
 

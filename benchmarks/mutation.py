@@ -1,10 +1,13 @@
-"""How many wrong equations the unit tests notice: mutmut changes the formulas one place at a time and runs the tests on each change.
+"""How many wrong equations the unit tests notice.
+
+Mutmut changes the formulas one place at a time and runs the tests on each change.
 
     python benchmarks/mutation.py --mutmut .mutmut/bin/mutmut     # `make mutation` sets that environment up first
 
-mutmut lives in an environment of its own that also sees the project's packages. It works in `.mutmut/work`, a copy of the
-package and its tests made anew by every run; there `mutmut show NAME` prints a mutant. A mutant counts as killed only if a
-test failed on it: one that no test reaches, that runs out of time or that ends the interpreter counts as a survivor.
+mutmut lives in an environment of its own that also sees the project's packages. It works in `.mutmut/work`, a copy of
+the package and its tests made anew by every run; there `mutmut show NAME` prints a mutant. A mutant counts as killed
+only if a test failed on it: one that no test reaches, that runs out of time or that ends the interpreter counts as a
+survivor.
 """
 
 import argparse
@@ -20,16 +23,51 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RL = ("advantages", "estimation", "weights", "losses", "control", "pairs")
-METHODS = ("base", "pama", "moc", "morlhf", "single_objective", "mgda_ub", "mse_only", "linear", "grpo", "gdpo", "ric", "modpo", "best_of_n")
+METHODS = (
+    "base",
+    "pama",
+    "moc",
+    "morlhf",
+    "single_objective",
+    "mgda_ub",
+    "mse_only",
+    "linear",
+    "grpo",
+    "gdpo",
+    "ric",
+    "modpo",
+    "best_of_n",
+)
 OTHERS = ("targets", "mixture")
-FILES = (*(f"moa/rl/{name}.py" for name in RL), *(f"moa/methods/{name}.py" for name in METHODS), *(f"moa/{name}.py" for name in OTHERS))
+FILES = (
+    *(f"moa/rl/{name}.py" for name in RL),
+    *(f"moa/methods/{name}.py" for name in METHODS),
+    *(f"moa/{name}.py" for name in OTHERS),
+)
 UNITS = (
-    *("advantages", "estimation", "weights", "losses", "control", "shrinking", "golden", "methods", "moc", "moc_scale", "pama_certificate"),
+    *(
+        "advantages",
+        "estimation",
+        "weights",
+        "losses",
+        "control",
+        "shrinking",
+        "golden",
+        "methods",
+        "moc",
+        "moc_scale",
+        "pama_certificate",
+    ),
     *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
-TESTS = (*(f"tests/unit/test_{name}.py" for name in UNITS), "tests/workflow/test_sections.py")  # the last: what the plan refuses
+TESTS = (
+    *(f"tests/unit/test_{name}.py" for name in UNITS),
+    "tests/workflow/test_sections.py",
+)  # the last: what the plan refuses
 COPIED = ("moa", "tests", "config.yaml", "pyproject.toml")
-SLOW = (  # each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same statements stay
+# each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same
+# statements stay
+SLOW = (
     "test_weights.py::test_optimality_certificate",
     "test_pama_certificate.py::test_certificate[100]",
     "test_pama_certificate.py::test_certificate[1000]",
@@ -52,7 +90,8 @@ SLOW = (  # each takes longer than all other tests of its file together, or trai
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding0-spec1]",
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding1-spec1]",
 )
-# What the tests would import on every mutant anew is imported once, by the server that mutants are forked from; objects that
+# What the tests would import on every mutant anew is imported once, by the server that mutants are forked from; objects
+# that
 # exist by then are kept out of the garbage collection with which pytest ends.
 WARM = """import gc
 
@@ -82,11 +121,25 @@ class Mutant(NamedTuple):
 
 
 def configuration(files: Sequence[str]) -> str:
-    """Return mutmut's configuration; torch is not fork-safe, so mutants are forked from a server that has run no test."""
+    """Return mutmut's configuration.
+
+    Torch is not fork-safe, so mutants are forked from a server that has run no test.
+    """
     extra = ["-p", "no:cacheprovider", *(f"--deselect=tests/unit/{name}" for name in SLOW)]
     copied = ["config.yaml", "conftest.py"]
-    lines = ["[mutmut]", "source_paths = moa", "process_isolation = forkserver", "timeout_multiplier = 300", "use_git_change_detection = false"]
-    for key, values in (("only_mutate", files), ("also_copy", copied), ("pytest_add_cli_args_test_selection", TESTS), ("pytest_add_cli_args", extra)):
+    lines = [
+        "[mutmut]",
+        "source_paths = moa",
+        "process_isolation = forkserver",
+        "timeout_multiplier = 300",
+        "use_git_change_detection = false",
+    ]
+    for key, values in (
+        ("only_mutate", files),
+        ("also_copy", copied),
+        ("pytest_add_cli_args_test_selection", TESTS),
+        ("pytest_add_cli_args", extra),
+    ):
         lines += [f"{key} =", *(f"    {value}" for value in values)]
     return "\n".join(lines) + "\n"
 
@@ -121,7 +174,9 @@ def read(work: Path, files: Sequence[str]) -> list[Mutant]:
     mutants = []
     for file in files:
         source = (work / "mutants" / file).read_text(encoding="utf-8")
-        functions = {node.name: ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+        functions = {
+            node.name: ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+        }
         codes = json.loads((work / "mutants" / f"{file}.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
         mutants += [Mutant(file, name, code, change(functions, name)) for name, code in codes.items()]
     return mutants
@@ -135,13 +190,22 @@ def page(mutants: Sequence[Mutant]) -> str:
         killed = sum(m.killed for m in mine)
         lines.append(f"| {file} | {len(mine)} | {killed} | {len(mine) - killed} | {100 * killed / len(mine):.1f} % |")
     lines += ["", "Survivors:", ""]
-    lines += [f"- {m.name.removeprefix('moa.')}: `{m.change}`" + ("" if m.code == 0 else f" (exit code {m.code})") for m in mutants if not m.killed]
+    lines += [
+        f"- {m.name.removeprefix('moa.')}: `{m.change}`" + ("" if m.code == 0 else f" (exit code {m.code})")
+        for m in mutants
+        if not m.killed
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutmut", type=Path, required=True, help="mutmut's program, in an environment that sees the project's packages")
+    parser.add_argument(
+        "--mutmut",
+        type=Path,
+        required=True,
+        help="mutmut's program, in an environment that sees the project's packages",
+    )
     parser.add_argument("--processes", type=int, default=1, help="mutants under test at a time (default 1)")
     parser.add_argument("--files", nargs="+", default=FILES, help="files to mutate (default: all that hold equations)")
     arguments = parser.parse_args()
@@ -149,7 +213,14 @@ def main() -> None:
     make(work, arguments.files)
     command = [str(arguments.mutmut.absolute()), "run", "--max-children", str(arguments.processes)]
     with (work / "mutmut.log").open("w") as log:
-        ended = subprocess.run(command, cwd=work, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT, check=False)
+        ended = subprocess.run(
+            command,
+            cwd=work,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     if ended.returncode:
         raise SystemExit(f"mutmut ended with {ended.returncode}; see {work / 'mutmut.log'}")
     print(page(read(work, arguments.files)))

@@ -1,6 +1,7 @@
 """What Noon lets through: signs and sizes of advantages on a response's last token and on the others, step by step.
 
-Trains one policy of a row on a finished task's base and reads the advantages before Noon cuts them. docs/methods/pama.md has the table.
+Trains one policy of a row on a finished task's base and reads the advantages before Noon cuts them.
+docs/methods/pama.md has the table.
 
     snakemake --cores all reference_scores --configfile experiments/imdb_pama.yaml
     python -m benchmarks.noon --experiment experiments/imdb_pama.yaml --results results/imdb_pama --out noon.jsonl
@@ -37,12 +38,21 @@ def describe(advantages: Tensor, mask: Tensor, objectives: list[str]) -> dict[st
     """Return shares and means of whitened advantages (K, B, T) before Noon, for end tokens (`last`) and for all others."""
     last = last_tokens(mask)
     parts = {"last": last, "others": mask - last}
-    found = {"all positive": float((((advantages > 0).all(0)) * mask).sum() / mask.sum()), "tokens": float(mask.sum(1).mean())}
+    found = {
+        "all positive": float((((advantages > 0).all(0)) * mask).sum() / mask.sum()),
+        "tokens": float(mask.sum(1).mean()),
+    }
     for name, where in parts.items():
         for k, objective in enumerate(objectives):
             values = advantages[k][where > 0]
-            found |= {f"{objective}, mean, {name}": float(values.mean()), f"{objective}, deviation, {name}": float(values.std())}
-            found |= {f"{objective}, mean after Noon, {name}": float(values.clamp(min=0).mean()), f"{objective}, positive, {name}": float((values > 0).float().mean())}
+            found |= {
+                f"{objective}, mean, {name}": float(values.mean()),
+                f"{objective}, deviation, {name}": float(values.std()),
+            }
+            found |= {
+                f"{objective}, mean after Noon, {name}": float(values.clamp(min=0).mean()),
+                f"{objective}, positive, {name}": float((values > 0).float().mean()),
+            }
     return found
 
 
@@ -73,7 +83,14 @@ def show(path: Path) -> str:
     """Return the means over the last steps, one line per objective and run, as a Markdown table."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     objectives = [key.removesuffix(", reward") for key in rows[0] if key.endswith(", reward")]
-    columns = ["mean, last", "deviation, last", "mean after Noon, last", "mean, others", "deviation, others", "mean after Noon, others"]
+    columns = [
+        "mean, last",
+        "deviation, last",
+        "mean after Noon, last",
+        "mean, others",
+        "deviation, others",
+        "mean after Noon, others",
+    ]
     lines = []
     for name in dict.fromkeys(r["row"] for r in rows):
         mine = [r for r in rows if r["row"] == name]
@@ -90,7 +107,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="results/<task> of a run that has made its reference scores")
     parser.add_argument("--row", default="pama")
     parser.add_argument("--name", help="of the run in the table; the row's without it")
-    parser.add_argument("--set", type=json.loads, default={}, help='keys on top of the experiment, e.g. {"ppo": {"whiten": "none"}}')
+    parser.add_argument(
+        "--set", type=json.loads, default={}, help='keys on top of the experiment, e.g. {"ppo": {"whiten": "none"}}'
+    )
     parser.add_argument("--signed-last", action="store_true", help="spare end tokens from Noon")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path)
@@ -104,7 +123,10 @@ def main() -> None:
     for seed in given.seeds:
         with given.out.open("a", encoding="utf-8") as file:
             name = given.name or given.row
-            file.writelines(json.dumps({"row": name, **line}) + "\n" for line in run(experiment, given.row, given.results, seed, given.signed_last))
+            file.writelines(
+                json.dumps({"row": name, **line}) + "\n"
+                for line in run(experiment, given.row, given.results, seed, given.signed_last)
+            )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.objectives --out benchmarks/objectives.parquet > docs/benchmarks/objectives.md
 
-The default experiment's architecture with random weights, 2, 4 and 8 rewards of `benchmarks/letters.py`, the same batch and
-the same prompt for all (the preference's text, which grows with N, stays out of it). Every step of one is followed by a
-step of the others, so that slow minutes hit all alike. Times are CPU seconds of one thread, medians over the steps.
+The default experiment's architecture with random weights, 2, 4 and 8 rewards of `benchmarks/letters.py`, the same batch
+and the same prompt for all (the preference's text, which grows with N, stays out of it). Every step of one is followed
+by a step of the others, so that slow minutes hit all alike. Times are CPU seconds of one thread, medians over the
+steps.
 """
 
 import argparse
@@ -57,7 +58,14 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"{chr(97 + i % 26)}{i}" for i in range(4, scratch.vocabulary))]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+    )
     policy = add_adapter(new_model(scratch, tokenizer, 0).eval(), experiment.model.lora, 0)
     method = catalogue.load("moc", {}, [f"o{k}" for k in range(count)])
     heads = ValueHeads(hidden_size(policy), count + len(method.extra_heads))
@@ -66,7 +74,9 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     zero, one = torch.zeros(count), torch.ones(count)
     score = Timed(count)
     prompts = words[4:504]
-    task = loop.Task(prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one, zero, one), corners(count), None)
+    task = loop.Task(
+        prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one, zero, one), corners(count), None
+    )
     ppo = experiment.ppo.model_copy(update={"steps": STEPS + 1, "checkpoint_every": STEPS + 2})
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     if ppo.advantages == "gae":  # groups train no value head
@@ -83,7 +93,15 @@ def measure() -> list[dict[str, float]]:
             for count, (run, score, trained) in runs.items():
                 score.seconds, began = 0.0, time.process_time()
                 next(run)
-                rows.append({"objectives": count, "step": step, "seconds": time.process_time() - began, "scoring": score.seconds, "parameters": trained})
+                rows.append(
+                    {
+                        "objectives": count,
+                        "step": step,
+                        "seconds": time.process_time() - began,
+                        "scoring": score.seconds,
+                        "parameters": trained,
+                    }
+                )
     return [row for row in rows if row["step"] > 0]
 
 
@@ -98,9 +116,18 @@ def page(rows: list[dict[str, float]]) -> str:
         seconds = statistics.median(r["seconds"] for r in mine)
         spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         lines.append([str(count), f"{seconds:.2f}", f"{1000 * scoring:.1f}", spread, f"{mine[0]['parameters']:,}"])
-    head = ["objectives", "step, s", "scoring, ms", f"step without scoring, relative to {COUNTS[0]} (least to largest)", "trained parameters"]
+    head = [
+        "objectives",
+        "step, s",
+        "scoring, ms",
+        f"step without scoring, relative to {COUNTS[0]} (least to largest)",
+        "trained parameters",
+    ]
     text = " ".join(line for line in (__doc__ or "").split("\n\n")[2].splitlines())
-    return f"# What objectives cost\n\n```\n{(__doc__ or '').split(chr(10) * 2)[1].strip()}\n```\n\n{text.strip()} {STEPS} steps each.\n\n{table(head, lines)}\n"
+    return (
+        f"# What objectives cost\n\n```\n{(__doc__ or '').split(chr(10) * 2)[1].strip()}\n```\n\n{text.strip()} {STEPS}"
+        f" steps each.\n\n{table(head, lines)}\n"
+    )
 
 
 def main() -> None:

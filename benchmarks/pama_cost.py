@@ -1,12 +1,14 @@
 """What weights cost: PAMA's closed form, Frank-Wolfe on a Gram matrix, and MGDA on per-objective gradients.
 
     snakemake --cores all base
-    python -m benchmarks.pama_cost --run results/reviews --out pama_cost.parquet --machine "two shared x86 cores" > docs/benchmarks/pama_cost.md
+    python -m benchmarks.pama_cost --run results/reviews --out pama_cost.parquet --machine "two shared x86 cores" >
+    docs/benchmarks/pama_cost.md
 
-Times are CPU seconds of one thread (cores may be shared): the median of the repeats, beside the fastest and the slowest.
-The policy is the default experiment's base with a LoRA adapter, a mini-batch its own responses to the run's prompts, n objectives the
-shares of n letters, standardised in groups of four. Without --run: the same architecture with random weights, tokens and advantages.
-Every repeat of a step measures every way of weighing once, so that slow minutes hit all alike.
+Times are CPU seconds of one thread (cores may be shared): the median of the repeats, beside the fastest and the
+slowest. The policy is the default experiment's base with a LoRA adapter, a mini-batch its own responses to the run's
+prompts, n objectives the shares of n letters, standardised in groups of four. Without --run: the same architecture with
+random weights, tokens and advantages. Every repeat of a step measures every way of weighing once, so that slow minutes
+hit all alike.
 """
 
 import argparse
@@ -75,7 +77,15 @@ def closed_form_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
     rows = []
     for n in sizes:
         a = torch.randn(n)
-        rows.append({"part": "solve", "way": "closed form", "n": n, "iterations": 1, **summarise([seconds(partial(closed_form, a)) for _ in range(repeats)])})
+        rows.append(
+            {
+                "part": "solve",
+                "way": "closed form",
+                "n": n,
+                "iterations": 1,
+                **summarise([seconds(partial(closed_form, a)) for _ in range(repeats)]),
+            }
+        )
     return rows
 
 
@@ -85,7 +95,10 @@ def solve(matrix: NDArray[np.float64], away: bool, found: list[Solution]) -> Non
 
 
 def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
-    """Time Frank-Wolfe on ready n x n Gram matrices: full rank (n vectors of length 2 n), and PAMA's own, which has rank one."""
+    """Time Frank-Wolfe on ready n x n Gram matrices.
+
+    Full rank (n vectors of length 2 n), and PAMA's own, which has rank one.
+    """
     rng, rows = np.random.default_rng(0), []
     for n in sizes:
         vectors, a = rng.normal(size=(n, 2 * n)), rng.normal(size=n)
@@ -95,7 +108,9 @@ def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
                 few = 1 if n >= LARGE and name == "full rank" else repeats  # a solve takes up to a minute
                 times = [seconds(partial(solve, m, away, found)) for _ in range(few)]
                 way = f"{'away-step' if away else 'plain'} Frank-Wolfe, {name}"
-                rows.append({"part": "solve", "way": way, "n": n, "iterations": found[0].iterations, **summarise(times)})
+                rows.append(
+                    {"part": "solve", "way": way, "n": n, "iterations": found[0].iterations, **summarise(times)}
+                )
     return rows
 
 
@@ -112,7 +127,9 @@ class Work(NamedTuple):
 def work(scratch: Scratch, lora: Lora, batch: int, prompt: int, response: int) -> Work:
     """Return a random policy of the given architecture, and rollouts that it gave itself (so the ratio u is 1)."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"t{i}": i for i in range(3, scratch.vocabulary)}}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary)), pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary)), pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
     policy = moved(add_adapter(new_model(scratch, tokenizer, 0).eval(), lora, 0))
     ids = torch.randint(3, scratch.vocabulary, (batch, prompt + response))
     mask, response_mask = torch.ones_like(ids), torch.ones(batch, response)
@@ -138,7 +155,9 @@ def rollouts(run: Path, experiment: Experiment) -> tuple[Work, Callable[[int], T
     size, group = experiment.ppo.mini_batch_size, experiment.ppo.group_size
     found = [r["prompt"] for r in pq.read_table(run / "prompts.parquet").to_pylist() if r["split"] == "train"]
     prompts = [prompt for prompt in found[: size // group] for _ in range(group)]
-    drawn = sample(policy, tokenizer, prompts, Decoding(experiment.generation.max_new_tokens, 1.0, 1.0), context_length(model))
+    drawn = sample(
+        policy, tokenizer, prompts, Decoding(experiment.generation.max_new_tokens, 1.0, 1.0), context_length(model)
+    )
     with torch.no_grad():
         old = logprobs(Work(policy, drawn.ids, drawn.mask, drawn.response_mask, drawn.response_mask))
     shares = torch.tensor([share_of(letter)(prompts, drawn.texts) for letter in LETTERS])
@@ -162,7 +181,10 @@ def flat_gradient(w: Work, new: Tensor, advantages: Tensor, keep: bool) -> Tenso
 
 
 def by_gradients(w: Work, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    """MGDA: n backward passes, the n x n Gram matrix of the gradients, min-norm weights. Returns gradient (d,), weights (n,)."""
+    """MGDA: n backward passes, the n x n Gram matrix of the gradients, min-norm weights.
+
+    Returns gradient (d,), weights (n,).
+    """
     new = logprobs(w)
     rows = torch.stack([flat_gradient(w, new, a, keep=k + 1 < len(advantages)) for k, a in enumerate(advantages)])
     c = torch.from_numpy(min_norm((rows.double() @ rows.double().T).numpy()).weights).float()
@@ -182,11 +204,18 @@ def by_closed_form(w: Work, advantages: Tensor) -> tuple[Tensor, Tensor]:
     return flat_gradient(w, logprobs(w), torch.einsum("h,hbt->bt", c, advantages), keep=False), c
 
 
-WAYS = {"MGDA: n backward passes": by_gradients, "MOC: advantage Gram, one backward pass": by_advantages, "PAMA: closed form, one backward pass": by_closed_form}
+WAYS = {
+    "MGDA: n backward passes": by_gradients,
+    "MOC: advantage Gram, one backward pass": by_advantages,
+    "PAMA: closed form, one backward pass": by_closed_form,
+}
 
 
 def step_rows(w: Work, counts: Sequence[int], repeats: int, advantages_of: Callable[[int], Tensor]) -> list[Row]:
-    """Time one mini-batch's forward pass, weights and gradient for n objectives, each way; `floats` is what it stores as gradients."""
+    """Time one mini-batch's forward pass, weights and gradient for n objectives, each way.
+
+    `floats` is what it stores as gradients.
+    """
     d = sum(p.numel() for p in trainable(w))
     rows = []
     for n in counts:
@@ -197,7 +226,10 @@ def step_rows(w: Work, counts: Sequence[int], repeats: int, advantages_of: Calla
         for _ in range(repeats):
             for way in WAYS:
                 times[way].append(seconds(partial(WAYS[way], w, advantages)))
-        rows += [{"part": "step", "way": way, "n": n, "floats": d * (n if way.startswith("MGDA") else 1), **summarise(taken)} for way, taken in times.items()]
+        rows += [
+            {"part": "step", "way": way, "n": n, "floats": d * (n if way.startswith("MGDA") else 1), **summarise(taken)}
+            for way, taken in times.items()
+        ]
     return rows
 
 
@@ -212,7 +244,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def milliseconds(row: Row) -> str:
-    median, fastest, slowest = (f"{1e3 * row[key]:,.0f}" if row[key] >= 0.1 else f"{1e3 * row[key]:.3g}" for key in ("median", "fastest", "slowest"))
+    median, fastest, slowest = (
+        f"{1e3 * row[key]:,.0f}" if row[key] >= 0.1 else f"{1e3 * row[key]:.3g}"
+        for key in ("median", "fastest", "slowest")
+    )
     return f"{median} ({fastest} to {slowest})"
 
 
@@ -223,22 +258,55 @@ def page(rows: list[Row], command: str, machine: str) -> str:
     growth = []
     for way in dict.fromkeys(r["way"] for r in solve):
         large = [r for r in solve if r["way"] == way][-3:]
-        growth.append((way, f"{large[0]['n']:,} to {large[-1]['n']:,}", f"{slope([r['n'] for r in large], [r['median'] for r in large]):.2f}"))
+        growth.append(
+            (
+                way,
+                f"{large[0]['n']:,} to {large[-1]['n']:,}",
+                f"{slope([r['n'] for r in large], [r['median'] for r in large]):.2f}",
+            )
+        )
     base = {r["n"]: r["median"] for r in step if r["way"].startswith("PAMA")}
-    shares = [(r["way"], r["n"], milliseconds(r), f"{r['median'] / base[r['n']]:.2f}", f"{r['floats']:,}", f"{r['floats'] * 4 / 2**20:.1f}") for r in step]
+    shares = [
+        (
+            r["way"],
+            r["n"],
+            milliseconds(r),
+            f"{r['median'] / base[r['n']]:.2f}",
+            f"{r['floats']:,}",
+            f"{r['floats'] * 4 / 2**20:.1f}",
+        )
+        for r in step
+    ]
     for way in WAYS:
         mine = [r for r in step if r["way"] == way]
-        growth.append((way + " (whole step)", f"{mine[0]['n']} to {mine[-1]['n']}", f"{slope([r['n'] for r in mine], [r['median'] for r in mine]):.2f}"))
+        growth.append(
+            (
+                way + " (whole step)",
+                f"{mine[0]['n']} to {mine[-1]['n']}",
+                f"{slope([r['n'] for r in mine], [r['median'] for r in mine]):.2f}",
+            )
+        )
     parts = [
         "# Cost of the weights",
-        f"Command: `{command}`. Machine: {machine}.\nTimes are CPU milliseconds of one thread: median (fastest to slowest) of the repeats.",
+        (
+            f"Command: `{command}`. Machine: {machine}.\nTimes are CPU milliseconds of one thread: median (fastest to"
+            " slowest) of the repeats."
+        ),
         "## Weights alone, given the n values or the n x n matrix",
-        f"Frank-Wolfe stops at {LIMITS[True]:,} iterations with away-steps and at {LIMITS[False]} without.\n"
-        "The rank-one matrix is PAMA's own problem, which one exact line search solves.",
-        table(["way", "n", "ms", "iterations", "repeats"], [(r["way"], f"{r['n']:,}", milliseconds(r), r["iterations"], r["repeats"]) for r in solve]),
+        (
+            f"Frank-Wolfe stops at {LIMITS[True]:,} iterations with away-steps and at {LIMITS[False]} without.\n"
+            "The rank-one matrix is PAMA's own problem, which one exact line search solves."
+        ),
+        table(
+            ["way", "n", "ms", "iterations", "repeats"],
+            [(r["way"], f"{r['n']:,}", milliseconds(r), r["iterations"], r["repeats"]) for r in solve],
+        ),
         "## One mini-batch: forward pass, weights, gradient",
-        f"{step[0]['repeats']} repeats. Llama-2-7B with LoRA rank 64 on q and v has 32 x 2 x 2 x 64 x 4096 = {LLAMA_FLOATS:,} trainable floats,\n"
-        f"{LLAMA_FLOATS * 4 / 2**20:.0f} MiB in single precision, per stored gradient.",
+        (
+            f"{step[0]['repeats']} repeats. Llama-2-7B with LoRA rank 64 on q and v has 32 x 2 x 2 x 64 x 4096 ="
+            f" {LLAMA_FLOATS:,} trainable floats,\n{LLAMA_FLOATS * 4 / 2**20:.0f} MiB in single precision, per stored"
+            " gradient."
+        ),
         table(["way", "n", "ms", "times PAMA", "gradient floats stored", "MiB"], shares),
         "## Growth: exponent of n over the range",
         table(["way", "n from", "slope on log-log axes"], growth),
@@ -262,7 +330,13 @@ def main() -> None:
     if args.run is not None:
         w, advantages_of = rollouts(args.run, experiment)
     else:
-        w = work(experiment.model.scratch, experiment.model.lora, experiment.ppo.mini_batch_size, 16, experiment.generation.max_new_tokens)
+        w = work(
+            experiment.model.scratch,
+            experiment.model.lora,
+            experiment.ppo.mini_batch_size,
+            16,
+            experiment.generation.max_new_tokens,
+        )
         advantages_of = partial(random_advantages, w)
     rows = closed_form_rows([10**k for k in range(1, args.largest + 1)], args.repeats)
     rows += min_norm_rows(args.matrices, args.repeats)

@@ -1,8 +1,10 @@
-"""A learned embedding of the preference beside its text: a trial for docs/methods/moc_preferences.md, not a setting of the pipeline.
+"""A learned embedding of the preference beside its text.
 
-Where a prompt begins with a training preference's text, W p is added to the embeddings of that text's tokens; W (D x K) starts at 0, so that training
-starts from the same policy, and the reference, which is the base with its adapter switched off, never sees it. Variants of
-benchmarks/ablation.py ask for it by `embedding: true`.
+A trial for docs/methods/moc_preferences.md, not a setting of the pipeline.
+
+Where a prompt begins with a training preference's text, W p is added to the embeddings of that text's tokens; W (D x K)
+starts at 0, so that training starts from the same policy, and the reference, which is the base with its adapter
+switched off, never sees it. Variants of benchmarks/ablation.py ask for it by `embedding: true`.
 """
 
 from collections.abc import Sequence
@@ -30,13 +32,21 @@ class PreferenceEmbedding(nn.Module):
         super().__init__()
         self.linear = nn.Linear(len(preferences[0]), hidden_size(model), bias=False)
         nn.init.zeros_(self.linear.weight)
-        self.prefixes, self.preferences = [torch.tensor(p) for p in prefixes], torch.tensor(preferences, dtype=torch.float32)
+        self.prefixes, self.preferences = (
+            [torch.tensor(p) for p in prefixes],
+            torch.tensor(preferences, dtype=torch.float32),
+        )
         self.adapter = next(m for m in model.modules() if isinstance(m, BaseTunerLayer))
         model.add_module("preference_embedding", self)
-        model.get_input_embeddings().register_forward_hook(lambda _, read, embedded: embedded + self.shift(read[0]) if not self.adapter.disable_adapters else embedded)
+        model.get_input_embeddings().register_forward_hook(
+            lambda _, read, embedded: embedded + self.shift(read[0]) if not self.adapter.disable_adapters else embedded
+        )
 
     def places(self, ids: Tensor) -> Tensor:
-        """Return (B, S) int64 for ids (B, S): 1 + the number of the preference whose text the token belongs to, or 0."""
+        """Return (B, S) int64 for ids (B, S).
+
+        1 + the number of the preference whose text the token belongs to, or 0.
+        """
         found = torch.zeros_like(ids)
         for number, prefix in enumerate(self.prefixes, start=1):
             if len(prefix) > ids.shape[1]:

@@ -1,4 +1,6 @@
-"""One MOC step at 7B on one GPU: peak memory and seconds per phase. Random weights of Llama-2-7B's shape, NF4, LoRA r 64.
+"""One MOC step at 7B on one GPU: peak memory and seconds per phase.
+
+Random weights of Llama-2-7B's shape, NF4, LoRA r 64.
 
     python benchmarks/step_7b.py --out benchmarks/step_7b.parquet            (an NVIDIA GPU)
     python benchmarks/step_7b.py --shape tiny --out /tmp/step.parquet        (anywhere: checks the script, not the speed)
@@ -32,8 +34,22 @@ from moa.methods import catalogue
 from moa.rl import estimation, experience, loop, update
 
 SHAPES = {
-    "7b": {"vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096},
-    "tiny": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 4096},
+    "7b": {
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 4096,
+    },
 }
 CARD_GIB = 48.0
 
@@ -48,7 +64,14 @@ def quantised(shape: dict[str, int], where: torch.device) -> LlamaForCausalLM:
     for name, module in list(model.named_modules()):
         parent, _, leaf = name.rpartition(".")
         if isinstance(module, nn.Linear) and leaf != "lm_head":
-            layer = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=dtype, compress_statistics=True, quant_type="nf4")
+            layer = bnb.nn.Linear4bit(
+                module.in_features,
+                module.out_features,
+                bias=False,
+                compute_dtype=dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
             weight = torch.randn(module.out_features, module.in_features, dtype=dtype) * 0.02
             layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
             setattr(model.get_submodule(parent), leaf, layer.to(where))
@@ -62,9 +85,15 @@ def quantised(shape: dict[str, int], where: torch.device) -> LlamaForCausalLM:
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, **{f"t{i}": i for i in range(4, size)}}, unk_token="<unk>"))
+    made = Tokenizer(
+        models.WordLevel(
+            {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, **{f"t{i}": i for i in range(4, size)}}, unk_token="<unk>"
+        )
+    )
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="left"
+    )
 
 
 def random_scores(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
@@ -100,12 +129,21 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     policy = moa.lm.models.add_adapter(base, Lora(targets=["q_proj", "v_proj"]), 0)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.enable_input_require_grads()
-    heads = moa.lm.models.ValueHeads(SHAPES[shape]["hidden_size"], len(method.objectives) + len(method.extra_heads)).to(where)
+    heads = moa.lm.models.ValueHeads(SHAPES[shape]["hidden_size"], len(method.objectives) + len(method.extra_heads)).to(
+        where
+    )
     size = SHAPES[shape]["vocab_size"]
     actor = experience.Actor(policy, heads, word_tokenizer(size), Decoding(response, 1.0, 1.0), 4096)
-    scale = estimation.Scale(torch.zeros(2, device=where), torch.ones(2, device=where), torch.zeros(2, device=where), torch.ones(2, device=where))
+    scale = estimation.Scale(
+        torch.zeros(2, device=where),
+        torch.ones(2, device=where),
+        torch.zeros(2, device=where),
+        torch.ones(2, device=where),
+    )
     words = torch.randint(4, size, (batch, prompt)).tolist()
-    task = loop.Task([" ".join(f"t{i}" for i in row) for row in words], lambda p, w: p, random_scores, scale, lattice(2, 4), None)
+    task = loop.Task(
+        [" ".join(f"t{i}" for i in row) for row in words], lambda p, w: p, random_scores, scale, lattice(2, 4), None
+    )
     ppo = Ppo(steps=2, batch_size=batch, mini_batch_size=micro, epochs=1, early_stop=None)
     seconds: dict[str, float] = {}
     experience.sample_in_parts = timed(seconds, "rollout", experience.sample_in_parts)
@@ -117,7 +155,11 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
             seconds.clear()
     name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
     seconds["whole step"] = run.value("seconds")
-    logged = {"response_tokens": run.value("response_tokens"), "micro_batch": run.value("micro_batch"), "peak_mib": run.value("memory")}
+    logged = {
+        "response_tokens": run.value("response_tokens"),
+        "micro_batch": run.value("micro_batch"),
+        "peak_mib": run.value("memory"),
+    }
     shared = {"shape": shape, "device": name, "batch": batch, "prompt_tokens": prompt, **logged}
     return [{**shared, "phase": phase, "seconds": s} for phase, s in seconds.items()]
 

@@ -1,8 +1,12 @@
-"""Hypervolume and order on the evaluation preferences whose text training never showed: docs/methods/moc_preferences.md, "Preferences that it never saw".
+"""Hypervolume and order on the evaluation preferences whose text training never showed.
 
-Formats show tenths of weight, so a preference off the training lattice may read like one on it; those are left out here.
+Docs/methods/moc_preferences.md, "Preferences that it never saw".
 
-    python -m benchmarks.unseen --folders benchmarks/unseen/a benchmarks/unseen/b --row moc --objectives sentiment conciseness --training 5 --format bars
+Formats show tenths of weight, so a preference off the training lattice may read like one on it; those are left out
+here.
+
+    python -m benchmarks.unseen --folders benchmarks/unseen/a benchmarks/unseen/b --row moc --objectives sentiment
+    conciseness --training 5 --format bars
 """
 
 import argparse
@@ -50,10 +54,16 @@ def read(folder: Path, row: str, objectives: list[str], trained: set[str], form:
     for seed, of in means.items():
         new = [p for p, text in zip(of, shown(list(of), form), strict=True) if text not in trained]
         if len(new) < 2:
-            raise MoaError(f"{folder}: {len(new)} preferences whose text is not among the training preferences'; order needs two")
+            raise MoaError(
+                f"{folder}: {len(new)} preferences whose text is not among the training preferences'; order needs two"
+            )
         points = np.array([[of[p][o] for o in objectives] for p in new])
         result = metrics(points, np.array(new), objectives)
-        values = {"hypervolume": result["hypervolume"], "tau": float(np.mean(list(result["tau"].values()))), **{f"tau {o}": t for o, t in result["tau"].items()}}
+        values = {
+            "hypervolume": result["hypervolume"],
+            "tau": float(np.mean(list(result["tau"].values()))),
+            **{f"tau {o}": t for o, t in result["tau"].items()},
+        }
         for name, value in values.items():
             found.setdefault(name, {})[seed] = value
     return found
@@ -61,7 +71,13 @@ def read(folder: Path, row: str, objectives: list[str], trained: set[str], form:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folders", type=Path, nargs=2, required=True, help="archives of policy A and of policy B, which were measured on the same preferences")
+    parser.add_argument(
+        "--folders",
+        type=Path,
+        nargs=2,
+        required=True,
+        help="archives of policy A and of policy B, which were measured on the same preferences",
+    )
     parser.add_argument("--row", required=True)
     parser.add_argument("--objectives", nargs="+", required=True, help="names, in the order of weights")
     parser.add_argument("--training", type=int, required=True, help="divisions of the lattice that A was trained on")
@@ -74,8 +90,25 @@ def main() -> None:
     for name in a:
         found, ratio = paired(a[name], b[name]), np.mean(list(a[name].values())) / np.mean(list(b[name].values()))
         means = [f"{np.mean(list(of[name].values())):.3f}" for of in (a, b)]
-        lines.append([name, *means, f"{100 * ratio:.1f} %", f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})", str(found.seeds)])
-    told = sum(text not in trained for text in shown([tuple(p) for p in json.loads((given.folders[0] / "settings.json").read_text(encoding="utf-8"))["preferences"]], given.format))
+        lines.append(
+            [
+                name,
+                *means,
+                f"{100 * ratio:.1f} %",
+                f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})",
+                str(found.seeds),
+            ]
+        )
+    told = sum(
+        text not in trained
+        for text in shown(
+            [
+                tuple(p)
+                for p in json.loads((given.folders[0] / "settings.json").read_text(encoding="utf-8"))["preferences"]
+            ],
+            given.format,
+        )
+    )
     print(f"{told} preferences whose text training did not show\n")
     print(table(["metric", "A", "B", "A of B", "A less B", "seeds"], lines))
 

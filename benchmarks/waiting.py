@@ -1,11 +1,14 @@
-"""How threads should wait at barriers on a machine that is shared: steps per second of one small training loop, three ways.
+"""How threads should wait at barriers on a machine that is shared.
+
+Steps per second of one small training loop, three ways.
 
     python -m benchmarks.waiting
 
-A loop of two threads trains a Llama of the embedded default's shape: alone (quiet), beside one busy process of one thread, and
-beside another such loop of two threads. For every setting of the OpenMP runtime the table has steps/s as a share of the best
-setting in the same condition, and their geometric mean. The project takes the setting with the best geometric mean among those
-that keep at least 90 % of the best when quiet (moa/job/process.py says which). Settings take turns, so drift meets all alike.
+A loop of two threads trains a Llama of the embedded default's shape: alone (quiet), beside one busy process of one
+thread, and beside another such loop of two threads. For every setting of the OpenMP runtime the table has steps/s as a
+share of the best setting in the same condition, and their geometric mean. The project takes the setting with the best
+geometric mean among those that keep at least 90 % of the best when quiet (moa/job/process.py says which). Settings take
+turns, so drift meets all alike.
 """
 
 import argparse
@@ -39,7 +42,13 @@ def work(seconds: float) -> None:
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 160}
+    shape = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 160,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=1024, tie_word_embeddings=True, **shape))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     ids = torch.randint(0, 1024, (16, 64))
@@ -63,7 +72,9 @@ def busy() -> None:
 
 def start(role: str, seconds: float, setting: dict[str, str]) -> subprocess.Popen[str]:
     """Start this file as a process of its own."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+    }
     command = [sys.executable, "-m", "benchmarks.waiting", "--role", role, "--seconds", str(seconds)]
     return subprocess.Popen(command, env=inherited | setting, stdout=subprocess.PIPE, text=True)
 
@@ -93,7 +104,12 @@ def main() -> None:
         {"work": lambda: work(given.seconds), "busy": busy}[given.role]()
         return
     rows = [
-        {"repeat": repeat, "condition": condition, "setting": name, "steps_per_second": measure(condition, setting, given.seconds)}
+        {
+            "repeat": repeat,
+            "condition": condition,
+            "setting": name,
+            "steps_per_second": measure(condition, setting, given.seconds),
+        }
         for repeat in range(given.repeats)
         for condition in CONDITIONS
         for name, setting in SETTINGS.items()

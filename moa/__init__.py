@@ -6,7 +6,8 @@ Importing this package loads neither torch nor any other heavy library, so that 
 import logging
 import os
 
-# Read when the hub's library is imported, so it must be set before anything else of this package; TRL's trainers report otherwise.
+# Read when the hub's library is imported, so it must be set before anything else of this package; TRL's trainers report
+# otherwise.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # On some processors it warns at every start that it found no optional kernels from the hub; nothing here asks for them.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)

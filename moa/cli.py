@@ -11,7 +11,12 @@ import typer
 
 from moa.errors import MoaError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Multi-objective alignment of language models.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Multi-objective alignment of language models.",
+)
 
 DATABASE = Path("results/results.duckdb")
 Database = Annotated[Path, typer.Option(help="the database that `snakemake` built")]
@@ -21,7 +26,9 @@ Database = Annotated[Path, typer.Option(help="the database that `snakemake` buil
 def sql(
     statement: Annotated[str, typer.Argument(help='e.g. "FROM leaderboard"')],
     database: Database = DATABASE,
-    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")] = "table",
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")
+    ] = "table",
 ) -> None:
     """Query the results; the database is opened read-only and sees no other file."""
     from moa.store.sql import query
@@ -43,9 +50,13 @@ def leaderboard(
 @app.command()
 def respond(
     prompt: Annotated[str, typer.Argument(help="what the policy continues or answers")],
-    policy: Annotated[Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")],
+    policy: Annotated[
+        Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")
+    ],
     preference: Annotated[str | None, typer.Option(help="e.g. sentiment=0.8,conciseness=0.2")] = None,
-    experiment: Annotated[Path | None, typer.Option(help="experiment file whose settings replace those of the policy's run")] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="experiment file whose settings replace those of the policy's run")
+    ] = None,
 ) -> None:
     """Talk to a trained policy."""
     from moa.respond import respond
@@ -76,15 +87,24 @@ def _describe(path: Path) -> None:
 
     experiment = schema.load(path)
     plan = Plan(experiment, str(path))
-    print(f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)} evaluation preferences")
+    print(
+        f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)}"
+        " evaluation preferences"
+    )
     for row in plan.rows:
         lends = "" if row in experiment.run.methods else "  (only lends policies)"
         names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in plan.policies_of(row))
         print(f"  {row}: {names or 'nothing to train'}{lends}")
     if experiment.model.sft is None and any(plan.rows[row].conditioned for row in experiment.run.methods):
-        print("  note: model.sft is null, so nothing teaches the model to read preferences before training; conditioned rows learn it from rewards alone")
+        print(
+            "  note: model.sft is null, so nothing teaches the model to read preferences before training; conditioned"
+            " rows learn it from rewards alone"
+        )
     trained = plan.trained_rewards(judges=True)
-    print(f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds" + (f", and the rewards {', '.join(trained)}" if trained else ""))
+    print(
+        f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds"
+        + (f", and the rewards {', '.join(trained)}" if trained else "")
+    )
 
 
 def parse_preference(text: str | None) -> dict[str, float] | None:
@@ -99,7 +119,10 @@ def parse_preference(text: str | None) -> dict[str, float] | None:
         except ValueError:
             value = None
         if not name or not equals or value is None:
-            raise MoaError(f"--preference {text!r}: expected objective=weight pairs with commas between, e.g. sentiment=0.8,conciseness=0.2")
+            raise MoaError(
+                f"--preference {text!r}: expected objective=weight pairs with commas between, e.g."
+                " sentiment=0.8,conciseness=0.2"
+            )
         if name in found:
             raise MoaError(f"--preference {text!r}: objective '{name}' is given twice")
         found[name] = value

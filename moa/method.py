@@ -45,7 +45,8 @@ class Scores:
     Attributes:
         raw: in the reward's own unit.
         quantile: the normaliser's low and high mapped to 0 and 1; what the loop trains on. Not clipped.
-        zscore: standardised by the reference policy's mean and standard deviation (where that is 0, by the quantile scale's width).
+        zscore: standardised by the reference policy's mean and standard deviation (where that is 0, by the quantile
+            scale's width).
     """
 
     raw: Tensor
@@ -62,7 +63,8 @@ class Batch:
         mask: (B, T), 1 on response tokens.
         preferences: (B, K); a fixed-weight policy's weights repeated.
         scores: what the responses were worth.
-        sensitivity: (B, T) squared norm of d log pi_t / d z_t, z the last hidden state; None unless the method reads it.
+        sensitivity: (B, T) squared norm of d log pi_t / d z_t, z the last hidden state; None unless the method reads
+            it.
     """
 
     advantages: Tensor
@@ -128,11 +130,17 @@ class Method:
         return [Policy(self.row, "policy")]
 
     def borrows(self) -> tuple[str, str] | None:
-        """Return the setting that names the row whose single-objective policies this one answers with, and that row; None for most."""
+        """Return the setting that names the row whose single-objective policies this one answers with, and that row.
+
+        None for most.
+        """
         return None
 
     def sources(self) -> list[str]:
-        """Return what it reads beside the run's own, hub ids or local paths: data sets to train on, an external model; nothing for most."""
+        """Return what it reads beside the run's own, hub ids or local paths.
+
+        Data sets to train on, an external model; nothing for most.
+        """
         return []
 
     def evaluation_preferences(self, evaluation: list[Preference]) -> list[Preference | None]:
@@ -157,7 +165,9 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not train")
 
     def state(self) -> dict[str, list[float]]:
-        """Return what must survive a checkpoint, or is restored where a batch is collected anew; empty for methods without memory.
+        """Return what must survive a checkpoint, or is restored where a batch is collected anew.
+
+        Empty for methods without memory.
 
         What is returned must not change with later batches.
         """

@@ -30,7 +30,10 @@ def reset(section: Section, *unread: str) -> Section:
 
 
 class Plan:
-    """The jobs of an experiment; a MoaError names the file (`where`) and the row that cannot be one, or cannot train in this run."""
+    """The jobs of an experiment.
+
+    A MoaError names the file (`where`) and the row that cannot be one, or cannot train in this run.
+    """
 
     def __init__(self, experiment: Experiment, where: str) -> None:
         self.experiment = experiment
@@ -86,7 +89,12 @@ class Plan:
         experiment, model = self.experiment, self.experiment.model
         if not (model.sft and model.sft.lora):
             model = reset(model, "lora")
-        return schema.BaseSection(task=experiment.task, model=model, conditioning=experiment.conditioning, objectives=list(experiment.objectives))
+        return schema.BaseSection(
+            task=experiment.task,
+            model=model,
+            conditioning=experiment.conditioning,
+            objectives=list(experiment.objectives),
+        )
 
     def reference(self) -> schema.ReferenceSection:
         experiment = self.experiment
@@ -105,7 +113,9 @@ class Plan:
             **dict(self.scoring(judges=False)),
             model=experiment.model,
             conditioning=self._conditioning(row),
-            generation=reset(experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples", "batch_size"),
+            generation=reset(
+                experiment.generation, "evaluation_temperature", "evaluation_top_p", "samples", "batch_size"
+            ),
             ppo=method.loop(experiment.ppo),
             training=experiment.training_preferences() if varied else [],
             dirichlet=experiment.preferences.dirichlet if varied else None,
@@ -159,7 +169,10 @@ class Plan:
     # What a job's result depends on besides its inputs and its section.
 
     def code(self, stage: str, *, rewards: Mapping[str, Reward] | None = None, row: str | None = None) -> str:
-        """Return the hash of a stage's logic: its module, the kinds of its rewards, the user's functions, the row's method."""
+        """Return the hash of a stage's logic.
+
+        Its module, the kinds of its rewards, the user's functions, the row's method.
+        """
         specs = list((rewards or {}).values())
         modules = [f"moa.stages.{stage}", *(f"moa.rewards.{spec.kind}" for spec in specs)]
         if row is not None:
@@ -192,9 +205,14 @@ class Plan:
         return self.files(rewards=self.scoring(judges=False).rewards, sources=self.rows[row].sources())
 
     def generate_files(self, row: str) -> str:
-        """Return the state of the local files that `row` answers with: an external row's, and those of the rewards that it reads."""
+        """Return the state of the local files that `row` answers with.
+
+        An external row's, and those of the rewards that it reads.
+        """
         external = self.rows[row].answers == "external"
-        sources = [str(value) for value in self._settings(row).values() if isinstance(value, str | Path)] if external else []
+        sources = (
+            [str(value) for value in self._settings(row).values() if isinstance(value, str | Path)] if external else []
+        )
         return self.files(rewards=self.answering_rewards(row), sources=sources)
 
     def remote(self) -> bool:
@@ -232,7 +250,11 @@ def finished_runs(results: Path, task: str) -> list[Path]:
         if _complete(path):
             found.append(path)
         else:
-            print(f"Task '{path.parent.name}' has changed since its run finished: the database leaves it out until it is run again.", file=sys.stderr)
+            print(
+                f"Task '{path.parent.name}' has changed since its run finished: the database leaves it out until it is"
+                " run again.",
+                file=sys.stderr,
+            )
     return found
 
 

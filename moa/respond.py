@@ -1,8 +1,8 @@
 """Talk to a trained policy, or to a whole row that picks or mixes its policies by the preference.
 
-A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where it
-borrows its policies, as Rewarded Soups and MOD do. The base is results/<task>/base. Nothing heavy is loaded before the
-request is known to be right.
+A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where
+it borrows its policies, as Rewarded Soups and MOD do. The base is results/<task>/base. Nothing heavy is loaded before
+the request is known to be right.
 """
 
 import json
@@ -35,7 +35,9 @@ class Source:
     model: Model
 
 
-def respond(policy: Path, prompt: str, preference: Mapping[str, float] | None = None, experiment: Path | None = None) -> str:
+def respond(
+    policy: Path, prompt: str, preference: Mapping[str, float] | None = None, experiment: Path | None = None
+) -> str:
     """Return one response, decoded as in the evaluation; the same call gives the same response.
 
     Args:
@@ -69,9 +71,16 @@ def _seeds(folder: Path) -> list[int]:
 def _of_policy(folder: Path, given: Experiment | None) -> Source:
     card = _card(folder / "policy.json")
     if given is None and (folder.parents[3] / "run.parquet").exists():
-        card["generation"] = _recorded(folder.parents[3], folder).generation  # training knows nothing of the evaluation's decoding
+        card["generation"] = _recorded(
+            folder.parents[3], folder
+        ).generation  # training knows nothing of the evaluation's decoding
     if given is not None:
-        card |= {"objectives": list(given.objectives), "conditioning": given.conditioning, "generation": given.generation, "model": given.model}
+        card |= {
+            "objectives": list(given.objectives),
+            "conditioning": given.conditioning,
+            "generation": given.generation,
+            "model": given.model,
+        }
     try:
         return Source(
             base=_base(folder.parents[3]), folders=[folder], way="policy", conditioned=bool(card["conditioned"]), steerable=bool(card["conditioned"]),
@@ -79,7 +88,10 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
             generation=Generation.model_validate(card["generation"]), model=Model.model_validate(card["model"]),
         )  # fmt: skip
     except (KeyError, ValueError) as error:
-        raise MoaError(f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy again, or give --experiment") from error
+        raise MoaError(
+            f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy"
+            " again, or give --experiment"
+        ) from error
 
 
 def _of_row(folder: Path, given: Experiment | None) -> Source:
@@ -93,13 +105,19 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
     if method.answers == "external":
         raise MoaError(f"{folder}: row '{row}' is external; give the folder of a policy that was trained here")
     if method.reads_rewards:
-        raise MoaError(f"{folder}: row '{row}' chooses among responses by their rewards, which this command does not load; give the folder of a policy")
+        raise MoaError(
+            f"{folder}: row '{row}' chooses among responses by their rewards, which this command does not load; give"
+            " the folder of a policy"
+        )
     needed = [folder.parent / p.row / p.name for p in plan.policies_of(row)]
     finished = [set(_seeds(path)) for path in needed]
     common = sorted(set.intersection(*finished)) if finished else []
     if needed and not common:
         missing = next((path for path, seeds in zip(needed, finished, strict=True) if not seeds), needed[0])
-        raise MoaError(f"{missing}: row '{row}' answers with this policy, which is not trained yet; run snakemake --cores all train")
+        raise MoaError(
+            f"{missing}: row '{row}' answers with this policy, which is not trained yet; run snakemake --cores all"
+            " train"
+        )
     return Source(
         base=_base(task), folders=[path / f"s{common[0]}" for path in needed], way=method.answers, conditioned=method.conditioned, steerable=method.steerable,
         objectives=list(experiment.objectives), conditioning=experiment.conditioning, generation=experiment.generation, model=experiment.model,
@@ -109,7 +127,10 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
 def _recorded(task: Path, folder: Path) -> Experiment:
     path = task / "run.parquet"
     if not path.exists():
-        raise MoaError(f"{folder}: no policy.json here; give a policy's folder, results/<task>/policies/<row>/<policy>/s<seed>, or let the run finish, or give --experiment")
+        raise MoaError(
+            f"{folder}: no policy.json here; give a policy's folder, results/<task>/policies/<row>/<policy>/s<seed>, or"
+            " let the run finish, or give --experiment"
+        )
     return schema.parse(json.loads(tables.read(tables.RUNS, path)["config"][0].as_py()), str(path))
 
 
@@ -123,7 +144,10 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _base(task: Path) -> Path:
     if not (task / "base" / "config.json").exists():
-        raise MoaError(f"{task / 'base'}: the base model is not there; a policy stays beside its base, results/<task>/base; run snakemake --cores all base")
+        raise MoaError(
+            f"{task / 'base'}: the base model is not there; a policy stays beside its base, results/<task>/base; run"
+            " snakemake --cores all base"
+        )
     return task / "base"
 
 
@@ -132,7 +156,9 @@ def _weights(source: Source, preference: Mapping[str, float] | None, policy: Pat
     listed = ",".join(f"{name}={1 / len(source.objectives):.2g}" for name in source.objectives)
     if not source.steerable:
         if preference is not None:
-            raise MoaError(f"{policy}: this policy takes no preference; leave --preference out, or give the folder of its row")
+            raise MoaError(
+                f"{policy}: this policy takes no preference; leave --preference out, or give the folder of its row"
+            )
         return None
     if preference is None:
         raise MoaError(f"{policy}: give a preference, e.g. --preference {listed}")
@@ -150,7 +176,13 @@ def _answer(source: Source, prompt: str, weights: Preference | None) -> str:
     from moa.lm.generation import Decoding
 
     answerer = answering.load(
-        source.base, source.model, source.folders, way=source.way, objectives=source.objectives, shown=source.conditioning, conditioned=source.conditioned
+        source.base,
+        source.model,
+        source.folders,
+        way=source.way,
+        objectives=source.objectives,
+        shown=source.conditioning,
+        conditioned=source.conditioned,
     )
     answerer.switch(weights)
     generation = source.generation

@@ -10,7 +10,10 @@ from moa.lm.training import Continued
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, trainer: type[Continued], number: int) -> list[int]:
-    """Let `trainer` keep a checkpoint before every step and die once, in its `number`-th; the list that is returned grows with every step begun."""
+    """Let `trainer` keep a checkpoint before every step and die once, in its `number`-th.
+
+    The list that is returned grows with every step begun.
+    """
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     step, begun = trainer.training_step, []
 

@@ -24,7 +24,15 @@ from moa.store.provenance import text_hash
 TASK = "synthetic"
 PROMPTS = 12
 STEPS = 12
-SKILL = {"reference": 0.45, "single_objective": 0.85, "morlhf": 0.8, "rewarded_soups": 0.75, "linear": 0.7, "pama": 0.6, "moc": 0.85}
+SKILL = {
+    "reference": 0.45,
+    "single_objective": 0.85,
+    "morlhf": 0.8,
+    "rewarded_soups": 0.75,
+    "linear": 0.7,
+    "pama": 0.6,
+    "moc": 0.85,
+}
 FREE = ("reference", "pama")
 SHARED = ("morlhf", "rewarded_soups")  # rows that borrow policies of single_objective
 DOMINATED = ("linear", 2)  # row and point that another point of the row beats everywhere
@@ -36,12 +44,30 @@ HOSTILE = (
     "\u202eright to left\u202c zero\u200bwidth \u2028 line \ufeff",
     "\x1b[2J\x1b]0;title\x07 escape [bold red]markup[/bold red]",
     "'; DROP TABLE scores; --",
-    "=HYPERLINK(\"http://example.invalid\")",
+    '=HYPERLINK("http://example.invalid")',
     "",
     "   \n\t",
     "long " * 400,
 )
-WORDS = ("the", "chair", "is", "very", "good", "and", "light", "but", "its", "blue", "cover", "wears", "thin", "after", "many", "quiet", "days")
+WORDS = (
+    "the",
+    "chair",
+    "is",
+    "very",
+    "good",
+    "and",
+    "light",
+    "but",
+    "its",
+    "blue",
+    "cover",
+    "wears",
+    "thin",
+    "after",
+    "many",
+    "quiet",
+    "days",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,8 @@ class World:
     def policies(self, row: str) -> list[tuple[str, str, Preference | None]]:
         """Owner, name and weights of every policy that `row` uses."""
         single: list[tuple[str, str, Preference | None]] = [
-            ("single_objective", name, corner) for name, corner in zip(self.objectives, corners(len(self.objectives)), strict=True)
+            ("single_objective", name, corner)
+            for name, corner in zip(self.objectives, corners(len(self.objectives)), strict=True)
         ]
         if row == "morlhf":
             return single + [(row, label(p), p) for p in self.grid if max(p) < 1]
@@ -90,7 +117,9 @@ def build(root: Path, objectives: Sequence[str] = ("sentiment", "conciseness"), 
     return world.folder
 
 
-def warehouse(root: Path, objectives: Sequence[str] = ("sentiment", "conciseness"), seeds: Sequence[int] = (0,)) -> Path:
+def warehouse(
+    root: Path, objectives: Sequence[str] = ("sentiment", "conciseness"), seeds: Sequence[int] = (0,)
+) -> Path:
     """Build the tree and its database; return root/results.duckdb."""
     folder = build(root, objectives, seeds)
     database.build([folder / "run.parquet"], root / "results.duckdb")
@@ -121,13 +150,30 @@ def experiment(world: World) -> schema.Experiment:
 def _prompts(world: World) -> list[str]:
     rows, texts = [], []
     for i in range(2 * PROMPTS):
-        prompt = f"The product number {i} is" if i != PROMPTS else "A <b>bold</b> \"prompt\" & \x1b[31m more"
-        rows.append({"task": TASK, "prompt_id": text_hash(prompt), "split": "train" if i < PROMPTS else "evaluation", "prompt": prompt})
-        texts.append({"task": TASK, "text_id": text_hash(prompt, "x"), "split": "heldout" if i % 4 == 0 else "train", "prompt": prompt, "response": " good."})
+        prompt = f"The product number {i} is" if i != PROMPTS else 'A <b>bold</b> "prompt" & \x1b[31m more'
+        rows.append(
+            {
+                "task": TASK,
+                "prompt_id": text_hash(prompt),
+                "split": "train" if i < PROMPTS else "evaluation",
+                "prompt": prompt,
+            }
+        )
+        texts.append(
+            {
+                "task": TASK,
+                "text_id": text_hash(prompt, "x"),
+                "split": "heldout" if i % 4 == 0 else "train",
+                "prompt": prompt,
+                "response": " good.",
+            }
+        )
     tables.write(tables.PROMPTS, rows, world.folder / "prompts.parquet")
     tables.write(tables.TEXTS, texts, world.folder / "texts.parquet")
     scores = [
-        {"task": TASK, "text_id": t["text_id"], "objective": name, "role": "reward", "score": 0.5, "truncated": False} for t in texts for name in world.objectives
+        {"task": TASK, "text_id": t["text_id"], "objective": name, "role": "reward", "score": 0.5, "truncated": False}
+        for t in texts
+        for name in world.objectives
     ]
     tables.write(tables.TEXT_SCORES, scores, world.folder / "text_scores.parquet")
     return [r["prompt_id"] for r in rows if r["split"] == "evaluation"]
@@ -145,10 +191,16 @@ def _scale(world: World) -> None:
         for k, name in enumerate(world.objectives)
     ]  # fmt: skip
     tables.write(tables.NORMALISER, rows, world.folder / "normaliser.parquet")
-    tables.write(tables.FLUENCY, [{"task": TASK, "tokens": 1, "low": 0.5, "high": 4.0, "median": 2.0, "n": 6}], world.folder / "fluency.parquet")
+    tables.write(
+        tables.FLUENCY,
+        [{"task": TASK, "tokens": 1, "low": 0.5, "high": 4.0, "median": 2.0, "n": 6}],
+        world.folder / "fluency.parquet",
+    )
     generations, scores = _draw(world, "reference", 0, [text_hash(str(i)) for i in range(PROMPTS)])
     tables.write(tables.REFERENCE_RESPONSES, generations, world.folder / "reference_responses.parquet")
-    tables.write(tables.REFERENCE_SCORES, [s for s in scores if s["role"] == "reward"], world.folder / "reference_scores.parquet")
+    tables.write(
+        tables.REFERENCE_SCORES, [s for s in scores if s["role"] == "reward"], world.folder / "reference_scores.parquet"
+    )
 
 
 def level(skill: float, preference: Preference | None, k: int, objectives: int) -> float:
@@ -184,11 +236,26 @@ def _response(row: str, point: int, prompt: int, rng: np.random.Generator) -> st
     return " " + " ".join(rng.choice(WORDS, size=int(rng.integers(4, 16)))) + "."
 
 
-def _scores(world: World, key: dict[str, Any], skill: float, preference: Preference | None, blank: bool, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _scores(
+    world: World,
+    key: dict[str, Any],
+    skill: float,
+    preference: Preference | None,
+    blank: bool,
+    rng: np.random.Generator,
+) -> Iterator[dict[str, Any]]:
     for k, name in enumerate(world.objectives):
         low, high = bounds(k)
-        normalised = 0.0 if blank else float(np.clip(rng.normal(level(skill, preference, k, len(world.objectives)), 0.1), 0, 1))
-        yield {**key, "objective": name, "role": "reward", "score": low + (high - low) * normalised, "truncated": len(world.objectives) > 5}
+        normalised = (
+            0.0 if blank else float(np.clip(rng.normal(level(skill, preference, k, len(world.objectives)), 0.1), 0, 1))
+        )
+        yield {
+            **key,
+            "objective": name,
+            "role": "reward",
+            "score": low + (high - low) * normalised,
+            "truncated": len(world.objectives) > 5,
+        }
         if k == 0:
             yield {**key, "objective": name, "role": "judge", "score": normalised**2, "truncated": False}
 
@@ -204,7 +271,11 @@ def _responses(world: World, row: str, seed: int, ids: list[str]) -> None:
 def _training(world: World, row: str, seed: int) -> None:
     for owner, name, weights in world.policies(row):
         if owner == row:
-            tables.write(tables.CURVES, list(_curve(world, row, name, seed, weights)), world.folder / f"curves/{row}/{name}/s{seed}.parquet")
+            tables.write(
+                tables.CURVES,
+                list(_curve(world, row, name, seed, weights)),
+                world.folder / f"curves/{row}/{name}/s{seed}.parquet",
+            )
             _cost(world, "train", row, seed, name, seconds=20.0 + len(name), tokens=64 * 24 * STEPS, models=1)
             folder = world.folder / f"policies/{row}/{name}/s{seed}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +290,9 @@ def _curve(world: World, row: str, policy: str, seed: int, weights: Preference |
         done = step / (STEPS - 1)
         for k, name in enumerate(world.objectives):
             low, high = bounds(k)
-            normalised = 0.4 + done * (level(SKILL[row], weights, k, len(world.objectives)) - 0.4) + float(rng.normal(0, 0.02))
+            normalised = (
+                0.4 + done * (level(SKILL[row], weights, k, len(world.objectives)) - 0.4) + float(rng.normal(0, 0.02))
+            )
             yield {**key, "quantity": "reward", "objective": name, "value": low + (high - low) * normalised}
             yield {**key, "quantity": "normalised_reward", "objective": name, "value": normalised}
         for name in heads:
@@ -231,10 +304,20 @@ def _curve(world: World, row: str, policy: str, seed: int, weights: Preference |
             yield {**key, "quantity": quantity, "objective": "all", "value": value}
 
 
-def _cost(world: World, stage: str, row: str, seed: int, job: str, *, seconds: float, tokens: int = 0, models: int = 0) -> None:
+def _cost(
+    world: World, stage: str, row: str, seed: int, job: str, *, seconds: float, tokens: int = 0, models: int = 0
+) -> None:
     path = world.folder / "costs" / stage / row / job / f"s{seed}.parquet"
     key = {"task": TASK, "stage": stage, "method": row, "seed": seed, "job": job}
-    measured = {"seconds": seconds, "cpu_seconds": 1.8 * seconds, "tokens": tokens, "models": models, "batch": 64 if stage == "generate" else None, "peak_memory": 900.0, "device": "cpu"}
+    measured = {
+        "seconds": seconds,
+        "cpu_seconds": 1.8 * seconds,
+        "tokens": tokens,
+        "models": models,
+        "batch": 64 if stage == "generate" else None,
+        "peak_memory": 900.0,
+        "device": "cpu",
+    }
     tables.write(tables.COSTS, [{**key, **measured}], path)
 
 
@@ -247,7 +330,13 @@ def _shared_costs(world: World) -> None:
 def _evaluate(world: World) -> None:
     made = experiment(world)
     section = schema.EvaluateSection(
-        task=TASK, objectives=made.objectives, evaluation=made.evaluation, methods=list(SKILL), seeds=list(world.seeds), payoff_row="single_objective", reference_row="reference"
+        task=TASK,
+        objectives=made.objectives,
+        evaluation=made.evaluation,
+        methods=list(SKILL),
+        seeds=list(world.seeds),
+        payoff_row="single_objective",
+        reference_row="reference",
     )
     folder = world.folder
     results = evaluate.evaluate(
@@ -265,7 +354,9 @@ def _evaluate(world: World) -> None:
 def describe(world: World) -> None:
     """Write run.parquet; call it again after a test has changed a table."""
     folder = world.folder
-    files = sorted(p for p in folder.rglob("*.parquet") if p.name != "run.parquet") + sorted(p.parent for p in folder.rglob("policy.json"))
+    files = sorted(p for p in folder.rglob("*.parquet") if p.name != "run.parquet") + sorted(
+        p.parent for p in folder.rglob("policy.json")
+    )
     used = {row: [{"owner": owner, "policy": name} for owner, name, _ in world.policies(row)] for row in SKILL}
     tables.write(tables.RUNS, [manifest.describe(experiment(world), used, files, folder)], folder / "run.parquet")
 

@@ -15,7 +15,9 @@ from moa.tasks import reviews
 SCRATCH = Scratch(vocabulary=320, hidden=32, layers=2, heads=2, feed_forward=64, context=128)
 LORA = Lora(rank=4, alpha=8, dropout=0.0)
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}[assistant]"
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+)
 
 
 @cache
@@ -36,15 +38,28 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     made.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")  # no token holds two words
-    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
     made.train_from_iterator([t.prompt + t.response for t in texts()], trainer)
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
+    )
     state = json.loads(made.to_str())
-    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in bytes_]  # bytes are ordinary tokens
+    state["added_tokens"] = [
+        t for t in state["added_tokens"] if t["content"] not in bytes_
+    ]  # bytes are ordinary tokens
     made = Tokenizer.from_str(json.dumps(state))
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+        padding_side="left",
+    )
 
 
 def model(seed: int = 0) -> LlamaForCausalLM:
@@ -63,7 +78,14 @@ def save_base(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def save_adapter(folder: Path, *, seed: int, name: str = "policy", weights: tuple[float, ...] | None = None, conditioned: bool = False) -> Path:
+def save_adapter(
+    folder: Path,
+    *,
+    seed: int,
+    name: str = "policy",
+    weights: tuple[float, ...] | None = None,
+    conditioned: bool = False,
+) -> Path:
     """Save a policy whose adapter is random and large, so that it matters."""
     policy = add_adapter(model(), LORA, seed)
     for key, parameter in policy.named_parameters():

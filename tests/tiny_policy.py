@@ -29,7 +29,12 @@ def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left"
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
     )
 
 
@@ -43,11 +48,17 @@ def base(seed: int = 0, words: Sequence[str] = WORDS, hidden: int = 32, spread: 
 
 
 def arms_loop(kind: str, folder: Path, arms: Arms, seed: int, **ppo: object) -> Loop:
-    """A bandit as a language model: the prompt is a preference, the response one word, an arm. Any other word pays like the worst arm's ends."""
+    """A bandit as a language model: the prompt is a preference, the response one word, an arm.
+
+    Any other word pays like the worst arm's ends.
+    """
     names = [f"a{i}" for i in range(arms.actions)]
     training = lattice(2, 4)
     words = [*names, *(label(p) for p in training)]
-    pays = {**{word: (-0.3, -0.3) for word in ["", *words[arms.actions :]]}, **dict(zip(names, arms.table.tolist(), strict=True))}
+    pays = {
+        **{word: (-0.3, -0.3) for word in ["", *words[arms.actions :]]},
+        **dict(zip(names, arms.table.tolist(), strict=True)),
+    }
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         return np.array([pays[r.strip()] for r in responses], dtype=np.float32)
@@ -65,7 +76,17 @@ def count_words(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.
     return np.array([[r.count("good") - r.count("bad"), 1 - len(r) / 10] for r in rows], dtype=np.float32)
 
 
-def loop(kind: str, folder: Path, *, weights: Preference | None = None, seed: int = 0, lm: PreTrainedModel | None = None, score: object = count_words, settings: dict[str, object] | None = None, **ppo: object) -> Loop:
+def loop(
+    kind: str,
+    folder: Path,
+    *,
+    weights: Preference | None = None,
+    seed: int = 0,
+    lm: PreTrainedModel | None = None,
+    score: object = count_words,
+    settings: dict[str, object] | None = None,
+    **ppo: object,
+) -> Loop:
     """A loop of a few fast steps; `ppo` overrides its settings."""
     method = catalogue.load(kind, settings or {}, ["a", "b"])
     model = moa_models.add_adapter(lm or base(), Lora(rank=4, alpha=8, dropout=0.0), seed)
@@ -73,6 +94,16 @@ def loop(kind: str, folder: Path, *, weights: Preference | None = None, seed: in
     actor = Actor(model, heads, tokenizer(), Decoding(8, 1.0, 1.0), 32)
     scale = Scale(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0]), torch.zeros(2), torch.ones(2))
     training = [weights] if weights else (lattice(2, 2) if method.conditioned else [(0.5, 0.5)])
-    task = Task([f"p{i}" for i in range(9)], lambda p, w: p if w is None else f"{label(w)} {p}", score, scale, training, None)  # type: ignore[arg-type]
-    chosen = {"steps": 4, "batch_size": 12, "mini_batch_size": 6, "epochs": 2, "learning_rate": 1e-2, "checkpoint_every": 1, **ppo}
+    task = Task(
+        [f"p{i}" for i in range(9)], lambda p, w: p if w is None else f"{label(w)} {p}", score, scale, training, None
+    )  # type: ignore[arg-type]
+    chosen = {
+        "steps": 4,
+        "batch_size": 12,
+        "mini_batch_size": 6,
+        "epochs": 2,
+        "learning_rate": 1e-2,
+        "checkpoint_every": 1,
+        **ppo,
+    }
     return Loop(actor, method, Ppo.model_validate(chosen), task, seed, folder)

@@ -15,10 +15,29 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = ["good", "bad", "a", "film", "the", "plot", "was", "very", "dull", "and", "bright", ".", "!", "it", "ends", "well"]
+WORDS = [
+    "good",
+    "bad",
+    "a",
+    "film",
+    "the",
+    "plot",
+    "was",
+    "very",
+    "dull",
+    "and",
+    "bright",
+    ".",
+    "!",
+    "it",
+    "ends",
+    "well",
+]
 
 
-def _tokenizer(special: list[str], template: processors.TemplateProcessing | None, **names: object) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    special: list[str], template: processors.TemplateProcessing | None, **names: object
+) -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token=special[0]))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -33,7 +52,12 @@ def bert(folder: Path, *, labels: int = 2, seed: int = 0) -> Path:
     template = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    names = {
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    }
     _tokenizer(special, template, **names).save_pretrained(folder)
     torch.manual_seed(seed)
     config = BertConfig(
@@ -60,7 +84,10 @@ def texts(n: int, longest: int = 20, seed: int = 0) -> list[str]:
     """Random sentences of 1 to `longest` known words."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (n,), generator=generator).tolist()
-    return [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist()) for length in lengths]
+    return [
+        " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist())
+        for length in lengths
+    ]
 
 
 def plain(folder: Path, *texts: str) -> np.ndarray:

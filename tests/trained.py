@@ -22,26 +22,78 @@ def write_inputs(folder: Path) -> Path:
     reviews = tiny_models.texts()
     tiny_models.save_base(folder / "base")
     prompts = list(dict.fromkeys(r.prompt for r in reviews))[:12]
-    tables.write(tables.PROMPTS, [{"task": "t", "prompt_id": text_hash(p), "split": "train", "prompt": p} for p in prompts], folder / "prompts.parquet")
-    texts = [{"task": "t", "text_id": f"t{i}", "split": "heldout" if i < 4 else "train", "prompt": r.prompt, "response": r.response[:20]} for i, r in enumerate(reviews)]
+    tables.write(
+        tables.PROMPTS,
+        [{"task": "t", "prompt_id": text_hash(p), "split": "train", "prompt": p} for p in prompts],
+        folder / "prompts.parquet",
+    )
+    texts = [
+        {
+            "task": "t",
+            "text_id": f"t{i}",
+            "split": "heldout" if i < 4 else "train",
+            "prompt": r.prompt,
+            "response": r.response[:20],
+        }
+        for i, r in enumerate(reviews)
+    ]
     tables.write(tables.TEXTS, texts, folder / "texts.parquet")
     rng = np.random.default_rng(0)
-    scores = [{"task": "t", "text_id": t["text_id"], "objective": o, "role": "reward", "score": float(rng.normal()), "truncated": False} for t in texts for o in OBJECTIVES]
+    scores = [
+        {
+            "task": "t",
+            "text_id": t["text_id"],
+            "objective": o,
+            "role": "reward",
+            "score": float(rng.normal()),
+            "truncated": False,
+        }
+        for t in texts
+        for o in OBJECTIVES
+    ]
     tables.write(tables.TEXT_SCORES, scores, folder / "text_scores.parquet")
     scale = {"mean": 0.0, "std": 1.0, "reference_point": 0.0, "n": 10, "hash": "x"}
-    rows = [{"task": "t", "objective": o, "low": low, "high": 1.0, "floor": low, **scale} for o, low in (("sentiment", -1.0), ("conciseness", 0.0))]
+    rows = [
+        {"task": "t", "objective": o, "low": low, "high": 1.0, "floor": low, **scale}
+        for o, low in (("sentiment", -1.0), ("conciseness", 0.0))
+    ]
     tables.write(tables.NORMALISER, rows, folder / "normaliser.parquet")
     return folder
 
 
-def run(main: Callable[[Namespace], None], inputs: Path, out: Path, row: str, weights: tuple[float, ...] | None = None, ppo: dict[str, Any] | None = None, **settings: Any) -> Path:
+def run(
+    main: Callable[[Namespace], None],
+    inputs: Path,
+    out: Path,
+    row: str,
+    weights: tuple[float, ...] | None = None,
+    ppo: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
     """Run a training stage; return the folder that holds policy, curve.parquet and costs.parquet."""
     section = TrainSection.model_validate(
         {
-            **{"task": "t", "objectives": OBJECTIVES, "rewards": REWARDS, "conditioning": {"template": "{preference}: {prompt}"}},
-            "model": {"source": "x", "sft": {"batch_size": 8, "learning_rate": 1e-2, "max_length": 96}, "lora": tiny_models.LORA.model_dump()},
+            **{
+                "task": "t",
+                "objectives": OBJECTIVES,
+                "rewards": REWARDS,
+                "conditioning": {"template": "{preference}: {prompt}"},
+            },
+            "model": {
+                "source": "x",
+                "sft": {"batch_size": 8, "learning_rate": 1e-2, "max_length": 96},
+                "lora": tiny_models.LORA.model_dump(),
+            },
             "generation": {"max_new_tokens": 6, "temperature": 1.0},
-            "ppo": {"steps": 4, "batch_size": 8, "mini_batch_size": 4, "epochs": 2, "learning_rate": 1e-2, "checkpoint_every": 1, **(ppo or {})},
+            "ppo": {
+                "steps": 4,
+                "batch_size": 8,
+                "mini_batch_size": 4,
+                "epochs": 2,
+                "learning_rate": 1e-2,
+                "checkpoint_every": 1,
+                **(ppo or {}),
+            },
             **{"training": [(0.5, 0.5)], "dirichlet": None, "settings": settings},
         }
     )
@@ -70,4 +122,8 @@ def run(main: Callable[[Namespace], None], inputs: Path, out: Path, row: str, we
 def curve(out: Path) -> list[tuple[int, str, str, float]]:
     """Return the curve without what depends on the clock."""
     rows = tables.read(tables.CURVES, out / "curve.parquet").to_pylist()
-    return [(r["step"], r["quantity"], r["objective"], r["value"]) for r in rows if r["quantity"] not in ("seconds", "memory")]
+    return [
+        (r["step"], r["quantity"], r["objective"], r["value"])
+        for r in rows
+        if r["quantity"] not in ("seconds", "memory")
+    ]

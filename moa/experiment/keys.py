@@ -77,17 +77,27 @@ class Data(Strict):
         if self.source == "embedded":
             given = [n for n in DATASET if getattr(self, n) != Data.model_fields[n].get_default()]
             if given:
-                raise ValueError(f"the embedded corpus does not use {', '.join(given)}; leave it out, or name another source")
+                raise ValueError(
+                    f"the embedded corpus does not use {', '.join(given)}; leave it out, or name another source"
+                )
         elif (self.text is None) == (self.prompt is None):
             raise ValueError("name one column: `text` (prompts are openings of it) or `prompt`")
         elif self.prompt is not None and (self.response is None) == (self.responses is None):
-            raise ValueError("`prompt` needs texts to fine-tune on: name the `response` column, or another source in `responses:`, not both")
+            raise ValueError(
+                "`prompt` needs texts to fine-tune on: name the `response` column, or another source in `responses:`,"
+                " not both"
+            )
         if self.text is not None and (self.response is not None or self.responses is not None):
-            raise ValueError("`response` and `responses` go with `prompt`; a `text` is split into prompt and response here")
+            raise ValueError(
+                "`response` and `responses` go with `prompt`; a `text` is split into prompt and response here"
+            )
         if self.prompt_end is not None and self.text is None:
             raise ValueError("`prompt_end` goes with `text`; a `prompt` column is taken as it is")
         if self.evaluation_split == self.split:
-            raise ValueError(f"evaluation_split and split are both '{self.split}'; leave evaluation_split out to have evaluation prompts drawn from split")
+            raise ValueError(
+                f"evaluation_split and split are both '{self.split}'; leave evaluation_split out to have evaluation"
+                " prompts drawn from split"
+            )
         if self.opening_words[0] < 1 or self.opening_words[1] < self.opening_words[0]:
             raise ValueError("opening_words: [least, most] with 1 <= least <= most")
         return self
@@ -149,7 +159,10 @@ class Model(Strict):
 
 
 class WarmStart(Strict):
-    """Conditional warm start: this share of the SFT texts carries a preference that their own rewards imply (moa/lm/warm_start.py)."""
+    """Conditional warm start.
+
+    This share of the SFT texts carries a preference that their own rewards imply (moa/lm/warm_start.py).
+    """
 
     share: float = Field(0.5, gt=0, lt=1)
     labels: Literal["implied", "best"] = "implied"
@@ -173,7 +186,10 @@ class Conditioning(Strict):
 
     @model_validator(mode="after")
     def _fields(self) -> "Conditioning":
-        for name, text, needed in (("template", self.template, ("{preference}", "{prompt}")), ("plain", self.plain, ("{prompt}",))):
+        for name, text, needed in (
+            ("template", self.template, ("{preference}", "{prompt}")),
+            ("plain", self.plain, ("{prompt}",)),
+        ):
             for part in needed:
                 if text.count(part) != 1:
                     raise ValueError(f"{name} must hold {part} exactly once, got {text!r}")
@@ -217,7 +233,10 @@ class Preferences(Strict):
 
 
 class Generation(Strict):
-    """Decoding, the same for every method. Defaults: RiC's PPO rollouts (docs/papers.md 3.3); evaluation adds top_p 0.9."""
+    """Decoding, the same for every method. Defaults: RiC's PPO rollouts (docs/papers.md 3.3).
+
+    Evaluation adds top_p 0.9.
+    """
 
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = Field(0.7, gt=0)
@@ -231,7 +250,8 @@ class Generation(Strict):
 class Kl(Strict):
     """KL to the reference policy with an adaptive coefficient (Ziegler et al. 2019), per token.
 
-    `place`: 'separate' (a loss term after the combination of advantages) or 'heads' (in the reward of every value head, a control stream's too).
+    `place`: 'separate' (a loss term after the combination of advantages) or 'heads' (in the reward of every value head,
+        a control stream's too).
     """
 
     place: Literal["separate", "heads"] = "separate"
@@ -241,11 +261,16 @@ class Kl(Strict):
 
 
 Whiten = Literal["batch", "preference", "none", "combined"]
-DRAWN_ANEW = "preference needs several samples per preference, and preferences.dirichlet draws every one anew"  # why `whiten` cannot be that
+DRAWN_ANEW = (  # why `whiten` cannot be that
+    "preference needs several samples per preference, and preferences.dirichlet draws every one anew"
+)
 
 
 class Ppo(Strict):
-    """The shared PPO loop. Sources: TRL 0.8 defaults as RiC uses them (docs/papers.md 3.3), unless a comment in config.yaml says measured."""
+    """The shared PPO loop. Sources.
+
+    TRL 0.8 defaults as RiC uses them (docs/papers.md 3.3), unless a comment in config.yaml says measured.
+    """
 
     steps: int = Field(100, ge=1)
     batch_size: int = Field(64, ge=2)
@@ -263,7 +288,9 @@ class Ppo(Strict):
     value_coefficient: float = Field(0.1, ge=0)
     entropy_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(0.5, gt=0)
-    early_stop: float | None = Field(1.5, gt=0)  # mean squared log-ratio / 2, of an epoch's last mini-batch, that ends the epochs
+    early_stop: float | None = Field(
+        1.5, gt=0
+    )  # mean squared log-ratio / 2, of an epoch's last mini-batch, that ends the epochs
     whiten: Whiten = "batch"
     kl: Kl = Kl()
     checkpoint_every: int = Field(20, ge=1)
@@ -275,9 +302,15 @@ class Ppo(Strict):
         if self.batch_size % self.group_size:
             raise ValueError(f"group_size ({self.group_size}) must divide batch_size ({self.batch_size})")
         if self.kl.horizon <= 0.2 * self.batch_size:
-            raise ValueError(f"kl.horizon ({self.kl.horizon:g}) must be above a fifth of batch_size ({self.batch_size}), or one step could make the coefficient negative")
+            raise ValueError(
+                f"kl.horizon ({self.kl.horizon:g}) must be above a fifth of batch_size ({self.batch_size}), or one step"
+                " could make the coefficient negative"
+            )
         if self.advantages == "group" and self.group_size < 2:
-            raise ValueError(f"advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is {self.group_size})")
+            raise ValueError(
+                "advantages: group compares responses to one prompt with each other; set group_size to at least 2,"
+                f" e.g. 4 (it is {self.group_size})"
+            )
         return self
 
 

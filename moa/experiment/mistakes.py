@@ -23,7 +23,11 @@ def _is_section(annotation: Any) -> bool:
 
 def _kinds(annotation: Any) -> list[str]:
     """Return the values of a section's `kind`, by which pydantic names a branch of a tagged union."""
-    return list(get_args(annotation.model_fields["kind"].annotation)) if _is_section(annotation) and "kind" in annotation.model_fields else []
+    return (
+        list(get_args(annotation.model_fields["kind"].annotation))
+        if _is_section(annotation) and "kind" in annotation.model_fields
+        else []
+    )
 
 
 def _locate(root: type[Strict], location: Sequence[Any]) -> tuple[str, Any]:
@@ -51,7 +55,10 @@ def _locate(root: type[Strict], location: Sequence[Any]) -> tuple[str, Any]:
 
 
 def explain(root: type[Strict], error: Any) -> str:
-    """Return one sentence on an error of pydantic's in `root`: the key, what is wrong, and the nearest valid name where a name is wrong."""
+    """Return one sentence on an error of pydantic's in `root`.
+
+    The key, what is wrong, and the nearest valid name where a name is wrong.
+    """
     location, context = error["loc"], error.get("ctx", {})
     key, _ = _locate(root, location)
     given = error.get("input")

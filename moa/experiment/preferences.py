@@ -10,7 +10,8 @@ from moa.errors import MoaError
 
 Preference = tuple[float, ...]
 
-# The 13 evaluation points of Rewards-in-Context for three objectives (docs/papers.md 3.3); the published .33s sum to .99.
+# The 13 evaluation points of Rewards-in-Context for three objectives (docs/papers.md 3.3); the published .33s sum to
+# .99.
 RIC13: tuple[Preference, ...] = (
     (0.0, 0.0, 1.0),
     (0.0, 1.0, 0.0),

@@ -17,7 +17,9 @@ class Strict(BaseModel):
 def _holds_response(*templates: str | None) -> None:
     """Raise where no template holds {response}: every response would get the same score."""
     if not any("{response}" in template for template in templates if template is not None):
-        raise ValueError(f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}")
+        raise ValueError(
+            f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}"
+        )
 
 
 class Vader(Strict):
@@ -27,7 +29,10 @@ class Vader(Strict):
 
 
 class Length(Strict):
-    """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6). Units: moa/rewards/length.py."""
+    """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6).
+
+    Units: moa/rewards/length.py.
+    """
 
     kind: Literal["length"]
     unit: Literal["characters", "tokens"] = "characters"
@@ -97,10 +102,12 @@ class Classifier(Strict):
 
 
 class Labelled(Strict):
-    """Rows to train a reward on: `positive` is the value(s) of `label` that count as 1; or a numeric `target`; or preference pairs.
+    """Rows to train a reward on: `positive` is the value(s) of `label` that count as 1; or a numeric `target`.
 
-    `text`, or `chosen` and `rejected`, take the place of {response} in the reward's template, `prompt` that of {prompt};
-    without a `prompt` column {prompt} is empty, as for pairs of whole dialogues.
+    Or preference pairs.
+
+    `text`, or `chosen` and `rejected`, take the place of {response} in the reward's template, `prompt` that of
+    {prompt}; without a `prompt` column {prompt} is empty, as for pairs of whole dialogues.
     """
 
     source: str
@@ -146,7 +153,10 @@ class Linear(Strict):
 
 
 class Transformer(Strict):
-    """A transformer reward trained here: TRL's RewardTrainer on preference pairs, from `source` (hub id or local folder)."""
+    """A transformer reward trained here.
+
+    TRL's RewardTrainer on preference pairs, from `source` (hub id or local folder).
+    """
 
     kind: Literal["transformer"]
     data: Labelled
@@ -164,12 +174,17 @@ class Transformer(Strict):
     def _pairs(self) -> "Transformer":
         _holds_response(self.template)
         if self.data.chosen is None:
-            raise ValueError("kind transformer trains on preference pairs: give data.chosen and data.rejected, or use kind linear")
+            raise ValueError(
+                "kind transformer trains on preference pairs: give data.chosen and data.rejected, or use kind linear"
+            )
         return self
 
 
 class Python(Strict):
-    """The user's own reward: `function(prompts: list[str], responses: list[str]) -> list[float]`, named package.module:function."""
+    """The user's own reward: `function(prompts: list[str], responses.
+
+    List[str]) -> list[float]`, named package.module:function.
+    """
 
     kind: Literal["python"]
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")

@@ -11,7 +11,19 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from moa.errors import MoaError, nearest
-from moa.experiment.keys import DRAWN_ANEW, Conditioning, Data, Evaluation, Generation, Model, Name, Objective, Ppo, Preferences, Run
+from moa.experiment.keys import (
+    DRAWN_ANEW,
+    Conditioning,
+    Data,
+    Evaluation,
+    Generation,
+    Model,
+    Name,
+    Objective,
+    Ppo,
+    Preferences,
+    Run,
+)
 from moa.experiment.mistakes import explain
 from moa.experiment.preferences import Preference
 from moa.experiment.rewards import TRAINED, Reward, Strict
@@ -101,7 +113,7 @@ class Experiment(TaskSection):
     @field_validator("methods", mode="before")
     @classmethod
     def _empty_sections(cls, value: Any) -> Any:
-        return {k: ({} if v is None else v) for k, v in value.items()} if isinstance(value, dict) else value
+        return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
@@ -112,7 +124,9 @@ class Experiment(TaskSection):
         for name, objective in self.objectives.items():
             for reward in filter(None, (objective.reward, objective.judge)):
                 if reward not in self.rewards:
-                    raise ValueError(f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}")
+                    raise ValueError(
+                        f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}"
+                    )
         for name in self.evaluation.reference_point or {}:
             if name not in self.objectives:
                 raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
@@ -149,7 +163,9 @@ def parse(data: Any, where: str = "config") -> Experiment:
         experiment.training_preferences()
         experiment.evaluation_preferences()
     except ValidationError as error:
-        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(explain(Experiment, e) for e in error.errors()))) from None
+        raise MoaError(
+            "\n".join(f"{where}: {line}" for line in dict.fromkeys(explain(Experiment, e) for e in error.errors()))
+        ) from None
     except MoaError as error:
         raise MoaError(f"{where}: {error}") from None
     return experiment

@@ -42,7 +42,10 @@ def parser(description: str | None, *paths: str, **options: type) -> argparse.Ar
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
-    """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder; others keep their trace."""
+    """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder.
+
+    Others keep their trace.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
@@ -55,7 +58,10 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
         if not disk_full(error):
             raise
         where = getattr(error, "filename", None) or "an output"
-        sys.exit(f"error: no space left to write {where} ({error}); free some space and run the same command again, finished outputs are kept")
+        sys.exit(
+            f"error: no space left to write {where} ({error}); free some space and run the same command again, finished"
+            " outputs are kept"
+        )
 
 
 def _end(*_: object) -> NoReturn:
@@ -89,8 +95,17 @@ class Cost:
 
     def write(self, path: Path) -> None:
         memory, device = peak_memory()
-        spent: dict[str, float | str] = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory": memory, "device": device}
-        tables.write(tables.COSTS, [{**self.row, **spent, "tokens": self.tokens, "models": self.models, "batch": self.batch}], path)
+        spent: dict[str, float | str] = {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "peak_memory": memory,
+            "device": device,
+        }
+        tables.write(
+            tables.COSTS,
+            [{**self.row, **spent, "tokens": self.tokens, "models": self.models, "batch": self.batch}],
+            path,
+        )
 
 
 class Progress:

@@ -1,4 +1,6 @@
-"""A job's life beside Snakemake's: it exits when Snakemake dies, keeps what it has finished, and no two write the same checkpoint.
+"""A job's life beside Snakemake's.
+
+It exits when Snakemake dies, keeps what it has finished, and no two write the same checkpoint.
 
 Snakemake exports its process id as MOA_PARENT; a job started by hand has none and is left alone.
 """
@@ -64,7 +66,9 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            raise MoaError(f"{path}: process {stream.read().strip() or 'unknown'} works on this already; wait for it, or end it") from None
+            raise MoaError(
+                f"{path}: process {stream.read().strip() or 'unknown'} works on this already; wait for it, or end it"
+            ) from None
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
@@ -100,10 +104,16 @@ class Stopwatch:
         return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` returned, unless more was counted already: going back to a checkpoint within a process gives no time back."""
+        """Go on from what `state` returned, unless more was counted already.
+
+        Going back to a checkpoint within a process gives no time back.
+        """
         if self.seconds >= state["seconds"]:
             return
-        self.seconds, self.cpu_seconds = self.earlier_seconds, self.earlier_cpu_seconds = state["seconds"], state["cpu_seconds"]
+        self.seconds, self.cpu_seconds = self.earlier_seconds, self.earlier_cpu_seconds = (
+            state["seconds"],
+            state["cpu_seconds"],
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,8 @@ class Job:
 def keeping(root: Path, name: str, *key: str) -> Iterator[Job]:
     """Keep other processes off a job's checkpoints, and remove them when the block ends well.
 
-    The block's last act is to complete the job's outputs: a job that dies before that starts again from its checkpoints.
+    The block's last act is to complete the job's outputs: a job that dies before that starts again from its
+    checkpoints.
 
     Args:
         root: where all jobs keep theirs.

@@ -1,7 +1,7 @@
 """Goes on after a crash: removes Snakemake's lock once no Snakemake process works in the folder any more.
 
-A killed Snakemake leaves its lock behind, and jobs that notice its death within a second (moa/job/process.py). Processes on
-other machines that share the folder cannot be seen from here.
+A killed Snakemake leaves its lock behind, and jobs that notice its death within a second (moa/job/process.py).
+Processes on other machines that share the folder cannot be seen from here.
 """
 
 import shutil
@@ -49,12 +49,17 @@ def unlock(folder: Path) -> str:
     """
     alive = _working(folder, "snakemake")
     if alive:
-        raise MoaError(f"snakemake (process {alive[0]}) works in {folder.resolve()}; wait for it, or end it with: kill -INT {alive[0]}")
+        raise MoaError(
+            f"snakemake (process {alive[0]}) works in {folder.resolve()}; wait for it, or end it with: kill -INT"
+            f" {alive[0]}"
+        )
     deadline = time.monotonic() + ORPHAN_SECONDS
     while (jobs := _working(folder, "moa.stages")) and time.monotonic() < deadline:
         time.sleep(0.2)
     if jobs:
-        raise MoaError(f"a job (process {jobs[0]}) still works in {folder.resolve()}; wait for it, or end it with: kill {jobs[0]}")
+        raise MoaError(
+            f"a job (process {jobs[0]}) still works in {folder.resolve()}; wait for it, or end it with: kill {jobs[0]}"
+        )
     stale = locks(folder)
     for path in stale:
         path.unlink(missing_ok=True)
@@ -69,4 +74,7 @@ def unlock(folder: Path) -> str:
 def warn_of_stale_lock(folder: Path) -> None:
     """Say before Snakemake's own, longer message that `moa unlock` mends a lock whose owner is dead."""
     if locks(folder) and not _working(folder, "snakemake") and "--unlock" not in sys.argv:
-        print("A snakemake that is gone left its lock here. Remove it with:  moa unlock   (finished outputs are kept)", file=sys.stderr)
+        print(
+            "A snakemake that is gone left its lock here. Remove it with:  moa unlock   (finished outputs are kept)",
+            file=sys.stderr,
+        )

@@ -63,9 +63,16 @@ def read_card(folder: Path) -> Card:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
-        return Card(found["policy"], None if found["weights"] is None else tuple(found["weights"]), found.get("base_hash"), targets)
+        return Card(
+            found["policy"],
+            None if found["weights"] is None else tuple(found["weights"]),
+            found.get("base_hash"),
+            targets,
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise MoaError(f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again") from error
+        raise MoaError(
+            f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again"
+        ) from error
 
 
 def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
@@ -77,8 +84,8 @@ def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> No
     for folder, expected in recorded.items():
         if expected != found:
             raise MoaError(
-                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash {found[:12]}); "
-                "give the base that it was trained on, or train the policy again"
+                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash"
+                f" {found[:12]}); give the base that it was trained on, or train the policy again"
             )
 
 
@@ -153,7 +160,10 @@ class Answerer:
         for k, weight in enumerate(preference):
             corner = tuple(float(i == k) for i in range(len(preference)))
             if corner not in by_corner:
-                raise MoaError(f"{self.way}: no policy was trained on objective '{self.objectives[k]}' alone; give one per objective")
+                raise MoaError(
+                    f"{self.way}: no policy was trained on objective '{self.objectives[k]}' alone; give one per"
+                    " objective"
+                )
             found[by_corner[corner]] = weight
         return found
 
@@ -211,7 +221,12 @@ def load(
 
 
 def respond(
-    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, progress: Callable[[int], None] | None = None
+    answerer: Answerer,
+    texts: Sequence[str],
+    decoding: Decoding,
+    batch: int,
+    seed: str,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Response]:
     """Answer built prompts in their order; `switch` first.
 
@@ -235,13 +250,18 @@ def respond(
             return found
         except torch.OutOfMemoryError:
             if batch == 1:
-                raise MoaError("generation: one response at a time does not fit into the GPU's memory; lower generation.max_new_tokens, or set model.quantisation: nf4") from None
+                raise MoaError(
+                    "generation: one response at a time does not fit into the GPU's memory; lower"
+                    " generation.max_new_tokens, or set model.quantisation: nf4"
+                ) from None
             batch //= 2
             log.warning("out of memory: %d responses at a time", batch)
         torch.cuda.empty_cache()
 
 
-def _respond(answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, tell: Callable[[int], None]) -> list[Response]:
+def _respond(
+    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, tell: Callable[[int], None]
+) -> list[Response]:
     """Answer once; `tell` hears after every batch how many are done."""
     lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
     order = sorted(range(len(texts)), key=lambda i: lengths[i])
@@ -251,7 +271,9 @@ def _respond(answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch
         torch.manual_seed(int(text_hash(seed, str(number)), 16) % 2**63)
         rollout = answerer.draw([texts[i] for i in rows], decoding)
         lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
-        for i, text, tokens, finished in zip(rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True):
+        for i, text, tokens, finished in zip(
+            rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True
+        ):
             found[i] = Response(text, tokens, finished)
         tell(len(found))
     return [found[i] for i in range(len(texts))]

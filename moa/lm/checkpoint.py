@@ -1,6 +1,9 @@
-"""Training checkpoints: safetensors and JSON in a folder named by what the run depends on; the newest readable one counts.
+"""Training checkpoints: safetensors and JSON in a folder named by what the run depends on.
 
-No random state is stored: every step seeds the generators from (seed, step), so a resumed step draws what it would have.
+The newest readable one counts.
+
+No random state is stored: every step seeds the generators from (seed, step), so a resumed step draws what it would
+have.
 """
 
 import json
@@ -30,16 +33,31 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write a checkpoint of `step` finished steps, a file for each part: complete or absent, all but the one before removed afterwards."""
+    """Write a checkpoint of `step` finished steps, a file for each part.
+
+    Complete or absent, all but the one before removed afterwards.
+    """
     with files.folder(folder / f"step-{step:06d}") as temporary:
         for name, tensors in parts.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / f"{name}.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, "parts": list(parts), **state}), encoding="utf-8")
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+                temporary / f"{name}.safetensors",
+            )
+        (temporary / "state.json").write_text(
+            json.dumps({"step": step, "parts": list(parts), **state}), encoding="utf-8"
+        )
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
 
-def save(folder: Path, step: int, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
+def save(
+    folder: Path,
+    step: int,
+    model: PeftModel,
+    heads: nn.Module | None,
+    optimizer: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+) -> None:
     """Write a policy's checkpoint; heads and optimizer are None where the trainer has none to keep."""
     parts: dict[str, Mapping[str, Tensor]] = {"adapter": get_peft_model_state_dict(model)}
     if heads is not None:
@@ -51,7 +69,9 @@ def save(folder: Path, step: int, model: PeftModel, heads: nn.Module | None, opt
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an Adam's running moments and step counts under flat names; `restore_optimizer` reads them."""
-    return {f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
+    return {
+        f"{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()
+    }
 
 
 def newest(folder: Path) -> Path | None:
@@ -67,7 +87,10 @@ def newest(folder: Path) -> Path | None:
 
 
 def micro_batch(folder: Path, configured: int) -> int:
-    """Return how many examples at a time to begin with: what the newest checkpoint's attempt had left of the configured number."""
+    """Return how many examples at a time to begin with.
+
+    What the newest checkpoint's attempt had left of the configured number.
+    """
     path = newest(folder)
     return configured if path is None else min(configured, int(read_state(path)["micro"]))
 
@@ -82,7 +105,9 @@ def _check(path: Path) -> None:
             pass
 
 
-def restore(path: Path, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+def restore(
+    path: Path, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None
+) -> dict[str, Any]:
     """Load a policy's checkpoint into model, heads and optimizer; return its state."""
     restore_adapter(model, path / "adapter.safetensors")
     if heads is not None:

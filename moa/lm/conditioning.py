@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-WORDS = ("no", "faint", "slight", "little", "some", "half", "fair", "much", "strong", "most", "only")  # tenths of weight
+WORDS = (
+    "no",
+    "faint",
+    "slight",
+    "little",
+    "some",
+    "half",
+    "fair",
+    "much",
+    "strong",
+    "most",
+    "only",
+)  # tenths of weight
 MARK = "\ufdd0"  # a noncharacter, which Unicode keeps for a program's own use
 
 
@@ -26,10 +38,13 @@ def preference_text(preference: Sequence[float], objectives: Sequence[str], form
     """Return the preference as text, e.g. 'sentiment 0.75 conciseness 0.25' (digits).
 
     'words' gives 'strong sentiment slight conciseness' (a word per tenth of weight; finer weights take the nearest),
-    'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'bars' gives 'sentiment + + + + + + + + conciseness + +' (a mark per
-    tenth: a small model counts by averaging what it attends to, and weights that it never saw lie between those it did), 'tags' gives '<sentiment=75> <conciseness=25>'.
+    'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'bars' gives 'sentiment + + + + + + + + conciseness + +' (a
+    mark per
+    tenth: a small model counts by averaging what it attends to, and weights that it never saw lie between those it
+        did), 'tags' gives '<sentiment=75> <conciseness=25>'.
     """
-    # Training holds preferences in float32, whose last digits must not decide on which side of a half a weight is rounded.
+    # Training holds preferences in float32, whose last digits must not decide on which side of a half a weight is
+    # rounded.
     pairs = [(name, round(weight, 6)) for name, weight in zip(objectives, preference, strict=True)]
     if form == "digits":
         return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
@@ -49,7 +64,10 @@ def build(
     conditioning: Conditioning,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> str:
-    """Return the text before the response, for `token_rows`; `preference` None gives the plain prompt. Chat templates are applied here."""
+    """Return the text before the response, for `token_rows`.
+
+    `preference` None gives the plain prompt. Chat templates are applied here.
+    """
     shown = None if preference is None else preference_text(preference, objectives, conditioning.format)
     return place(prompt, shown, conditioning, tokenizer)
 
@@ -59,7 +77,10 @@ def place(prompt: str, shown: str | None, conditioning: Conditioning, tokenizer:
     prompt = as_text(prompt, tokenizer)
     text = conditioning.plain if shown is None else conditioning.template
     if conditioning.chat and shown is not None and conditioning.role == "system":
-        messages = [{"role": "system", "content": shown}, {"role": "user", "content": conditioning.plain.replace("{prompt}", prompt)}]
+        messages = [
+            {"role": "system", "content": shown},
+            {"role": "user", "content": conditioning.plain.replace("{prompt}", prompt)},
+        ]
     else:
         # The prompt goes in last: it may itself hold braces.
         filled = text.replace("{preference}", shown or "").replace("{prompt}", prompt)
@@ -67,11 +88,17 @@ def place(prompt: str, shown: str | None, conditioning: Conditioning, tokenizer:
             return filled
         messages = [{"role": "user", "content": filled}]
     if tokenizer.chat_template is None:
-        raise MoaError("conditioning.chat is true, but the model's tokenizer has no chat template; set chat: false, or use a chat model")
+        raise MoaError(
+            "conditioning.chat is true, but the model's tokenizer has no chat template; set chat: false, or use a chat"
+            " model"
+        )
     try:
         made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
-        raise MoaError(f"conditioning: the tokenizer's chat template refuses the messages ({error}); with role: system, try role: user") from error
+        raise MoaError(
+            f"conditioning: the tokenizer's chat template refuses the messages ({error}); with role: system, try role:"
+            " user"
+        ) from error
     assert isinstance(made, str)
     return made
 
@@ -89,7 +116,9 @@ def as_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """Return the ids of each text, with one leading BOS where the tokenizer adds one: never two, whoever added the first.
+    """Return the ids of each text, with one leading BOS where the tokenizer adds one.
+
+    Never two, whoever added the first.
 
     Special tokens are read as such unless `as_text` marked them.
     """
@@ -99,26 +128,41 @@ def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> li
     for i, text in enumerate(texts):
         if MARK in text:
             read = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-            rows[i] = [token for token, (a, b) in zip(read["input_ids"], read["offset_mapping"], strict=True) if text[a:b] != MARK]
+            rows[i] = [
+                token
+                for token, (a, b) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+                if text[a:b] != MARK
+            ]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
         return rows
     return [row if row[:1] == [bos] else [bos, *row] for row in rows]
 
 
-def continuation_rows(prompts: Sequence[str], responses: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[tuple[list[int], list[int]]]:
+def continuation_rows(
+    prompts: Sequence[str], responses: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+) -> list[tuple[list[int], list[int]]]:
     """Return the ids of each prompt, exactly as generation feeds it, and of the response that continues it.
 
-    A response is tokenized in its place, because on its own a SentencePiece tokenizer would put a space before it. Where
-    the last token of the prompt would swallow the response's first characters, it is tokenized on its own after all.
-    Prompts are built texts, responses are not.
+    A response is tokenized in its place, because on its own a SentencePiece tokenizer would put a space before it.
+    Where the last token of the prompt would swallow the response's first characters, it is tokenized on its own after
+    all. Prompts are built texts, responses are not.
     """
     heads = token_rows(prompts, tokenizer)
     wholes = token_rows([p + as_text(r, tokenizer) for p, r in zip(prompts, responses, strict=True)], tokenizer)
     pairs = []
     for head, whole, response in zip(heads, wholes, responses, strict=True):
         merged = whole[: len(head)] != head
-        pairs.append((head, tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"] if merged else whole[len(head) :]))
+        pairs.append(
+            (
+                head,
+                (
+                    tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                    if merged
+                    else whole[len(head) :]
+                ),
+            )
+        )
     return pairs
 
 
@@ -133,11 +177,15 @@ def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: in
     rows = token_rows(texts, tokenizer)
     for text, row in zip(texts, rows, strict=True):
         if not row:
-            raise MoaError(f"prompt {text[:60]!r} has no token: every row of a batch needs at least one; drop blank prompts from the data")
+            raise MoaError(
+                f"prompt {text[:60]!r} has no token: every row of a batch needs at least one; drop blank prompts from"
+                " the data"
+            )
         if len(row) > limit:
             raise MoaError(
-                f"prompt {text[:60]!r}... has {len(row)} tokens, the model's context leaves room for {limit} beside the new tokens; "
-                "lower data.prompt_characters or generation.max_new_tokens, or take a model with a longer context"
+                f"prompt {text[:60]!r}... has {len(row)} tokens, the model's context leaves room for {limit} beside the"
+                " new tokens; lower data.prompt_characters or generation.max_new_tokens, or take a model with a longer"
+                " context"
             )
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), int(tokenizer.pad_token_id or 0))

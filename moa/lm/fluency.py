@@ -29,7 +29,8 @@ class Fluency:
     """What texts cost the reference policy.
 
     Attributes:
-        losses: per response, -log p of each token that was read, in nats, float32; empty for a response without a token.
+        losses: per response, -log p of each token that was read, in nats, float32; empty for a response without a
+            token.
         tokens: tokens read, prompts included.
     """
 
@@ -43,12 +44,16 @@ class Fluency:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str], context: int) -> Fluency:
+def measure(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str], context: int
+) -> Fluency:
     """Measure n responses to n plain prompts (built texts); of a response beyond the context only what fits is read.
 
     `model` is the base, or a policy with its adapters switched off; `context` is how many tokens it can read.
     """
-    pairs = [(head, tail[: max(0, context - len(head))]) for head, tail in continuation_rows(prompts, responses, tokenizer)]
+    pairs = [
+        (head, tail[: max(0, context - len(head))]) for head, tail in continuation_rows(prompts, responses, tokenizer)
+    ]
     # A prompt without a token has nothing that predicts the first one.
     readable = [i for i, (head, tail) in enumerate(pairs) if head and tail]
     order = sorted(readable, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])), reverse=True)
@@ -68,7 +73,9 @@ def measure(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Seque
 
 
 def band(losses: Sequence[NDArray[np.float32]], quantiles: Sequence[float]) -> NDArray[np.float64]:
-    """Return (L, Q) quantiles of the mean NLL of texts cut to their first 1, 2, ... L tokens; L is the longest text's length.
+    """Return (L, Q) quantiles of the mean NLL of texts cut to their first 1, 2, ... L tokens.
+
+    L is the longest text's length.
 
     A text that is shorter than the cut counts as a whole, so the last row is that of whole texts. Texts without a token
     do not count.
@@ -91,14 +98,20 @@ def _fitting(model: nn.Module, pairs: list[tuple[list[int], list[int]]], pad: in
     except torch.OutOfMemoryError as error:
         if len(pairs) == 1:
             head, tail = pairs[0]
-            raise MoaError(f"out of memory reading one response of {len(head) + len(tail)} tokens; set model.quantisation: nf4, or lower generation.max_new_tokens") from error
+            raise MoaError(
+                f"out of memory reading one response of {len(head) + len(tail)} tokens; set model.quantisation: nf4, or"
+                " lower generation.max_new_tokens"
+            ) from error
     log.warning("out of memory: the fluency of %d responses is measured in halves", len(pairs))
     torch.cuda.empty_cache()
     return None
 
 
 def _chunk(model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> Tensor:
-    """Return (B, T) NLL per token; prompts are padded on the left and responses on the right, so that responses align."""
+    """Return (B, T) NLL per token.
+
+    Prompts are padded on the left and responses on the right, so that responses align.
+    """
     before, after = max(len(head) for head, _ in pairs), max(len(tail) for _, tail in pairs)
     ids = torch.full((len(pairs), before + after), pad)
     mask = torch.zeros_like(ids)
@@ -107,5 +120,9 @@ def _chunk(model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad: 
         ids[row, real], mask[row, real] = torch.tensor([*head, *tail]), 1
     where = next(model.parameters()).device
     ids, mask = ids.to(where), mask.to(where)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=after + 1).logits
-    return nn.functional.cross_entropy(logits[:, -after - 1 : -1].float().transpose(1, 2), ids[:, -after:], reduction="none")
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=after + 1
+    ).logits
+    return nn.functional.cross_entropy(
+        logits[:, -after - 1 : -1].float().transpose(1, 2), ids[:, -after:], reduction="none"
+    )

@@ -47,12 +47,14 @@ class Rollout:
 def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Turn rows of response tokens into text: special tokens are skipped, nothing else is touched.
 
-    A letter goes before each row and is taken off again, because SentencePiece decoders drop a text's first space, and a
-    response starts within a text.
+    A letter goes before each row and is taken off again, because SentencePiece decoders drop a text's first space, and
+    a response starts within a text.
     """
     anchor: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     before = tokenizer.decode(anchor)
-    texts = tokenizer.batch_decode([[*anchor, *row] for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode(
+        [[*anchor, *row] for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     return [text.removeprefix(before) for text in texts]
 
 
@@ -66,12 +68,17 @@ class Finite(LogitsProcessor):
             NotFinite: a row's largest logit is NaN or infinite.
         """
         if not torch.isfinite(scores.amax(-1)).all():
-            raise NotFinite("the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in training")
+            raise NotFinite(
+                "the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in"
+                " training"
+            )
         return scores
 
 
 @torch.no_grad()
-def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int) -> Rollout:
+def sample(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int
+) -> Rollout:
     """Draw one response per prompt text from torch's global generator (the caller seeds it).
 
     Raises:
@@ -92,11 +99,23 @@ def sample(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequen
         eos_token_id=eos,
         pad_token_id=pad,
     )
-    full: Tensor = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings, logits_processor=LogitsProcessorList([Finite()]))
+    full: Tensor = model.generate(
+        input_ids=ids.to(where),
+        attention_mask=mask.to(where),
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([Finite()]),
+    )
     return finish(full, mask.to(where), eos, pad, tokenizer)
 
 
-def sample_in_parts(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int, rows: int) -> Rollout:
+def sample_in_parts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    context: int,
+    rows: int,
+) -> Rollout:
     """Draw as `sample` does, at most `rows` prompts at a time, and return one rollout of them all."""
     parts = [sample(model, tokenizer, prompts[i : i + rows], decoding, context) for i in range(0, len(prompts), rows)]
     return parts[0] if len(parts) == 1 else join(parts, int(tokenizer.pad_token_id))

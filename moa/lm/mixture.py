@@ -1,10 +1,12 @@
-"""Decode-time mixture of policies (MOD; Shi et al. 2024, arXiv 2406.18853): several adapters on one base write one text.
+"""Decode-time mixture of policies (MOD.
+
+Shi et al. 2024, arXiv 2406.18853): several adapters on one base write one text.
 
     p(y_t) = softmax( sum_i w_i log pi_i(y_t) / T )
 
-Logits serve as log-probabilities: each policy's normaliser adds the same number to all tokens, which the softmax takes off
-again. For the same reason it does not matter whether the policies are mixed at temperature 1 and the mixture is divided by
-T, or the policies are mixed at T: w_i log softmax(z_i / T) and w_i z_i / T differ by such a number.
+Logits serve as log-probabilities: each policy's normaliser adds the same number to all tokens, which the softmax takes
+off again. For the same reason it does not matter whether the policies are mixed at temperature 1 and the mixture is
+divided by T, or the policies are mixed at T: w_i log softmax(z_i / T) and w_i z_i / T differ by such a number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor, PreTrainedTokenizerBase, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from moa.lm.conditioning import encode
 from moa.lm.generation import Decoding, Finite, Rollout, finish
@@ -46,7 +54,14 @@ class Reader:
         for name, weight in self.weights.items():
             if self.model.active_adapter != name:
                 self.model.set_adapter(name)
-            out = self.model(input_ids=new, attention_mask=mask, position_ids=at, past_key_values=self.caches[name], use_cache=True, logits_to_keep=1)
+            out = self.model(
+                input_ids=new,
+                attention_mask=mask,
+                position_ids=at,
+                past_key_values=self.caches[name],
+                use_cache=True,
+                logits_to_keep=1,
+            )
             self.caches[name] = out.past_key_values
             mixed = mixed + weight * out.logits[:, -1].float()
         self.read = ids.shape[1]
@@ -54,13 +69,26 @@ class Reader:
 
 
 def filters(decoding: Decoding, prompt: int, eos: int, device: torch.device) -> LogitsProcessorList:
-    """Return what turns logits into those that are sampled, in the order in which `generate` applies it; `prompt` is P."""
-    made = [MinNewTokensLengthLogitsProcessor(prompt, 1, eos, device=str(device)), TemperatureLogitsWarper(decoding.temperature)]
+    """Return what turns logits into those that are sampled, in the order in which `generate` applies it.
+
+    `prompt` is P.
+    """
+    made = [
+        MinNewTokensLengthLogitsProcessor(prompt, 1, eos, device=str(device)),
+        TemperatureLogitsWarper(decoding.temperature),
+    ]
     return LogitsProcessorList([*made, *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []), Finite()])
 
 
 @torch.no_grad()
-def sample(model: PeftModel, weights: Mapping[str, float], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int) -> Rollout:
+def sample(
+    model: PeftModel,
+    weights: Mapping[str, float],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    context: int,
+) -> Rollout:
     """Draw one response per prompt text from the mixture of the adapters in `weights`, as `generation.sample` does from one policy.
 
     With all weight on one policy the draws are that policy's: same logits, same filters, same generator.
@@ -76,7 +104,8 @@ def sample(model: PeftModel, weights: Mapping[str, float], tokenizer: PreTrained
     mask, alive = prompt_mask, torch.ones(len(ids), dtype=torch.bool, device=where)
     for _ in range(decoding.max_new_tokens):
         scores = warp(ids, reader.next(ids, mask))
-        # Rows that have ended draw as well, so that the others' draws are those of `generate`; `finish` takes these off.
+        # Rows that have ended draw as well, so that the others' draws are those of `generate`; `finish` takes these
+        # off.
         drawn = torch.multinomial(torch.softmax(scores, -1), 1)
         ids, mask = torch.cat([ids, drawn], 1), torch.cat([mask, torch.ones_like(drawn)], 1)
         alive = alive & (drawn[:, 0] != eos)

@@ -19,7 +19,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from moa.errors import MoaError
@@ -28,7 +34,9 @@ from moa.store.provenance import warn_unpinned
 
 log = logging.getLogger("moa")
 disable_progress_bar()  # logs are files; stages report their own progress
-warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)  # PEFT 0.21 asks for it
+warnings.filterwarnings(
+    "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
+)  # PEFT 0.21 asks for it
 
 
 def device() -> torch.device:
@@ -41,15 +49,26 @@ def _at(source: str | Path, revision: str | None) -> str:
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that can pad and end: without a pad token the end token pads (masked, never learnt as padding)."""
+    """Load a tokenizer that can pad and end.
+
+    Without a pad token the end token pads (masked, never learnt as padding).
+    """
     if not Path(source).exists():
         warn_unpinned(f"model {source}", revision)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, padding_side="left"
+        )
     except (OSError, ValueError) as error:
-        raise MoaError(f"model {_at(source, revision)}: no usable tokenizer ({_first_line(error)}); check model.source and model.revision") from error
+        raise MoaError(
+            f"model {_at(source, revision)}: no usable tokenizer ({_first_line(error)}); check model.source and"
+            " model.revision"
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise MoaError(f"model {source}: the tokenizer has no end token, so a response could never end; set eos_token in tokenizer_config.json")
+        raise MoaError(
+            f"model {source}: the tokenizer has no end token, so a response could never end; set eos_token in"
+            " tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         log.info("tokenizer of %s has no pad token: its end token %r pads", source, tokenizer.eos_token)
         tokenizer.pad_token = tokenizer.eos_token
@@ -61,14 +80,21 @@ def quantisation(model: Model) -> BitsAndBytesConfig | None:
     if model.quantisation == "none":
         return None
     if model.quantisation == "int8":
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of every layer of every pass that inputs become float16
+        logging.getLogger("bitsandbytes").setLevel(
+            logging.ERROR
+        )  # it warns of every layer of every pass that inputs become float16
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, model.dtype)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, model.dtype),
     )
 
 
-def load_base(source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True, stored_dtype: bool = False) -> PreTrainedModel:
+def load_base(
+    source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True, stored_dtype: bool = False
+) -> PreTrainedModel:
     """Load a causal LM from safetensors onto the device, in `model.dtype` or as it is stored; no remote code.
 
     Raises:
@@ -85,7 +111,10 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
             use_safetensors=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise MoaError(f"model {_at(source, revision)}: cannot be loaded ({_first_line(error)}); check model.source, model.revision and that it holds safetensors") from error
+        raise MoaError(
+            f"model {_at(source, revision)}: cannot be loaded ({_first_line(error)}); check model.source,"
+            " model.revision and that it holds safetensors"
+        ) from error
     loaded = _differentiable(loaded) if config is not None else loaded.to(device())
     loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
     loaded.config.use_cache = True
@@ -95,8 +124,8 @@ def load_base(source: str | Path, model: Model, *, revision: str | None = None, 
 def _differentiable(model: PreTrainedModel) -> PreTrainedModel:
     """Keep a 4-bit base's layers differentiable on the CPU.
 
-    With AVX512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass without gradients, for a kernel that is
-    coarser, wants sizes that are multiples of 64, and silently cuts the gradient of every later pass in eval mode.
+    With AVX512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass without gradients, for a kernel that
+    is coarser, wants sizes that are multiples of 64, and silently cuts the gradient of every later pass in eval mode.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -119,7 +148,12 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """Return the base with a fresh adapter whose product is 0; the seed fixes A."""
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
     try:
         model = get_peft_model(base, config)
@@ -204,19 +238,33 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
     # Asking the model for hidden states would keep every layer's; its output layer reads the last one alone.
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))
     try:
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=response + 1).logits
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            use_cache=False,
+            logits_to_keep=response + 1,
+        ).logits
     finally:
         hook.remove()
     return logits[:, -response - 1 : -1], seen[0][:, -response - 1 : -1]
 
 
-def save_policy(folder: Path, model: PeftModel, heads: ValueHeads | None, streams: Sequence[str], card: dict[str, Any]) -> None:
-    """Write adapter (plain PEFT layout), value heads (None: the method has none) and policy.json into an existing folder."""
+def save_policy(
+    folder: Path, model: PeftModel, heads: ValueHeads | None, streams: Sequence[str], card: dict[str, Any]
+) -> None:
+    """Write adapter (plain PEFT layout), value heads (None.
+
+    The method has none) and policy.json into an existing folder.
+    """
     # Embeddings are never trained; PEFT's "auto" would ask the hub whether they were.
     model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's stub card says nothing
     if heads is not None:
-        save_file({f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")}, folder / "value_heads.safetensors")
+        save_file(
+            {f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")},
+            folder / "value_heads.safetensors",
+        )
     (folder / "policy.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -231,7 +279,11 @@ def fetch_adapter(source: str, revision: str | None) -> Path:
         return Path(source).expanduser()
     warn_unpinned(f"adapter {source}", revision)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]))
+        return Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]
+            )
+        )
     except (OSError, ValueError, HfHubHTTPError) as error:
         what = f"adapter {_at(source, revision)}: cannot be had from the hub ({_first_line(error)})"
         raise MoaError(f"{what}; check `adapter`, `revision` and the network, or name a local folder") from error
@@ -242,7 +294,10 @@ def adapter_folder(folder: Path) -> Path:
     for candidate in (folder / "adapter", folder):
         if (candidate / "adapter_config.json").exists():
             return candidate
-    raise MoaError(f"{folder}: no adapter here (adapter_config.json is missing); give a policy folder of results/<task>/policies or a PEFT adapter")
+    raise MoaError(
+        f"{folder}: no adapter here (adapter_config.json is missing); give a policy folder of results/<task>/policies"
+        " or a PEFT adapter"
+    )
 
 
 def load_adapters(base: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
@@ -258,7 +313,10 @@ def load_adapters(base: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
             else:
                 model.load_adapter(str(source), adapter_name=name)
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise MoaError(f"{source}: the adapter does not fit the base ({_first_line(error)}); it was trained on another model, or its files are damaged") from error
+            raise MoaError(
+                f"{source}: the adapter does not fit the base ({_first_line(error)}); it was trained on another model,"
+                " or its files are damaged"
+            ) from error
     if model is None:
         raise MoaError("no adapter to load")
     return model.eval()

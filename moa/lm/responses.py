@@ -14,10 +14,13 @@ from moa.experiment.preferences import Preference
 Row = dict[str, Any]
 
 
-def read(path: Path, row: str, prompts: Sequence[Row], grid: Sequence[Preference | None], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+def read(
+    path: Path, row: str, prompts: Sequence[Row], grid: Sequence[Preference | None], tokenizer: PreTrainedTokenizerBase
+) -> list[Row]:
     """Return the file's answers to the evaluation prompts, each prompt and preference equally often.
 
-    Columns: `response`; `prompt_id` or `prompt`; `preference` (list of weights) where the row is conditioned; optionally
+    Columns: `response`; `prompt_id` or `prompt`; `preference` (list of weights) where the row is conditioned;
+        optionally
     `finished`. Answers to other prompts are left out.
 
     Raises:
@@ -25,10 +28,17 @@ def read(path: Path, row: str, prompts: Sequence[Row], grid: Sequence[Preference
     """
     where = f"methods.{row}.responses {path}"
     data = _open(path, where)
-    known = {p["prompt_id"]: p["prompt_id"] for p in prompts} if "prompt_id" in data[0] else {p["prompt"]: p["prompt_id"] for p in prompts}
+    known = (
+        {p["prompt_id"]: p["prompt_id"] for p in prompts}
+        if "prompt_id" in data[0]
+        else {p["prompt"]: p["prompt_id"] for p in prompts}
+    )
     column = "prompt_id" if "prompt_id" in data[0] else "prompt"
     texts = [str(d["response"]) for d in data]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]]
+    lengths = [
+        len(ids)
+        for ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    ]
     counts = {(point, p["prompt_id"]): 0 for point in range(len(grid)) for p in prompts}
     rows = []
     for index, (found, tokens) in enumerate(zip(data, lengths, strict=True)):
@@ -36,11 +46,21 @@ def read(path: Path, row: str, prompts: Sequence[Row], grid: Sequence[Preference
         if prompt_id is None:
             continue
         if not isinstance(found["response"], str):
-            raise MoaError(f"{where}: row {index} holds no text as response; write an empty string for an empty response")
+            raise MoaError(
+                f"{where}: row {index} holds no text as response; write an empty string for an empty response"
+            )
         point = _point(found.get("preference"), grid, f"{where}, row {index}")
         key = {"point": point, "preference": grid[point], "prompt_id": prompt_id, "sample": counts[point, prompt_id]}
         counts[point, prompt_id] += 1
-        rows.append({**key, "policy": "external", "response": found["response"], "tokens": tokens, "finished": bool(found.get("finished", True))})
+        rows.append(
+            {
+                **key,
+                "policy": "external",
+                "response": found["response"],
+                "tokens": tokens,
+                "finished": bool(found.get("finished", True)),
+            }
+        )
     _check_complete(counts, where)
     return rows
 
@@ -62,9 +82,15 @@ def _point(preference: Sequence[float] | None, grid: Sequence[Preference | None]
     for point, expected in enumerate(grid):
         if expected is None:
             return point
-        if preference is not None and len(preference) == len(expected) and max(abs(a - b) for a, b in zip(preference, expected, strict=True)) < 1e-6:
+        if (
+            preference is not None
+            and len(preference) == len(expected)
+            and max(abs(a - b) for a, b in zip(preference, expected, strict=True)) < 1e-6
+        ):
             return point
-    raise MoaError(f"{where}: preference {preference} is not among the evaluation preferences {[list(p) for p in grid if p]}")
+    raise MoaError(
+        f"{where}: preference {preference} is not among the evaluation preferences {[list(p) for p in grid if p]}"
+    )
 
 
 def _check_complete(counts: dict[tuple[int, str], int], where: str) -> None:
@@ -73,6 +99,7 @@ def _check_complete(counts: dict[tuple[int, str], int], where: str) -> None:
     if short:
         point, prompt_id = short[0]
         raise MoaError(
-            f"{where}: {len(short)} of {len(counts)} pairs of preference and evaluation prompt have fewer than {max(samples, 1)} responses, "
-            f"first prompt {prompt_id} at point {point}; give every evaluation prompt of prompts.parquet equally often"
+            f"{where}: {len(short)} of {len(counts)} pairs of preference and evaluation prompt have fewer than"
+            f" {max(samples, 1)} responses, first prompt {prompt_id} at point {point}; give every evaluation prompt of"
+            " prompts.parquet equally often"
         )

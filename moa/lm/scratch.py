@@ -12,13 +12,17 @@ BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
 
 def train_tokenizer(texts: Iterable[str], scratch: Scratch) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of at most `scratch.vocabulary` tokens; the 256 bytes and 3 special tokens are always among them.
+    """Train a tokenizer of at most `scratch.vocabulary` tokens.
 
-    Every text can be encoded and decoded without loss. One BOS is put in front; a preference's digits are single tokens, so
-    that 0.75 shares its first digit with 0.70 instead of being a symbol of its own.
+    The 256 bytes and 3 special tokens are always among them.
+
+    Every text can be encoded and decoded without loss. One BOS is put in front; a preference's digits are single
+    tokens, so that 0.75 shares its first digit with 0.70 instead of being a symbol of its own.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=scratch.vocabulary,
@@ -28,7 +32,9 @@ def train_tokenizer(texts: Iterable[str], scratch: Scratch) -> PreTrainedTokeniz
     )
     tokenizer.train_from_iterator(texts, trainer)
     begin = tokenizer.token_to_id(BEGIN)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, begin)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, begin)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,

@@ -1,9 +1,9 @@
 """Supervised fine-tuning by TRL's SFTTrainer: tokenized examples in, a trained model out.
 
-Padding is half the cost of short texts (and packing keeps examples apart cheaply with FlashAttention only). So every batch
-is sorted by length and cut into micro-batches of similar length. Batches themselves are random: the loss is a mean over a
-batch's tokens, so batches of similar length would give the tokens of short texts, and their end tokens, several times the
-weight of others, and the model would learn to end too early.
+Padding is half the cost of short texts (and packing keeps examples apart cheaply with FlashAttention only). So every
+batch is sorted by length and cut into micro-batches of similar length. Batches themselves are random: the loss is a
+mean over a batch's tokens, so batches of similar length would give the tokens of short texts, and their end tokens,
+several times the weight of others, and the model would learn to end too early.
 """
 
 import logging
@@ -45,7 +45,9 @@ def make_examples(
     completion_only: bool,
     ended: Sequence[bool] | None = None,
 ) -> list[Example]:
-    """Return prompt + response + end token as examples; an example whose prompt fills `max_length` is left out, and counted.
+    """Return prompt + response + end token as examples.
+
+    An example whose prompt fills `max_length` is left out, and counted.
 
     A response that does not fit is cut, and then has no end token: it did not end there. Nor has one that `ended` says
     did not end; None says that all did.
@@ -55,7 +57,9 @@ def make_examples(
     """
     end = tokenizer.eos_token_id
     made, cut = [], 0
-    for (prompt, response), whole in zip(continuation_rows(prompts, responses, tokenizer), ended or [True] * len(prompts), strict=True):
+    for (prompt, response), whole in zip(
+        continuation_rows(prompts, responses, tokenizer), ended or [True] * len(prompts), strict=True
+    ):
         ids = [*prompt, *response, *([end] if whole else [])]
         if len(prompt) >= max_length or not response:
             continue
@@ -63,9 +67,18 @@ def make_examples(
         ids = ids[:max_length]
         made.append(Example(ids, [IGNORED] * len(prompt) + ids[len(prompt) :] if completion_only else ids))
     if not made:
-        raise MoaError(f"texts: none of {len(prompts)} has a response and a prompt under {max_length} tokens; raise model.sft.max_length, or check the data's columns")
+        raise MoaError(
+            f"texts: none of {len(prompts)} has a response and a prompt under {max_length} tokens; raise"
+            " model.sft.max_length, or check the data's columns"
+        )
     if len(made) < len(prompts) or cut:
-        log.info("texts: %d of %d left out (no response, or the prompt fills %d tokens), %d cut", len(prompts) - len(made), len(prompts), max_length, cut)
+        log.info(
+            "texts: %d of %d left out (no response, or the prompt fills %d tokens), %d cut",
+            len(prompts) - len(made),
+            len(prompts),
+            max_length,
+            cut,
+        )
     return made
 
 
@@ -84,7 +97,10 @@ def random_batches(lengths: Sequence[int], batch: int, total: int, seed: int) ->
 
 
 def micro_batch(batch: int) -> int:
-    """Return the size of the first micro-batches to try: a quarter of the batch, or the whole where it cannot be cut so."""
+    """Return the size of the first micro-batches to try.
+
+    A quarter of the batch, or the whole where it cannot be cut so.
+    """
     return batch // MICRO_BATCHES if batch % MICRO_BATCHES == 0 and batch >= 4 * MICRO_BATCHES else batch
 
 
@@ -140,10 +156,21 @@ def fine_tune(
     left = rows[course.finished * sft.batch_size :]
     data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
     lora = spec.lora
-    adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, bias="none", task_type="CAUSAL_LM")
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(
-            model, args=settings(scratch, spec, sft, course.micro), train_dataset=data, processing_class=tokenizer, peft_config=adapter if sft.lora else None
+            model,
+            args=settings(scratch, spec, sft, course.micro),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter if sft.lora else None,
         )
         for parameter in trainer.model.parameters():
             # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
@@ -156,7 +183,10 @@ def fine_tune(
 
 
 def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
-    """Return TRL's configuration: one pass over the examples in their order, nothing kept on disk, nothing reported elsewhere."""
+    """Return TRL's configuration.
+
+    One pass over the examples in their order, nothing kept on disk, nothing reported elsewhere.
+    """
     cuda = torch.cuda.is_available()
     return SFTConfig(
         output_dir=folder,

@@ -1,4 +1,6 @@
-"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference (arXiv 2402.10207; docs/papers.md 3.3).
+"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference (arXiv 2402.10207.
+
+Docs/papers.md 3.3).
 
 With a preference w and a range [low_i, high_i] per objective the prompt asks for the rewards
 
@@ -65,12 +67,15 @@ class Targets(Strict):
     def rewards_text(self, rewards: Sequence[float], objectives: Sequence[str]) -> str:
         """Return z-scores (K,) as text.
 
-        With one decimal: 'sentiment 1.2 conciseness -0.4' (names), '<rm1_score> 1.2 <rm2_score> -0.4' (tags). As bars, 'sentiment + + + conciseness +':
-        a mark per tenth of the range from `low` to `high`; rewards beyond its ends have none, or ten.
+        With one decimal: 'sentiment 1.2 conciseness -0.4' (names), '<rm1_score> 1.2 <rm2_score> -0.4' (tags). As bars,
+        'sentiment + + + conciseness +': a mark per tenth of the range from `low` to `high`; rewards beyond its ends
+        have none, or ten.
         """
         if self.format == "bars":
             ranges = zip(rewards, self.low, self.high, strict=True)
-            return preference_text([min(1.0, max(0.0, (reward - low) / (high - low))) for reward, low, high in ranges], objectives, "bars")
+            return preference_text(
+                [min(1.0, max(0.0, (reward - low) / (high - low))) for reward, low, high in ranges], objectives, "bars"
+            )
         names = objectives if self.format == "names" else [f"<rm{i}_score>" for i in range(1, len(objectives) + 1)]
         # Adding 0 turns the -0.0 of a small negative number into 0.0: one way to write each number.
         return " ".join(f"{name} {round(reward, 1) + 0.0:.1f}" for name, reward in zip(names, rewards, strict=True))

@@ -1,4 +1,6 @@
-"""What fine-tuning and reward training share: a Trainer of transformers or TRL that reports, stops when it diverges, and goes on where it stopped.
+"""What fine-tuning and reward training share.
+
+A Trainer of transformers or TRL that reports, stops when it diverges, and goes on where it stopped.
 
 The Trainer's own checkpoints hold pickled states. Here every step is seeded, the data come in a fixed order, and the
 project's checkpoints keep what is trained, the optimiser and the losses.
@@ -34,12 +36,16 @@ class Continued(Trainer):
 
     updated = 0
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """Plan the rate over the whole training, finished steps included, and set it to where it stood."""
         scheduler = super().create_scheduler(self.updated + num_training_steps, optimizer)
         assert isinstance(scheduler, LambdaLR), "constant and linear schedules are"
         scheduler.last_epoch = self.updated
-        rates = [base * factor(self.updated) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        rates = [
+            base * factor(self.updated) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
         scheduler._last_lr = list(rates)
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -58,7 +64,9 @@ class Course(TrainerCallback):
     def __init__(self, name: str, remedy: str, job: Job, seed: int, micro: int) -> None:
         self.name, self.remedy, self.job, self.seed = name, remedy, job, seed
         self.path = checkpoint.newest(job.folder)
-        state: dict[str, Any] = checkpoint.read_state(self.path) if self.path else {"step": 0, "micro": micro, "losses": []}
+        state: dict[str, Any] = (
+            checkpoint.read_state(self.path) if self.path else {"step": 0, "micro": micro, "losses": []}
+        )
         self.finished, self.micro = int(state["step"]), min(micro, int(state["micro"]))
         self.losses = [float(loss) for loss in state["losses"]]
         if self.path:
@@ -95,18 +103,32 @@ class Course(TrainerCallback):
         self.kept, self.cpu = now, cpu
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        **_: Any,
     ) -> None:
         """Keep the steps before, now and then, and seed what this one draws."""
         step = self.finished + state.global_step
         if state.global_step and time.perf_counter() - self.kept >= CHECKPOINT_SECONDS:
             self._count()
             kept = {"micro": self.micro, "losses": self.losses, "watch": self.job.watch.state()}
-            checkpoint.write(self.job.folder, step, {"weights": trained(model), "optimizer": checkpoint.moments(optimizer)}, kept)
+            checkpoint.write(
+                self.job.folder, step, {"weights": trained(model), "optimizer": checkpoint.moments(optimizer)}, kept
+            )
         checkpoint.seed_step(self.seed, step)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        logs: dict[str, float] | None = None,
+        **_: Any,
     ) -> None:
         """Receive what the Trainer logs after every step, and look at the parameters that it left, before anything is kept."""
         if logs is None or "loss" not in logs:  # the summary at the end
@@ -122,10 +144,20 @@ class Course(TrainerCallback):
         if step % every == 0 or step == total:
             left = (time.perf_counter() - self.began) / state.global_step * (total - step)
             recent = self.losses[-every:]
-            log.info("%s step %d/%d  loss %.3f  ETA %d:%02d", self.name, step, total, sum(recent) / len(recent), left // 60, left % 60)
+            log.info(
+                "%s step %d/%d  loss %.3f  ETA %d:%02d",
+                self.name,
+                step,
+                total,
+                sum(recent) / len(recent),
+                left // 60,
+                left % 60,
+            )
 
     def _diverged(self, what: str, step: int, args: TrainingArguments) -> Diverged:
-        return Diverged(f"{self.name} step {step}: {what} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})")
+        return Diverged(
+            f"{self.name} step {step}: {what} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})"
+        )
 
     def loss(self) -> float:
         """Return the mean loss of the last twentieth of the steps."""

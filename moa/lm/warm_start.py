@@ -5,13 +5,15 @@ its prompt. Here the prompt carries a preference, because that is what the polic
 
     u_ik = (rank of r_ik among the n train texts, ties share their mean rank, - 1/2) / n      quantile, in (0, 1)
 
-`labels: implied` asks which preference a text serves. The share `keep` of the texts with the largest U is labelled: a text
-that is good at nothing teaches no preference. The sharpness s spreads the labels: u = (.9, .3) gives (.75, .25) for s = 1
-and (.96, .04) for s = 3. Exact corners are rare among these labels, and the middle is rare where s is large.
+`labels: implied` asks which preference a text serves. The share `keep` of the texts with the largest U is labelled: a
+    text
+that is good at nothing teaches no preference. The sharpness s spreads the labels: u = (.9, .3) gives (.75, .25) for s =
+1 and (.96, .04) for s = 3. Exact corners are rare among these labels, and the middle is rare where s is large.
 
     p_ik = u_ik^s / sum_j u_ij^s        U_i = sum_k p_ik u_ik
 
-`labels: best` asks which texts serve a preference. Every preference of a lattice, corners included, is used equally often,
+`labels: best` asks which texts serve a preference. Every preference of a lattice, corners included, is used equally
+    often,
 each with texts of the share `keep` with the largest sum_k p_k u_ik (ties: the larger sum_k u_ik). It has no sharpness.
 """
 
@@ -49,14 +51,20 @@ def quantiles(scores: Array) -> Array:
 
 
 def implied(u: Array, sharpness: float) -> Array:
-    """Return p (n, K) = u^s / sum u^s; computed from u / max u, so that a large s underflows to a corner, not to 0 / 0."""
+    """Return p (n, K) = u^s / sum u^s.
+
+    Computed from u / max u, so that a large s underflows to a corner, not to 0 / 0.
+    """
     powers = (u / u.max(1, keepdims=True)) ** sharpness
     result: Array = powers / powers.sum(1, keepdims=True)
     return result
 
 
 def hundredths(preferences: Array) -> Array:
-    """Round each row to two decimals by largest remainder, so that it still sums to 1; ties go to the earlier objective."""
+    """Round each row to two decimals by largest remainder, so that it still sums to 1.
+
+    Ties go to the earlier objective.
+    """
     units = preferences * 100
     whole = np.floor(units + 1e-9)
     missing = np.rint(100 - whole.sum(1)).astype(int)
@@ -76,7 +84,9 @@ def _share(keep: float, count: int) -> int:
 
 
 def draw(scores: Array, warm: WarmStart, count: int, seed: int) -> Labelled:
-    """Return `count` labelled texts in random order, drawn from those worth labelling; none repeats before all were used.
+    """Return `count` labelled texts in random order, drawn from those worth labelling.
+
+    None repeats before all were used.
 
     Args:
         scores: (n, K), higher is better.

@@ -1,4 +1,6 @@
-"""Best of n: the reference policy answers n times, and the rewards choose for each preference. A sanity ceiling without training.
+"""Best of n: the reference policy answers n times, and the rewards choose for each preference.
+
+A sanity ceiling without training.
 
 y*(x, p) = argmax over j = 1..n of  sum_k p_k r~_k(x, y_j),    y_j ~ pi_ref(. | x),   r~ on the normaliser's scale
 """

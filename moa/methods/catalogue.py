@@ -66,7 +66,10 @@ def _check_lender(method: Method, experiment: Experiment) -> None:
     key, lender = borrowed
     lenders = [row for row in {LENDER, *experiment.methods} if _kind(row, experiment.methods.get(row, {})) == LENDER]
     if lender not in lenders:
-        raise MoaError(f"methods.{method.row}.{key}: '{lender}' is no row of kind {LENDER}, which trains one policy per objective; name one.{nearest(lender, lenders)}")
+        raise MoaError(
+            f"methods.{method.row}.{key}: '{lender}' is no row of kind {LENDER}, which trains one policy per objective;"
+            f" name one.{nearest(lender, lenders)}"
+        )
 
 
 def policies(experiment: Experiment) -> list[Policy]:

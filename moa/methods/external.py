@@ -58,10 +58,19 @@ class Method(method.Method):
 
     def check(self, ppo: "Ppo", dirichlet: float | None) -> None:
         adapter, model, responses = self.settings.adapter, self.settings.model, self.settings.responses
-        if adapter is not None and _local(adapter) and not any((Path(adapter) / inner / "adapter_config.json").is_file() for inner in ("", "adapter")):
-            raise MoaError(f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a folder, that of a policy or of a PEFT adapter, or a hub id")
+        if (
+            adapter is not None
+            and _local(adapter)
+            and not any((Path(adapter) / inner / "adapter_config.json").is_file() for inner in ("", "adapter"))
+        ):
+            raise MoaError(
+                f"methods.{self.row}.adapter: {adapter}: no adapter_config.json there; give a folder, that of a policy"
+                " or of a PEFT adapter, or a hub id"
+            )
         if model is not None and _local(model) and not (Path(model) / "config.json").is_file():
-            raise MoaError(f"methods.{self.row}.model: {model}: no config.json there; give a folder with a model, or a hub id")
+            raise MoaError(
+                f"methods.{self.row}.model: {model}: no config.json there; give a folder with a model, or a hub id"
+            )
         if responses is not None and not responses.is_file():
             raise MoaError(f"methods.{self.row}.responses: {responses}: no such file; give a Parquet file of responses")
 

@@ -44,7 +44,10 @@ class Method(method.Method):
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:
         if ppo.batch_size % self.settings.group_size:
-            raise MoaError(f"methods.{self.row}.group_size ({self.settings.group_size}) must divide ppo.batch_size ({ppo.batch_size}); change one of them")
+            raise MoaError(
+                f"methods.{self.row}.group_size ({self.settings.group_size}) must divide ppo.batch_size"
+                f" ({ppo.batch_size}); change one of them"
+            )
 
     def scalarise(self, rewards: Tensor, preferences: Tensor) -> Tensor:
         """Return the reward that TRL compares within groups, (B,).

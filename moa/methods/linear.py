@@ -1,4 +1,6 @@
-"""Linear-conditioned PPO: one policy, the preference in its prompt, linear scalarisation with w = p (docs/papers.md 1.3).
+"""Linear-conditioned PPO.
+
+One policy, the preference in its prompt, linear scalarisation with w = p (docs/papers.md 1.3).
 
     A_t = sum_k p_k A^k_t
 

@@ -1,9 +1,12 @@
-"""MOD, multi-objective decoding: mix the single-objective policies' next-token distributions (Shi et al. 2024, arXiv 2406.18853).
+"""MOD, multi-objective decoding: mix the single-objective policies' next-token distributions (Shi et al.
+
+2024, arXiv 2406.18853).
 
     p(y_t | x, y_<t) = softmax( sum_k p_k log pi_k(y_t | x, y_<t) )          the paper's reverse KL
 
-The policy that maximises sum_k p_k r_k - beta KL(. || pi_ref) is the normalised product of the pi_k^p_k, where pi_k maximises
-r_k - beta KL(. || pi_ref) with the same beta. docs/methods/mod.md says where this benchmark departs from that.
+The policy that maximises sum_k p_k r_k - beta KL(. || pi_ref) is the normalised product of the pi_k^p_k, where pi_k
+maximises r_k - beta KL(. || pi_ref) with the same beta. docs/methods/mod.md says where this benchmark departs from
+that.
 """
 
 from moa import method

@@ -1,4 +1,6 @@
-"""MODPO: direct preference optimisation with a margin from the other objectives (Zhou et al. 2023, arXiv 2310.03708; docs/papers.md 3.5).
+"""MODPO: direct preference optimisation with a margin from the other objectives (Zhou et al. 2023, arXiv 2310.03708.
+
+Docs/papers.md 3.5).
 
     loss = -log sigma( (beta (D log pi - D log pi_ref) - sum_{j != k} w_j D R^j) / w_k ),     D = chosen minus rejected
 
@@ -25,16 +27,22 @@ if TYPE_CHECKING:
 class Settings(method.Settings):
     beta: float = Field(0.1, gt=0)
     objective: str | None = None  # k; None: the one with the largest weight
-    pairs: PairSource | None = None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
+    pairs: PairSource | None = (
+        None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
+    )
     responses: int = Field(2, ge=2)  # per prompt; every pair of them is used
-    labels: Literal["drawn", "expected"] = "expected"  # which response is chosen: the loss's mean over the draw, or drawn once
+    labels: Literal["drawn", "expected"] = (
+        "expected"  # which response is chosen: the loss's mean over the draw, or drawn once
+    )
     scale: float = Field(1.0, gt=0)  # rewards are multiplied by it, in labels and margins alike
     epochs: int | None = Field(None, ge=1)  # None: ppo.epochs
     learning_rate: float | None = Field(None, gt=0)  # None: ppo.learning_rate
 
     @model_validator(mode="after")
     def _labels(self) -> Settings:
-        made = [name for name in ("responses", "labels") if getattr(self, name) != type(self).model_fields[name].default]
+        made = [
+            name for name in ("responses", "labels") if getattr(self, name) != type(self).model_fields[name].default
+        ]
         if self.pairs is not None and made:
             raise ValueError(f"`pairs` bring their own responses and labels; leave out {' and '.join(made)}")
         if self.pairs is not None and self.objective is None:
@@ -43,7 +51,10 @@ class Settings(method.Settings):
 
 
 class Method(method.Method):
-    """One policy per evaluation preference, all its own; the one at the corner of the labelled objective is trained by plain DPO."""
+    """One policy per evaluation preference, all its own.
+
+    The one at the corner of the labelled objective is trained by plain DPO.
+    """
 
     schema = Settings
     settings: Settings
@@ -53,14 +64,20 @@ class Method(method.Method):
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         super().__init__(row, settings, objectives)
         if settings.objective is not None and settings.objective not in objectives:
-            raise MoaError(f"methods.{row}.objective: no objective '{settings.objective}'.{nearest(settings.objective, objectives)}")
+            raise MoaError(
+                f"methods.{row}.objective: no objective"
+                f" '{settings.objective}'.{nearest(settings.objective, objectives)}"
+            )
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:
         if self.settings.pairs is not None:
             locate(self.settings.pairs.source, self.settings.pairs.subset, self.settings.pairs.split)
         budget, least = ppo.steps * ppo.batch_size, self.settings.responses
         if budget < least:
-            raise MoaError(f"methods.{self.row}.responses: ppo.steps * ppo.batch_size = {budget} responses are less than the {least} that a prompt takes; raise ppo.batch_size")
+            raise MoaError(
+                f"methods.{self.row}.responses: ppo.steps * ppo.batch_size = {budget} responses are less than the"
+                f" {least} that a prompt takes; raise ppo.batch_size"
+            )
 
     def policies(self, evaluation: list[Preference]) -> list[method.Policy]:
         return method.weighted_policies(self.row, self.row, self.objectives, evaluation)

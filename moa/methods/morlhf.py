@@ -8,8 +8,9 @@ Differences from the Rewards-in-Context code, and choices:
    `ppo.whiten: none` this is the advantage of the summed normalised reward).
 2. Its three-objective runs always use 0.33 each; here every evaluation preference has its own policy.
 3. The corners are the single-objective policies, trained once and shared.
-4. The paper's prompts are plain. `prompts: preference` puts a policy's own weights into its prompts, so that it starts where
-   the conditioned methods start (the base has learnt from the warm start what a preference means); then no corner is shared.
+4. The paper's prompts are plain. `prompts: preference` puts a policy's own weights into its prompts, so that it starts
+   where the conditioned methods start (the base has learnt from the warm start what a preference means); then no corner
+   is shared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from moa.experiment.preferences import Preference, label
 
 
 class Settings(method.Settings):
-    corners: str = "single_objective"  # the row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`
+    # the row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`
+    corners: str = "single_objective"
     prompts: Literal["plain", "preference"] = "plain"  # what a policy reads: the prompt alone, or its weights as well
 
 

@@ -1,10 +1,12 @@
-"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for; docs/papers.md 1.3).
+"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for.
+
+Docs/papers.md 1.3).
 
     A_t = A^control_t,   r_control = -(1/N) sum_i (R~^i - p~_i)^2
 
-The policy is asked to match its preference and nothing else: a target inside the front is as good as one on it. Settings
-are those of MOC's control stream of its own (`control: sample`) for target and scale, outside the achieved range: a policy that only matches would
-have no reason to widen it.
+The policy is asked to match its preference and nothing else: a target inside the front is as good as one on it.
+Settings are those of MOC's control stream of its own (`control: sample`) for target and scale, outside the achieved
+range: a policy that only matches would have no reason to widen it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Method(method.Method):
     def extra_rewards(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         wanted = control.targets(preferences, self.settings.target)
         rewards = control.on_scale(scores, self.settings.scale, self.settings.target)
-        return control.per_sample(control.bounded(rewards, self.settings.scale, self.settings.target), wanted, 0.0)[:, None]
+        return control.per_sample(control.bounded(rewards, self.settings.scale, self.settings.target), wanted, 0.0)[
+            :, None
+        ]
 
     def control_error(self, scores: method.Scores, preferences: Tensor) -> Tensor:
         return -self.extra_rewards(scores, preferences).mean()

@@ -1,4 +1,6 @@
-"""PAMA: multi-objective RLHF with a closed form, O(n) in the number of objectives (He and Maghsudi 2025, arXiv 2508.07768).
+"""PAMA: multi-objective RLHF with a closed form, O(n) in the number of objectives.
+
+He and Maghsudi 2025, arXiv 2508.07768.
 
 Noon PPO ("no negative"):     A_t = max(A'_t, 0)
 Surrogate with a clip mask:   I(A) = A where u_t <= 1 + eps, else 0
@@ -12,9 +14,9 @@ Where the paper is silent or we had to choose (docs/papers.md 2.2, 2.3):
    it writes the reference policy in u.
 2. Granularity: a_i is I(A^i_t) of the token, its mean over the sequence, or over the batch. In all three c* multiplies
    the per-token advantages, A_t = sum_i c*_i I(A^i_t): one scalar for all tokens would lose all credit assignment.
-3. c* is computed once per batch of rollouts, where u = 1 and I(A) = A, as Algorithm 1 solves before it ascends. In later
-   epochs PPO's own clip does what I does: under Noon the combined advantage is never negative, and the clipped gradient of
-   a token with u > 1 + eps is 0.
+3. c* is computed once per batch of rollouts, where u = 1 and I(A) = A, as Algorithm 1 solves before it ascends. In
+   later epochs PPO's own clip does what I does: under Noon the combined advantage is never negative, and the clipped
+   gradient of a token with u > 1 + eps is 0.
 4. Whitening before Noon is the loop's `ppo.whiten`.
 """
 

@@ -1,4 +1,6 @@
-"""Rewards-in-Context: fine-tune on texts whose prompt shows their rewards (Yang et al. 2024, arXiv 2402.10207; docs/papers.md 3.3).
+"""Rewards-in-Context: fine-tune on texts whose prompt shows their rewards (Yang et al. 2024, arXiv 2402.10207.
+
+Docs/papers.md 3.3).
 
     offline   minimise -log pi(y | x, z(y)),     z_i = (r_i - mean_i) / std_i over the texts for fine-tuning
     online    the same on the policy's own responses with some z_i at or above its 0.7 quantile, and on some of the texts
@@ -28,7 +30,10 @@ DRAWS = 20_000  # of N(0, 1): the least and the largest of so many are about -3.
 
 class Settings(method.Settings):
     map: Map = "l2"  # from preference to target rewards
-    bounds: tuple[float, float] = (0.01, 0.99)  # quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1: min and max
+    bounds: tuple[float, float] = (
+        0.01,
+        0.99,
+    )  # quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1: min and max
     compat: Literal["ric"] | None = None  # ric: bounds from draws of N(0, 1), targets rounded to 0.1
     format: Format = "names"  # how rewards stand in the prompt; bars: a mark per tenth of the way between the bounds
     epochs: float = Field(1.0, gt=0)  # passes over the texts, offline
@@ -57,7 +62,10 @@ class Method(method.Method):
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:
         if self.settings.rounds > ppo.steps:
-            raise MoaError(f"methods.{self.row}.rounds: {self.settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of responses; lower it to {ppo.steps}")
+            raise MoaError(
+                f"methods.{self.row}.rounds: {self.settings.rounds} rounds share ppo.steps ({ppo.steps}) batches of"
+                f" responses; lower it to {ppo.steps}"
+            )
 
     def targets(self, rewards: Array, seed: int) -> Targets:
         """Return scale and bounds of the texts' raw rewards (n, K); the draws of `compat` depend on the seed alone.
@@ -68,7 +76,10 @@ class Method(method.Method):
         mean, std = rewards.mean(0), rewards.std(0)
         for name, spread in zip(self.objectives, std, strict=True):
             if spread == 0:
-                raise MoaError(f"methods.{self.row}: all texts have the same reward of objective '{name}', so it cannot be standardised; leave the row out")
+                raise MoaError(
+                    f"methods.{self.row}: all texts have the same reward of objective '{name}', so it cannot be"
+                    " standardised; leave the row out"
+                )
         settings = self.settings
         if settings.compat == "ric":
             drawn = np.random.default_rng(seed).standard_normal((DRAWS, len(self.objectives)))
@@ -77,9 +88,17 @@ class Method(method.Method):
             low, high = np.quantile((rewards - mean) / std, settings.bounds, axis=0)
         if settings.format == "bars" and not np.all(low < high):
             name = self.objectives[int(np.argmin(low < high))]
-            raise MoaError(f"methods.{self.row}.format: bars show tenths between the bounds, which are equal for objective '{name}'; widen its bounds, or take names")
-        columns = {name: tuple(column.tolist()) for name, column in (("low", low), ("high", high), ("mean", mean), ("std", std))}
-        return Targets(**columns, map=settings.map, format=settings.format, step=0.1 if settings.compat == "ric" else None)
+            raise MoaError(
+                f"methods.{self.row}.format: bars show tenths between the bounds, which are equal for objective"
+                f" '{name}'; widen its bounds, or take names"
+            )
+        columns = {
+            name: tuple(column.tolist())
+            for name, column in (("low", low), ("high", high), ("mean", mean), ("std", std))
+        }
+        return Targets(
+            **columns, map=settings.map, format=settings.format, step=0.1 if settings.compat == "ric" else None
+        )
 
 
 def zscores(rewards: NDArray[np.floating], targets: Targets) -> Array:

@@ -1,7 +1,8 @@
 """The warm-started reference: the base itself with the preference in its prompt, untrained by any reward.
 
-It shows what the conditional warm start alone gives (docs/papers.md 1.3; Rewards-in-Context's offline stage, arXiv 2402.10207),
-and so what a conditioned method's training adds. Without `conditioning.warm_start` the base has never seen a preference.
+It shows what the conditional warm start alone gives (docs/papers.md 1.3; Rewards-in-Context's offline stage, arXiv
+2402.10207), and so what a conditioned method's training adds. Without `conditioning.warm_start` the base has never seen
+a preference.
 """
 
 from moa import method

@@ -63,13 +63,18 @@ def owner(data: pa.Table, task: str, path: Path) -> Key:
     """Return the one row and seed that `data` belongs to."""
     tasks, methods, seeds = (pc.unique(data[name]).to_pylist() for name in ("task", "method", "seed"))
     if tasks != [task]:
-        raise MoaError(f"{path}: holds tasks {tasks}, expected '{task}'; " + ("it belongs to another experiment" if tasks else "it has no rows"))
+        raise MoaError(
+            f"{path}: holds tasks {tasks}, expected '{task}'; "
+            + ("it belongs to another experiment" if tasks else "it has no rows")
+        )
     if len(methods) != 1 or len(seeds) != 1:
         raise MoaError(f"{path}: holds rows {methods} and seeds {seeds}, expected one of each")
     return methods[0], seeds[0]
 
 
-def load(generations: Path, scores: Path, task: str, prompts: Sequence[str], roles: Sequence[tuple[str, str]]) -> Answers:
+def load(
+    generations: Path, scores: Path, task: str, prompts: Sequence[str], roles: Sequence[tuple[str, str]]
+) -> Answers:
     """Return the answers of one row and seed; every point must answer every prompt, every answer must have every score.
 
     Args:
@@ -84,7 +89,11 @@ def load(generations: Path, scores: Path, task: str, prompts: Sequence[str], rol
     point = responses["point"].to_numpy().astype(np.int64)
     preferences = _preferences(responses, point, generations, sum(role == "reward" for _, role in roles))
     who = f"{generations}: row '{method}', seed {seed}"
-    prompt = _positions(responses["prompt_id"], prompts, f"{who}: {{}} responses to prompts that are not evaluation prompts of this task")
+    prompt = _positions(
+        responses["prompt_id"],
+        prompts,
+        f"{who}: {{}} responses to prompts that are not evaluation prompts of this task",
+    )
     samples = _samples(prompt, point, len(prompts), len(preferences), who)
     means = _means(tables.read(tables.SCORES, scores), scores, prompts, roles, len(preferences), samples)
     rewards = np.stack([means[:, :, i] for i, (_, role) in enumerate(roles) if role == "reward"], axis=-1)
@@ -93,10 +102,15 @@ def load(generations: Path, scores: Path, task: str, prompts: Sequence[str], rol
 
 
 def _preferences(responses: pa.Table, point: Index, path: Path, objectives: int) -> list[Preference | None]:
-    pairs = {(p, None if v is None else tuple(v)) for p, v in zip(point.tolist(), responses["preference"].to_pylist(), strict=True)}
+    pairs = {
+        (p, None if v is None else tuple(v))
+        for p, v in zip(point.tolist(), responses["preference"].to_pylist(), strict=True)
+    }
     preferences = [v for _, v in sorted(pairs, key=lambda pair: pair[0])]
     if sorted(p for p, _ in pairs) != list(range(len(pairs))):
-        raise MoaError(f"{path}: points must be numbered from 0, each with one preference; found {sorted(p for p, _ in pairs)}")
+        raise MoaError(
+            f"{path}: points must be numbered from 0, each with one preference; found {sorted(p for p, _ in pairs)}"
+        )
     if len(preferences) > 1 and None in preferences or any(v is not None and len(v) != objectives for v in preferences):
         raise MoaError(f"{path}: preferences {preferences} do not fit {objectives} objectives")
     return preferences
@@ -116,11 +130,16 @@ def _samples(prompt: Index, point: Index, prompts: int, points: int, who: str) -
     samples = int(counts.max())
     if (counts < samples).any():
         short = (counts < samples).any(1).sum()
-        raise MoaError(f"{who}: {short} of {prompts} evaluation prompts lack responses at some point; run the stage generate again for this row")
+        raise MoaError(
+            f"{who}: {short} of {prompts} evaluation prompts lack responses at some point; run the stage generate again"
+            " for this row"
+        )
     return samples
 
 
-def _means(data: pa.Table, path: Path, prompts: Sequence[str], roles: Sequence[tuple[str, str]], points: int, samples: int) -> Array:
+def _means(
+    data: pa.Table, path: Path, prompts: Sequence[str], roles: Sequence[tuple[str, str]], points: int, samples: int
+) -> Array:
     """Return (P, M, len(roles)) scores averaged over samples."""
     method = data["method"][0].as_py() if data.num_rows else "?"
     who = f"{path}: row '{method}'"
@@ -128,8 +147,12 @@ def _means(data: pa.Table, path: Path, prompts: Sequence[str], roles: Sequence[t
     known = [f"{name} as {role}" for name, role in roles]
     unknown = sorted(set(pc.unique(labels).to_pylist()) - set(known))
     if unknown:
-        raise MoaError(f"{who}: scores of '{unknown[0]}', which this experiment does not have.{nearest(unknown[0], known)}")
-    prompt = _positions(data["prompt_id"], prompts, f"{who}: {{}} scores of prompts that are not evaluation prompts of this task")
+        raise MoaError(
+            f"{who}: scores of '{unknown[0]}', which this experiment does not have.{nearest(unknown[0], known)}"
+        )
+    prompt = _positions(
+        data["prompt_id"], prompts, f"{who}: {{}} scores of prompts that are not evaluation prompts of this task"
+    )
     point = data["point"].to_numpy()
     if data.num_rows and point.max() >= points:
         raise MoaError(f"{who}: scores of point {point.max()}, but its responses have points 0 to {points - 1}")
@@ -139,6 +162,9 @@ def _means(data: pa.Table, path: Path, prompts: Sequence[str], roles: Sequence[t
     if (counts != samples).any():
         wrong = (counts != samples).sum((0, 1))
         detail = ", ".join(f"{n} of '{label}'" for label, n in zip(known, wrong.tolist(), strict=True) if n)
-        raise MoaError(f"{who}: {detail} are missing among {len(prompts)} prompts x {points} points; run the stage score again for this row")
+        raise MoaError(
+            f"{who}: {detail} are missing among {len(prompts)} prompts x {points} points; run the stage score again for"
+            " this row"
+        )
     sums = np.bincount(cell, weights=data["score"].to_numpy().astype(np.float64), minlength=counts.size)
     return np.asarray(sums.reshape(shape) / samples)

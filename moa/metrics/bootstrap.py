@@ -34,15 +34,17 @@ def interval(values: Array) -> tuple[Array, Array]:
 
 
 def corrected_interval(estimate: float, values: Array) -> tuple[float, float]:
-    """Return the ends of the normal 95 % interval with the bootstrap's estimate of bias taken off (Davison and Hinkley 1997, chapter 5).
+    """Return the ends of the normal 95 % interval with the bootstrap's estimate of bias taken off.
+
+    Davison and Hinkley 1997, chapter 5.
 
         bias b = mean of the resampled values - estimate;  estimate - b -+ 1.96 standard deviations of them
 
-    For the hypervolume of M noisy points: the best of them are partly lucky, so that it is too large on average, the more
-    so the closer they lie. Every resample adds some more, and percentiles are off by both. Efron's BC interval takes
-    other percentiles of the same draws, few of which lie as low as the truth; the reverse percentile interval does as well
-    as this one on crowded points, but near 0 most of it is below 0. Where the bias is larger than the noise, the interval
-    is stretched to reach the estimate.
+    For the hypervolume of M noisy points: the best of them are partly lucky, so that it is too large on average, the
+    more so the closer they lie. Every resample adds some more, and percentiles are off by both. Efron's BC interval
+    takes other percentiles of the same draws, few of which lie as low as the truth; the reverse percentile interval
+    does as well as this one on crowded points, but near 0 most of it is below 0. Where the bias is larger than the
+    noise, the interval is stretched to reach the estimate.
 
     Args:
         estimate: what all prompts together give; not negative.

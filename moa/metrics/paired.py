@@ -27,5 +27,7 @@ def paired(a: Mapping[Run, float], b: Mapping[Run, float], level: float = 0.95) 
     mean = float(differences.mean())
     if len(differences) < 2:
         return Difference(mean, float("nan"), float("nan"), 1)
-    half = float(student.ppf((1 + level) / 2, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences)))
+    half = float(
+        student.ppf((1 + level) / 2, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    )
     return Difference(mean, mean - half, mean + half, len(differences))

@@ -1,6 +1,7 @@
 """Does the policy follow its preference? Rank agreement and distance between preference and reward.
 
-Definitions: docs/papers.md 1.4, "Our metric definitions". Notation: M points (preferences); K objectives; '...' any leading axes.
+Definitions: docs/papers.md 1.4, "Our metric definitions". Notation: M points (preferences); K objectives; '...' any
+    leading axes.
 """
 
 import numpy as np
@@ -28,10 +29,13 @@ def kendall_tau(component: Array, rewards: Array) -> Array:
 
 
 def tau_bound(component: Array) -> float:
-    """Return the largest tau-b that (M,) preference components allow: sqrt(pairs that differ / all pairs), NaN if none differs.
+    """Return the largest tau-b that (M,) preference components allow.
+
+    Sqrt(pairs that differ / all pairs), NaN if none differs.
 
     Rewards without ties give tau_b = (sum s_ij t_ij) / sqrt(sum s_ij^2  M (M - 1) / 2), at most this. With two objectives the
-    components of a lattice all differ and it is 1; with more they have ties: 0.90 at 15 preferences over three objectives.
+    components of a lattice all differ and it is 1; with more they have ties: 0.90 at 15 preferences over three
+    objectives.
     """
     i, j = np.triu_indices(len(component), 1)
     differ = component[i] != component[j]
@@ -55,7 +59,9 @@ def order_rate(component: Array, rewards: Array) -> Array:
 
 
 def control_error(preferences: Array, normalised: Array) -> Array:
-    """Return the mean over points of (1/K) sum_k (clip(r_k, 0, 1) - p_k)^2; MOC's constraint (docs/papers.md 1.2) at evaluation.
+    """Return the mean over points of (1/K) sum_k (clip(r_k, 0, 1) - p_k)^2.
+
+    MOC's constraint (docs/papers.md 1.2) at evaluation.
 
     Args:
         preferences: (M, K).

@@ -31,6 +31,9 @@ def repeats(sequence: Sequence[str]) -> bool:
 
 
 def distinct(sequences: Sequence[Sequence[str]], size: int) -> float:
-    """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses' words together; 0 where there are none."""
+    """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses' words together.
+
+    0 where there are none.
+    """
     seen = [gram for sequence in sequences for gram in grams(sequence, size)]
     return len(set(seen)) / len(seen) if seen else 0.0

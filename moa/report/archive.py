@@ -1,9 +1,10 @@
 """Keeps the metrics of long runs as small Parquet files that a later run extends, and compares methods over seeds.
 
-An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task, and settings.json with what
-answers are compared on: the reference policy's responses, evaluation prompts, preferences, decoding. Rows of a method and seed
-that a run holds replace the archive's; all others stay. What was measured against another base, or on other settings, is
-refused, whatever the task is called; a setting that the archive does not hold yet is taken from the next run.
+An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task, and settings.json with
+what answers are compared on: the reference policy's responses, evaluation prompts, preferences, decoding. Rows of a
+method and seed that a run holds replace the archive's; all others stay. What was measured against another base, or on
+other settings, is refused, whatever the task is called; a setting that the archive does not hold yet is taken from the
+next run.
 
     python -m moa.report.archive --task reviews_full --folder benchmarks/full --against linear
 """
@@ -26,7 +27,9 @@ from moa.store.provenance import text_hash
 
 KEPT = (tables.METRICS, tables.POINTS)
 COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired difference is printed
-OVER_OBJECTIVES = ("order_rate",)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
+OVER_OBJECTIVES = (
+    "order_rate",
+)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
 SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
 METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl", "seconds")
@@ -36,7 +39,8 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
     """Take the task's metrics and points into the folder; return how many rows each file holds now.
 
     Raises:
-        MoaError: the database has no such task, or the folder holds what was measured on another scale or on other settings.
+        MoaError: the database has no such task, or the folder holds what was measured on another scale or on other
+            settings.
     """
     with sql.reading(database) as connection:
         scale = _rows(connection, tables.NORMALISER, task)
@@ -49,13 +53,20 @@ def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
         found[0] += _whole_rows(connection, task)
     folder.mkdir(parents=True, exist_ok=True)
     tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
-    atomically(folder / "settings.json", lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"))
+    atomically(
+        folder / "settings.json",
+        lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"),
+    )
     counts = {}
     for kept, rows in zip(KEPT, found, strict=True):
         path = folder / f"{kept.name}.parquet"
         fresh = {(r["method"], r["seed"]) for r in rows}
         if path.exists():
-            rows += [{**r, "task": task} for r in tables.read(kept, path).to_pylist() if (r["method"], r["seed"]) not in fresh]
+            rows += [
+                {**r, "task": task}
+                for r in tables.read(kept, path).to_pylist()
+                if (r["method"], r["seed"]) not in fresh
+            ]
         rows.sort(key=lambda r: tuple(str(r[k]) for k in kept.key))
         tables.write(kept, rows, path)
         counts[kept.name] = len(rows)
@@ -67,11 +78,22 @@ def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) 
 
 
 def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
-    """Return the rows' KL to the reference and seconds of training as metrics; no prompt and no point stands behind them."""
+    """Return the rows' KL to the reference and seconds of training as metrics.
+
+    No prompt and no point stands behind them.
+    """
     nothing = {"task": task, "objective": "all", "low": None, "high": None, "points": 0, "n": 0}
-    kl = rows_of(connection, f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task", task=task)
+    kl = rows_of(
+        connection,
+        f"SELECT * FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) WHERE task = $task",
+        task=task,
+    )
     found = {"kl": kl, "seconds": rows_of(connection, f"SELECT * FROM ({sql.TRAINING}) WHERE task = $task", task=task)}
-    return [{**nothing, "method": r["method"], "seed": r["seed"], "metric": name, "value": r[name]} for name, rows in found.items() for r in rows]
+    return [
+        {**nothing, "method": r["method"], "seed": r["seed"], "metric": name, "value": r[name]}
+        for name, rows in found.items()
+        for r in rows
+    ]
 
 
 def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
@@ -82,16 +104,29 @@ def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
     before, now = (sorted(tuple(row[c] for c in SCALE) for row in rows) for rows in (stored, scale))
     if before != now:
         shown = ", ".join(SCALE)
-        raise MoaError(f"{path}: measured on another scale ({shown}): {before}, this run has {now}; its base, rewards or decoding differ, so name another --folder")
+        raise MoaError(
+            f"{path}: measured on another scale ({shown}): {before}, this run has {now}; its base, rewards or decoding"
+            " differ, so name another --folder"
+        )
 
 
 def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any]:
     """Return what a row's answers are compared on, as JSON holds it: reference, prompts, preferences, decoding."""
     run = json.loads(rows_of(connection, "SELECT config FROM runs WHERE task = $task", task=task)[0]["config"])
-    prompts = rows_of(connection, "SELECT prompt_id FROM prompts WHERE task = $task AND split = 'evaluation' ORDER BY prompt_id", task=task)
+    prompts = rows_of(
+        connection,
+        "SELECT prompt_id FROM prompts WHERE task = $task AND split = 'evaluation' ORDER BY prompt_id",
+        task=task,
+    )
     # Not the normaliser's own hash: it covers the settings of the stage, whose schema grows, and the task's name.
-    answers = rows_of(connection, "SELECT prompt_id, response FROM reference_responses WHERE task = $task ORDER BY prompt_id, sample", task=task)
-    grid = Grid.model_validate(run["preferences"]["evaluation"]).preferences(len(run["objectives"]), "preferences.evaluation.points")
+    answers = rows_of(
+        connection,
+        "SELECT prompt_id, response FROM reference_responses WHERE task = $task ORDER BY prompt_id, sample",
+        task=task,
+    )
+    grid = Grid.model_validate(run["preferences"]["evaluation"]).preferences(
+        len(run["objectives"]), "preferences.evaluation.points"
+    )
     return {
         "reference_responses": text_hash(*(part for row in answers for part in (row["prompt_id"], row["response"]))),
         "evaluation_prompts": text_hash(*(row["prompt_id"] for row in prompts)),
@@ -106,16 +141,21 @@ def _same_settings(settings: dict[str, Any], path: Path) -> None:
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MoaError(f"{path}: not readable as the archive's settings ({error}); restore the file, or name another --folder") from error
+        raise MoaError(
+            f"{path}: not readable as the archive's settings ({error}); restore the file, or name another --folder"
+        ) from error
     for key, before in stored.items():
         if settings.get(key) != before:
-            raise MoaError(f"{path}: measured with {key} {before}, this run has {settings.get(key)}; name another --folder")
+            raise MoaError(
+                f"{path}: measured with {key} {before}, this run has {settings.get(key)}; name another --folder"
+            )
 
 
 def over_seeds(folder: Path, against: str | None) -> str:
     """Return a Markdown table: each metric's mean over seeds with its t-interval, and the paired difference to a row.
 
-    Beside the metrics that are compared stands what the choice of prompts is worth: the seeds' bootstrap intervals, averaged.
+    Beside the metrics that are compared stands what the choice of prompts is worth: the seeds' bootstrap intervals,
+    averaged.
     """
     rows = tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
     values: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -129,7 +169,10 @@ def over_seeds(folder: Path, against: str | None) -> str:
     methods = sorted({m for m, _, _ in values}, key=lambda m: -_mean(values.get((m, "hypervolume", "all"), {})))
     if against is not None and against not in methods:
         raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
-    columns = sorted({(m, o) for _, m, o in values if o == "all" or m not in OVER_OBJECTIVES}, key=lambda c: (METRICS.index(c[0]), c[1]))
+    columns = sorted(
+        {(m, o) for _, m, o in values if o == "all" or m not in OVER_OBJECTIVES},
+        key=lambda c: (METRICS.index(c[0]), c[1]),
+    )
     head, lines = ["method"], [[method] for method in methods]
     for metric, objective in columns:
         compared = against is not None and (metric, objective) in COMPARED
@@ -145,10 +188,17 @@ def over_seeds(folder: Path, against: str | None) -> str:
             if prompts:
                 line.append(_interval(bootstrap.get((method, metric, objective), [])))
             if compared:
-                line.append("" if method == against or not mine else _difference(mine, values.get((str(against), metric, objective), {})))
+                line.append(
+                    ""
+                    if method == against or not mine
+                    else _difference(mine, values.get((str(against), metric, objective), {}))
+                )
     points = {r["method"]: str(r["points"]) for r in rows if r["metric"] == "hypervolume"}
     seeds = [str(len(values[method, "hypervolume", "all"])) for method in methods]
-    return table([*head, "points", "seeds"], [[*line, points[method], count] for line, method, count in zip(lines, methods, seeds, strict=True)])
+    return table(
+        [*head, "points", "seeds"],
+        [[*line, points[method], count] for line, method, count in zip(lines, methods, seeds, strict=True)],
+    )
 
 
 def _mean(by_seed: dict[int, float]) -> float:
@@ -163,7 +213,11 @@ def _cell(by_seed: dict[int, float], digits: int) -> str:
     if not by_seed:
         return "-"
     found = paired(by_seed, dict.fromkeys(by_seed, 0.0))
-    return f"{found.mean:.{digits}f}" if found.seeds < 2 else f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}"
+    return (
+        f"{found.mean:.{digits}f}"
+        if found.seeds < 2
+        else f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}"
+    )
 
 
 def _interval(found: list[tuple[float, float]]) -> str:

@@ -1,4 +1,6 @@
-"""Charts as plain data for Plotly: fronts and control. Colours are names ('@c0') that page.js resolves for light and dark.
+"""Charts as plain data for Plotly: fronts and control.
+
+Colours are names ('@c0') that page.js resolves for light and dark.
 
 Only numbers and the names of methods, objectives and policies enter a chart, names escaped; generated text never does.
 """
@@ -19,7 +21,10 @@ MARGIN = {"l": 64, "r": 24, "t": 16, "b": 56}
 
 def front(task: Task, look: dict[str, Look], x: str, y: str) -> Figure:
     """Return the chart of objectives `x` and `y`, raw and normalised, with direct labels for two objectives."""
-    return {"height": HEIGHT if len(task.objectives) == 2 else 420, "variants": {scale: _front(task, look, x, y, scale) for scale in ("raw", "normalised")}}
+    return {
+        "height": HEIGHT if len(task.objectives) == 2 else 420,
+        "variants": {scale: _front(task, look, x, y, scale) for scale in ("raw", "normalised")},
+    }
 
 
 def fronts(task: Task, look: dict[str, Look]) -> list[tuple[str, str, Figure]]:
@@ -74,7 +79,11 @@ def _hover(task: Task, point: Point) -> list[str]:
     for objective, score in point.raw.items():
         bounds = words.interval(score.low, score.high)
         normalised = point.normalised.get(objective)
-        lines.append(f"{objective} {words.number(score.mean)}" + (f" ({bounds})" if bounds else "") + (f", normalised {words.number(normalised.mean)}" if normalised else ""))
+        lines.append(
+            f"{objective} {words.number(score.mean)}"
+            + (f" ({bounds})" if bounds else "")
+            + (f", normalised {words.number(normalised.mean)}" if normalised else "")
+        )
     lines.append(f"{words.amount(point.n)} responses, {point.seeds} {words.plural('seed', point.seeds)}")
     if point.degenerate:
         lines.append("degenerate: " + (point.quality["reason"] or ""))
@@ -99,20 +108,41 @@ def _area(task: Task, look: dict[str, Look], x: str, y: str, scale: str) -> list
         return []
     colour = look[task.best].colour
     position = {"x": [p[0] for p in outline], "y": [p[1] for p in outline]}
-    style = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": f"@{colour}:0.1", "hoverinfo": "skip"}
+    style = {
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": f"@{colour}:0.1",
+        "hoverinfo": "skip",
+    }
     return [{"type": "scatter", "name": f"hypervolume of {chart_text(task.best)}", **position, **style}]
 
 
 def _crosses(positions: list[tuple[float, float]]) -> Figure:
     marker = {"symbol": "x-thin-open", "size": 15, "color": "@ink", "line": {"width": 1.5}}
     place_ = {"x": [p[0] for p in positions], "y": [p[1] for p in positions]}
-    return {"type": "scatter", "name": "degenerate text (hollow, crossed)", "mode": "markers", "marker": marker, "hoverinfo": "skip", **place_}
+    return {
+        "type": "scatter",
+        "name": "degenerate text (hollow, crossed)",
+        "mode": "markers",
+        "marker": marker,
+        "hoverinfo": "skip",
+        **place_,
+    }
 
 
 def _reference(x: float, y: float) -> Figure:
     marker = {"symbol": "cross-thin-open", "size": 16, "color": "@muted", "line": {"width": 2}}
     hover = "<b>reference point</b><br>hypervolume is measured from here<extra></extra>"
-    return {"type": "scatter", "name": "reference point", "mode": "markers", "x": [x], "y": [y], "marker": marker, "hovertemplate": hover}
+    return {
+        "type": "scatter",
+        "name": "reference point",
+        "mode": "markers",
+        "x": [x],
+        "y": [y],
+        "marker": marker,
+        "hovertemplate": hover,
+    }
 
 
 def _labels(task: Task, look: dict[str, Look], horizontal: Axis, vertical: Axis, scale: str) -> list[Figure]:
@@ -127,12 +157,18 @@ def _labels(task: Task, look: dict[str, Look], horizontal: Axis, vertical: Axis,
     series = [(m, [pixel(q) for p in task.of(m) if (q := at(p, x, y, scale)) is not None]) for m in task.methods]
     made = []
     for label in place(series, width, height):
-        anchor = (horizontal.low + label.anchor[0] / width * (horizontal.high - horizontal.low), vertical.high - label.anchor[1] / height * (vertical.high - vertical.low))
+        anchor = (
+            horizontal.low + label.anchor[0] / width * (horizontal.high - horizontal.low),
+            vertical.high - label.anchor[1] / height * (vertical.high - vertical.low),
+        )
         shift = {"ax": label.centre[0] - label.anchor[0], "ay": label.centre[1] - label.anchor[1]}
         made.append(
             {
                 **{"x": anchor[0], "y": anchor[1], "text": chart_text(label.text), **shift},
-                **{"font": {"color": f"@{look[label.text].colour}", "size": 12}, "arrowcolor": f"@{look[label.text].colour}:0.5"},
+                **{
+                    "font": {"color": f"@{look[label.text].colour}", "size": 12},
+                    "arrowcolor": f"@{look[label.text].colour}:0.5",
+                },
                 **{"arrowwidth": 0.8, "arrowhead": 0, "standoff": 6, "showarrow": True},
             }
         )
@@ -145,7 +181,10 @@ def control(task: Task, look: dict[str, Look], objective: str) -> Figure:
     drawn = axis(task, objective, "raw")
     layout = {
         "xaxis": {"title": {"text": f"weight of {chart_text(objective)} in the preference"}, "range": [-0.04, 1.04]},
-        "yaxis": {"title": {"text": f"{chart_text(objective)} (mean score)"}, "range": _without_reference(task, objective, drawn)},
+        "yaxis": {
+            "title": {"text": f"{chart_text(objective)} (mean score)"},
+            "range": _without_reference(task, objective, drawn),
+        },
         "margin": MARGIN,
         # Below the axis title, which a legend of many methods would cover.
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "font": {"size": 12}},
@@ -168,19 +207,41 @@ def _steering(task: Task, look: Look, method: str, objective: str) -> Figure | N
     if not shown:
         return None
     tau = task.tau(method, objective)
-    legend = f"{chart_text(method)} (tau {words.number(tau['value'], 2)})" if tau else f"{chart_text(method)} ({words.unsteered(task, method)})"
+    legend = (
+        f"{chart_text(method)} (tau {words.number(tau['value'], 2)})"
+        if tau
+        else f"{chart_text(method)} ({words.unsteered(task, method)})"
+    )
     line = {"color": f"@{look.colour}", "width": 1.8, "dash": look.dash}
     if shown[0].preference is None:
         level = shown[0].raw[objective].mean
         hover = f"<b>{chart_text(method)}</b><br>takes no preference<br>%{{y:.3f}}<extra></extra>"
-        return {"type": "scatter", "name": legend, "mode": "lines", "x": [0, 1], "y": [level, level], "line": line, "hovertemplate": hover}
+        return {
+            "type": "scatter",
+            "name": legend,
+            "mode": "lines",
+            "x": [0, 1],
+            "y": [level, level],
+            "line": line,
+            "hovertemplate": hover,
+        }
     by_weight: dict[float, list[Score]] = {}
     for p in sorted(shown, key=lambda p: (p.preference or [])[k]):
         by_weight.setdefault((p.preference or [])[k], []).append(p.raw[objective])
     averaged = [_average(scores) for scores in by_weight.values()]
     return {
-        **{"type": "scatter", "name": legend, "mode": "lines+markers", "x": list(by_weight), "y": [s.mean for s in averaged]},
-        **{"line": line, "marker": {"symbol": look.symbol, "size": 9, "color": f"@{look.colour}"}, "error_y": _bars(averaged, look)},
+        **{
+            "type": "scatter",
+            "name": legend,
+            "mode": "lines+markers",
+            "x": list(by_weight),
+            "y": [s.mean for s in averaged],
+        },
+        **{
+            "line": line,
+            "marker": {"symbol": look.symbol, "size": 9, "color": f"@{look.colour}"},
+            "error_y": _bars(averaged, look),
+        },
         "hovertemplate": f"<b>{chart_text(method)}</b><br>weight %{{x:.3g}}<br>mean score %{{y:.3f}}<extra></extra>",
     }
 

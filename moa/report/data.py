@@ -98,7 +98,9 @@ class Task:
         return None if row is None or row["value"] == 1 else float(row["value"])
 
     def _metric(self, method: str, metric: str, objective: str) -> Row | None:
-        found = [r for r in self.rows("metrics") if (r["method"], r["metric"], r["objective"]) == (method, metric, objective)]
+        found = [
+            r for r in self.rows("metrics") if (r["method"], r["metric"], r["objective"]) == (method, metric, objective)
+        ]
         return found[0] if found and found[0]["value"] is not None else None
 
     @cached_property
@@ -132,7 +134,18 @@ def parsed(text: str) -> Row:
     return value if isinstance(value, dict) else {}
 
 
-SECTIONS = ("leaderboard", "metrics", "points", "quality", "payoff", "normaliser", "fluency", "curves", "examples", "costs")
+SECTIONS = (
+    "leaderboard",
+    "metrics",
+    "points",
+    "quality",
+    "payoff",
+    "normaliser",
+    "fluency",
+    "curves",
+    "examples",
+    "costs",
+)
 
 
 def read(connection: duckdb.DuckDBPyConnection) -> list[Task]:
@@ -155,7 +168,9 @@ def _task(connection: duckdb.DuckDBPyConnection, run: Row, sql: str) -> Task:
     answers = {name: ask(connection, name, task=run["task"]) for name in SECTIONS}
     answers["run"] = Answer([run], sql)
     methods = [r["method"] for r in answers["leaderboard"].rows]
-    return Task(run["task"], run["objectives"], run, answers, methods, _points(answers["points"].rows, answers["quality"].rows))
+    return Task(
+        run["task"], run["objectives"], run, answers, methods, _points(answers["points"].rows, answers["quality"].rows)
+    )
 
 
 def _points(scores: list[Row], quality: list[Row]) -> list[Point]:

@@ -45,9 +45,16 @@ def render() -> str:
 
 def _section(table: tables.Table) -> str:
     key = table.key if "task" in table.key else ("task", *table.key)
-    lines = [f"## {table.name}\n", f"{_sentence(table.meaning)} One row per {', '.join(key)}.\n", f"Made from: `{FILES[table.name]}`\n"]
+    lines = [
+        f"## {table.name}\n",
+        f"{_sentence(table.meaning)} One row per {', '.join(key)}.\n",
+        f"Made from: `{FILES[table.name]}`\n",
+    ]
     lines += ["| column | type | meaning | NULL means |", "|---|---|---|---|"]
-    lines += [f"| {name} | {sql_type(column.type)} | {_escape(column.meaning)} | {_escape(column.null)} |" for name, column in table.columns.items()]
+    lines += [
+        f"| {name} | {sql_type(column.type)} | {_escape(column.meaning)} | {_escape(column.null)} |"
+        for name, column in table.columns.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -65,20 +65,29 @@ class Panel:
     description: str
 
 
-def panel(task: Task, look: dict[str, Look], x: str, y: str, width: float = 600, height: float = 420, scale: str = "raw") -> Panel:
+def panel(
+    task: Task, look: dict[str, Look], x: str, y: str, width: float = 600, height: float = 420, scale: str = "raw"
+) -> Panel:
     """Return the drawing of objectives `x` and `y`; direct labels for two objectives."""
     horizontal, vertical = axis(task, x, scale), axis(task, y, scale)
     frame = (INSET["left"], INSET["top"], width - INSET["right"], height - INSET["bottom"])
     pixel = _projection(horizontal, vertical, frame)
     series = [_series(task, look[m], m, (x, y), scale, pixel) for m in task.methods]
     outline = [pixel(p) for p in shade(task, x, y, scale)]
-    reference = pixel((horizontal.reference, vertical.reference)) if horizontal.reference is not None and vertical.reference is not None else None
+    reference = (
+        pixel((horizontal.reference, vertical.reference))
+        if horizontal.reference is not None and vertical.reference is not None
+        else None
+    )
     return Panel(
         width=width,
         height=height,
         titles=(x, y),
         frame=frame,
-        ticks=(_ticks(horizontal, lambda v: pixel((v, vertical.low))[0]), _ticks(vertical, lambda v: pixel((horizontal.low, v))[1])),
+        ticks=(
+            _ticks(horizontal, lambda v: pixel((v, vertical.low))[0]),
+            _ticks(vertical, lambda v: pixel((horizontal.low, v))[1]),
+        ),
         series=series,
         labels=_labels(series, frame) if len(task.objectives) == 2 else [],
         area=_path(outline),
@@ -93,7 +102,9 @@ def describe(task: Task, x: str, y: str) -> str:
     return f"Mean {x} against mean {y} for each method and preference of task {task.name}. {words.headline(task)}"
 
 
-def _projection(horizontal: Axis, vertical: Axis, frame: tuple[float, float, float, float]) -> Callable[[Position], Position]:
+def _projection(
+    horizontal: Axis, vertical: Axis, frame: tuple[float, float, float, float]
+) -> Callable[[Position], Position]:
     left, top, right, bottom = frame
 
     def pixel(position: Position) -> Position:
@@ -108,7 +119,9 @@ def _ticks(drawn: Axis, pixel: Callable[[float], float]) -> list[tuple[float, st
     return [(pixel(v), f"{v:.10g}".replace("-", words.MINUS)) for v in ticks(drawn.low, drawn.high)]
 
 
-def _series(task: Task, look: Look, method: str, objectives: tuple[str, str], scale: str, pixel: Callable[[Position], Position]) -> Series:
+def _series(
+    task: Task, look: Look, method: str, objectives: tuple[str, str], scale: str, pixel: Callable[[Position], Position]
+) -> Series:
     shown = [(p, pixel(q)) for p in task.of(method) if (q := at(p, *objectives, scale)) is not None]
     marks = [Mark(markers(look.symbol, q[0], q[1], SIZE), q[0], q[1], p.degenerate, _title(task, p)) for p, q in shown]
     bars = "".join(_bars(p, objectives, scale, pixel) for p, _ in shown)
@@ -128,7 +141,9 @@ def _bars(point: Point, objectives: tuple[str, str], scale: str, pixel: Callable
 
 def _title(task: Task, point: Point) -> str:
     scores = ", ".join(f"{o} {words.number(s.mean)}" for o, s in point.raw.items())
-    return f"{point.method}; preference {words.preference(point.preference, task.objectives)}; {scores}" + ("; degenerate" if point.degenerate else "")
+    return f"{point.method}; preference {words.preference(point.preference, task.objectives)}; {scores}" + (
+        "; degenerate" if point.degenerate else ""
+    )
 
 
 def _path(positions: list[Position]) -> str:
@@ -139,7 +154,9 @@ def _labels(series: list[Series], frame: tuple[float, float, float, float]) -> l
     """Labels are placed relative to the frame, which they may not leave."""
     left, top, right, bottom = frame
     found = place([(s.method, [(m.x - left, m.y - top) for m in s.marks]) for s in series], right - left, bottom - top)
-    return [Label(f.text, (f.anchor[0] + left, f.anchor[1] + top), (f.centre[0] + left, f.centre[1] + top)) for f in found]
+    return [
+        Label(f.text, (f.anchor[0] + left, f.anchor[1] + top), (f.centre[0] + left, f.centre[1] + top)) for f in found
+    ]
 
 
 def leader(label: Label) -> str:
@@ -155,8 +172,16 @@ def embedded(task: Task, look: dict[str, Look], x: str, y: str, width: float = 6
 
 
 def all_looks(tasks: list[Task]) -> dict[str, Look]:
-    """Return one look per method of any task, in the order in which the experiments list them: the same in pages and drawings."""
-    wanted = [m for task in tasks for m in [*task.config.get("run", {}).get("methods", []), *sorted(task.methods)] if m in task.methods]
+    """Return one look per method of any task, in the order in which the experiments list them.
+
+    The same in pages and drawings.
+    """
+    wanted = [
+        m
+        for task in tasks
+        for m in [*task.config.get("run", {}).get("methods", []), *sorted(task.methods)]
+        if m in task.methods
+    ]
     return looks(wanted)
 
 
@@ -183,7 +208,17 @@ def _colours(palette: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _render(template: str, **values: Any) -> str:
-    return environment().get_template(template).render(**values, words=words, markers=markers, leader=leader, palette=dict(_colours(LIGHT)) | {"neutral": "#5f6b76"})
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            **values,
+            words=words,
+            markers=markers,
+            leader=leader,
+            palette=dict(_colours(LIGHT)) | {"neutral": "#5f6b76"},
+        )
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -35,7 +35,9 @@ def axis(task: Task, objective: str, scale: str) -> Axis:
     """Return an axis that shows every mean, every interval and the reference point, with a margin."""
     declared = reference(task, objective, scale)
     scores = [p.scores(scale)[objective] for p in task.points if objective in p.scores(scale)]
-    values = [v for s in scores for v in (s.mean, s.low, s.high) if v is not None] + ([declared] if declared is not None else [])
+    values = [v for s in scores for v in (s.mean, s.low, s.high) if v is not None] + (
+        [declared] if declared is not None else []
+    )
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.07 * (high - low) or 0.5
     return Axis(objective, low - margin, high + margin, declared)
@@ -48,7 +50,10 @@ def at(point: Point, x: str, y: str, scale: str) -> Position | None:
 
 
 def dominated(points: list[Position], corner: Position) -> list[Position]:
-    """Return the outline of the area between the front of `points` and the reference point `corner`; [] without area."""
+    """Return the outline of the area between the front of `points` and the reference point `corner`.
+
+    [] without area.
+    """
     front: list[Position] = []
     for x, y in sorted((p for p in points if p[0] > corner[0] and p[1] > corner[1]), reverse=True):
         if not front or y > front[-1][1]:
@@ -62,7 +67,10 @@ def dominated(points: list[Position], corner: Position) -> list[Position]:
 
 
 def shade(task: Task, x: str, y: str, scale: str) -> list[Position]:
-    """Return the outline of the best method's readable hypervolume; [] for projections, where the area means nothing."""
+    """Return the outline of the best method's readable hypervolume.
+
+    [] for projections, where the area means nothing.
+    """
     corner = (reference(task, x, scale), reference(task, y, scale))
     if len(task.objectives) != 2 or task.best is None or corner[0] is None or corner[1] is None:
         return []

@@ -1,4 +1,7 @@
-"""Puts direct labels beside the points of a chart so that they cover as little as possible. Units: pixels, y downwards."""
+"""Puts direct labels beside the points of a chart so that they cover as little as possible.
+
+Units: pixels, y downwards.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,9 +51,11 @@ def place(series: Sequence[tuple[str, Sequence[Position]]], width: float, height
 
 def _directions(text: str) -> list[Position]:
     half = len(text) * CHARACTER / 2
-    return [(sx * (half + gap), sy * gap) for gap in (11.0, 20.0, 34.0) for sx, sy in ((1, -1), (-1, -1), (1, 1), (-1, 1), (1, 0), (-1, 0))] + [
-        (0.0, sign * gap) for gap in (16.0, 28.0, 44.0) for sign in (-1, 1)
-    ]
+    return [
+        (sx * (half + gap), sy * gap)
+        for gap in (11.0, 20.0, 34.0)
+        for sx, sy in ((1, -1), (-1, -1), (1, 1), (-1, 1), (1, 0), (-1, 0))
+    ] + [(0.0, sign * gap) for gap in (16.0, 28.0, 44.0) for sign in (-1, 1)]
 
 
 def _option(text: str, anchor: Position, dx: float, dy: float) -> tuple[Label, Box]:
@@ -61,10 +66,20 @@ def _option(text: str, anchor: Position, dx: float, dy: float) -> tuple[Label, B
 
 def _along(start: Position, end: Position) -> list[Position]:
     count = max(1, int(max(abs(end[0] - start[0]), abs(end[1] - start[1])) // 8))
-    return [(start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count) for i in range(1, count)]
+    return [
+        (start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count)
+        for i in range(1, count)
+    ]
 
 
-def _cost(option: tuple[Label, Box], taken: Sequence[Box], marks: Sequence[Position], lines: Sequence[Position], width: float, height: float) -> float:
+def _cost(
+    option: tuple[Label, Box],
+    taken: Sequence[Box],
+    marks: Sequence[Position],
+    lines: Sequence[Position],
+    width: float,
+    height: float,
+) -> float:
     label, box = option
     outside = max(0.0, -box.left) + max(0.0, box.right - width) + max(0.0, -box.top) + max(0.0, box.bottom - height)
     wide = Box(box.left - 5, box.top - 5, box.right + 5, box.bottom + 5)

@@ -16,7 +16,20 @@ QUERY = """
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
 WIDTH = 150  # where there is no terminal to ask
-HEADINGS = ("method", "hypervolume", "95 % interval", "readable", "tau", "KL", "points", "degenerate", "prompts", "seeds", "policies", "training")
+HEADINGS = (
+    "method",
+    "hypervolume",
+    "95 % interval",
+    "readable",
+    "tau",
+    "KL",
+    "points",
+    "degenerate",
+    "prompts",
+    "seeds",
+    "policies",
+    "training",
+)
 
 
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
@@ -24,9 +37,36 @@ def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
     with reading(database) as connection:
         found = connection.execute(QUERY).fetchall()
     tasks: dict[str, list[tuple[str, ...]]] = {}
-    for task, method, volume, low, high, readable, tau, bound, kl, points, degenerate, prompts, seeds, models, seconds in found:
+    for (
+        task,
+        method,
+        volume,
+        low,
+        high,
+        readable,
+        tau,
+        bound,
+        kl,
+        points,
+        degenerate,
+        prompts,
+        seeds,
+        models,
+        seconds,
+    ) in found:
         cells = (method, figure(volume), f"{figure(low)} .. {figure(high)}", figure(readable), _tau(tau, bound, points))
-        tasks.setdefault(task, []).append((*cells, "-" if kl is None else f"{kl:.2f}", str(points), f"{degenerate:g}", str(prompts), str(seeds), f"{models:g}", f"{seconds:.0f} s"))
+        tasks.setdefault(task, []).append(
+            (
+                *cells,
+                "-" if kl is None else f"{kl:.2f}",
+                str(points),
+                f"{degenerate:g}",
+                str(prompts),
+                str(seeds),
+                f"{models:g}",
+                f"{seconds:.0f} s",
+            )
+        )
     return tasks
 
 
@@ -47,8 +87,14 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
         raise MoaError(f"{database}: no task '{task}'.{nearest(task, tasks)}")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
-        table = Table(title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first", box=box.SIMPLE, title_justify="left")
-        table.add_column(HEADINGS[0], min_width=max(len(cells[0]) for cells in tasks[name]))  # a name cut short names nothing
+        table = Table(
+            title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first",
+            box=box.SIMPLE,
+            title_justify="left",
+        )
+        table.add_column(
+            HEADINGS[0], min_width=max(len(cells[0]) for cells in tasks[name])
+        )  # a name cut short names nothing
         for heading in HEADINGS[1:]:
             table.add_column(heading, justify="right")
         for cells in tasks[name]:

@@ -43,7 +43,11 @@ def task_page(task: Task, tasks: list[Task]) -> str:
         tasks=tasks,
         fronts=[(x, y, chart_json(figure), figure["height"]) for x, y, figure in charts.fronts(task, look)],
         drawings=[embedded(task, look, x, y, **_size(task)) for x, y in pairs(task)],
-        controls=[(o, chart_json(figure), figure["height"]) for o in task.objectives for figure in [charts.control(task, look, o)]],
+        controls=[
+            (o, chart_json(figure), figure["height"])
+            for o in task.objectives
+            for figure in [charts.control(task, look, o)]
+        ],
         multiples=[(small, chart_json(small.figure)) for small in curves.multiples(task, look)],
         payoff=payoff(task),
         examples=examples(task),
@@ -58,19 +62,23 @@ def _size(task: Task) -> dict[str, float]:
 
 
 def _render(template: str, scripts: list[Markup], look: dict[str, Look], **values: Any) -> str:
-    return environment().get_template(template).render(
-        **values,
-        look=look,
-        scripts=scripts,
-        style=source("style.css"),
-        content_policy=policy(scripts),
-        words=words,
-        facts=facts,
-        strip=strip,
-        markers=markers,
-        parsed=parsed,
-        visible=visible,
-        LOSS=LOSS,
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            **values,
+            look=look,
+            scripts=scripts,
+            style=source("style.css"),
+            content_policy=policy(scripts),
+            words=words,
+            facts=facts,
+            strip=strip,
+            markers=markers,
+            parsed=parsed,
+            visible=visible,
+            LOSS=LOSS,
+        )
     )
 
 
@@ -81,11 +89,15 @@ def facts(task: Task) -> list[tuple[str, str]]:
     for name, section in (("Data", "data"), ("Model", "model")):
         stored = config.get(section, {})
         if "source" in stored:
-            found.append((name, stored["source"] + (f" at {stored['revision'][:12]}" if stored.get("revision") else "")))
+            found.append(
+                (name, stored["source"] + (f" at {stored['revision'][:12]}" if stored.get("revision") else ""))
+            )
     if board:
         found.append(("Evaluation prompts", words.amount(max(r["prompts"] for r in board))))
         found.append(("Seeds", words.amount(max(r["seeds"] for r in board))))
-    found.append(("Preferences", words.amount(len({tuple(p.preference) for p in task.points if p.preference is not None}))))
+    found.append(
+        ("Preferences", words.amount(len({tuple(p.preference) for p in task.points if p.preference is not None})))
+    )
     found.append(("Computing", words.seconds(sum(r["seconds"] for r in task.rows("costs")))))
     found.append(("Hardware", task.run["hardware"]))
     return found
@@ -110,8 +122,8 @@ def strip(task: Task, row: Row) -> dict[str, float] | None:
 def payoff(task: Task) -> dict[str, Any] | None:
     """Return the payoff table with its verdicts, or None where the run has no single-objective policies.
 
-    The rule: each single-objective policy loses at least LOSS on every other objective, and the untrained policy is worse
-    than each of them on its own objective.
+    The rule: each single-objective policy loses at least LOSS on every other objective, and the untrained policy is
+    worse than each of them on its own objective.
     """
     cells = {(r["policy"], r["objective"]): r for r in task.rows("payoff")}
     policies = [p for p in [*task.objectives, "reference"] if any((p, o) in cells for o in task.objectives)]
@@ -119,7 +131,13 @@ def payoff(task: Task) -> dict[str, Any] | None:
         return None
     verdicts = {key: _meets(key, row) for key, row in cells.items()}
     judged = [v for v in verdicts.values() if v is not None]
-    return {"policies": policies, "cells": cells, "verdicts": verdicts, "met": all(judged), "failed": judged.count(False)}
+    return {
+        "policies": policies,
+        "cells": cells,
+        "verdicts": verdicts,
+        "met": all(judged),
+        "failed": judged.count(False),
+    }
 
 
 def _meets(key: tuple[str, str], row: Row) -> bool | None:
@@ -149,11 +167,13 @@ def examples(task: Task) -> list[dict[str, Any]]:
 
 
 def _columns(task: Task) -> list[tuple[float, ...]]:
-    """A readable number of the evaluated preferences: evenly spaced for two objectives, else corners and the most even one."""
+    """A readable number of the evaluated preferences.
+
+    Evenly spaced for two objectives, else corners and the most even one.
+    """
     grid = sorted({tuple(p.preference) for p in task.points if p.preference is not None})
     if len(task.objectives) == 2 and len(grid) > COLUMNS:
         return [grid[round(i * (len(grid) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
     if len(task.objectives) > 2 and len(grid) > len(task.objectives) + 1:
         return [*sorted(p for p in grid if max(p) == 1), min(grid, key=lambda p: (max(p), p))]
     return grid
-

@@ -1,7 +1,8 @@
 """How methods look: one colour, symbol and dash per method, the same in every chart of a report.
 
-Colours keep apart for the common colour-vision deficiencies (after Okabe and Ito 2008, darkened or lightened to a contrast
-of at least 3:1 on the page); symbols and dashes repeat the distinction, so that no chart relies on colour alone.
+Colours keep apart for the common colour-vision deficiencies (after Okabe and Ito 2008, darkened or lightened to a
+contrast of at least 3:1 on the page); symbols and dashes repeat the distinction, so that no chart relies on colour
+alone.
 """
 
 from collections.abc import Iterable
@@ -28,7 +29,9 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     made = {UNTRAINED: Look("neutral", "hexagon", "dot")}
     for slot, method in enumerate(dict.fromkeys(m for m in methods if m != UNTRAINED)):
         turn = slot // len(LIGHT)
-        made[method] = Look(f"c{slot % len(LIGHT)}", SYMBOLS[(slot + turn) % len(SYMBOLS)], DASHES[(slot + turn) % len(DASHES)])
+        made[method] = Look(
+            f"c{slot % len(LIGHT)}", SYMBOLS[(slot + turn) % len(SYMBOLS)], DASHES[(slot + turn) % len(DASHES)]
+        )
     return made
 
 
@@ -40,10 +43,24 @@ def markers(symbol: str, x: float, y: float, size: float) -> str:
         "triangle-up": [(0, -1.15), (1.1, 0.8), (-1.1, 0.8)],
         "triangle-down": [(0, 1.15), (1.1, -0.8), (-1.1, -0.8)],
         "pentagon": [(0, -1.1), (1.05, -0.34), (0.65, 0.89), (-0.65, 0.89), (-1.05, -0.34)],
-        "star": [(0, -1.3), (0.34, -0.47), (1.24, -0.4), (0.55, 0.18), (0.76, 1.05), (0, 0.58), (-0.76, 1.05), (-0.55, 0.18), (-1.24, -0.4), (-0.34, -0.47)],
+        "star": [
+            (0, -1.3),
+            (0.34, -0.47),
+            (1.24, -0.4),
+            (0.55, 0.18),
+            (0.76, 1.05),
+            (0, 0.58),
+            (-0.76, 1.05),
+            (-0.55, 0.18),
+            (-1.24, -0.4),
+            (-0.34, -0.47),
+        ],
         "hexagon": [(-0.6, -1.04), (0.6, -1.04), (1.2, 0), (0.6, 1.04), (-0.6, 1.04), (-1.2, 0)],
     }
     if symbol == "circle":
-        return f"M{x - size:.1f},{y:.1f}a{size:.1f},{size:.1f} 0 1,0 {2 * size:.1f},0a{size:.1f},{size:.1f} 0 1,0 {-2 * size:.1f},0z"
+        return (
+            f"M{x - size:.1f},{y:.1f}a{size:.1f},{size:.1f} 0 1,0 {2 * size:.1f},0a{size:.1f},{size:.1f} 0 1,0"
+            f" {-2 * size:.1f},0z"
+        )
     corners = [f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in outlines[symbol]]
     return "M" + "L".join(corners) + "z"

@@ -23,7 +23,10 @@ TAUS = """
 SELECT objective, avg(value) AS tau, avg(low) AS low, avg(high) AS high FROM metrics
 WHERE task = $task AND method = $method AND metric = 'tau' AND objective <> 'all' AND value IS NOT NULL GROUP BY objective ORDER BY objective
 """
-PAYOFF = "SELECT policy, objective, avg(normalised) AS normalised, avg(loss) AS loss FROM payoff WHERE task = $task GROUP BY ALL ORDER BY policy, objective"
+PAYOFF = (
+    "SELECT policy, objective, avg(normalised) AS normalised, avg(loss) AS loss FROM payoff WHERE task = $task GROUP BY"
+    " ALL ORDER BY policy, objective"
+)
 STAGES = """
 SELECT stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds) AS cpu, sum(tokens) AS tokens, max(peak_memory) AS memory
 FROM costs WHERE task = $task GROUP BY stage ORDER BY min(list_position(
@@ -49,7 +52,9 @@ def interval(row: dict[str, Any], value: str, digits: int) -> str:
 
 def taus(connection: duckdb.DuckDBPyConnection, task: str, row: dict[str, Any]) -> str:
     """Return tau per objective with its interval, and the most that ties among the weights allow."""
-    found = [f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])]
+    found = [
+        f"{t['objective']} {interval(t, 'tau', 2)}" for t in rows_of(connection, TAUS, task=task, method=row["method"])
+    ]
     if not found:
         return "not steerable" if row["points"] == 1 else "too few points"
     ties = row["tau_bound"] is not None and row["tau_bound"] < 1
@@ -64,13 +69,42 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, task: str) -> str:
         kl = "-" if row["kl"] is None else f"{row['kl']:.2f}"
         volume = f"{figure(row['hypervolume'])} ({figure(row['low'])} to {figure(row['high'])})"
         steered = taus(connection, task, row)
-        lines.append([row["method"], volume, figure(row["readable"]), steered, kl, *figures, f"{row['seconds']:.0f}", f"{row['tokens']:,.0f}"])
-    return table(["method", "hypervolume", "readable", "tau", "KL", "points", "prompts", "seeds", "models", "training s", "training tokens"], lines)
+        lines.append(
+            [
+                row["method"],
+                volume,
+                figure(row["readable"]),
+                steered,
+                kl,
+                *figures,
+                f"{row['seconds']:.0f}",
+                f"{row['tokens']:,.0f}",
+            ]
+        )
+    return table(
+        [
+            "method",
+            "hypervolume",
+            "readable",
+            "tau",
+            "KL",
+            "points",
+            "prompts",
+            "seeds",
+            "models",
+            "training s",
+            "training tokens",
+        ],
+        lines,
+    )
 
 
 def payoff(connection: duckdb.DuckDBPyConnection, task: str) -> str:
     """Return the payoff table, normalised, with each policy's loss on the others' objectives."""
-    cells = {(r["policy"], r["objective"]): f"{r['normalised']:.3f} ({r['loss']:+.3f})" for r in rows_of(connection, PAYOFF, task=task)}
+    cells = {
+        (r["policy"], r["objective"]): f"{r['normalised']:.3f} ({r['loss']:+.3f})"
+        for r in rows_of(connection, PAYOFF, task=task)
+    }
     if not cells:
         return "No single-objective policies in this run."
     objectives = sorted({objective for _, objective in cells})
@@ -80,7 +114,10 @@ def payoff(connection: duckdb.DuckDBPyConnection, task: str) -> str:
 
 def stages(connection: duckdb.DuckDBPyConnection, task: str) -> str:
     """Return seconds, tokens and memory per stage."""
-    lines = [[r["stage"], str(r["jobs"]), f"{r['seconds']:.0f}", f"{r['cpu']:.0f}", f"{r['tokens']:,}", f"{r['memory']:.0f}"] for r in rows_of(connection, STAGES, task=task)]
+    lines = [
+        [r["stage"], str(r["jobs"]), f"{r['seconds']:.0f}", f"{r['cpu']:.0f}", f"{r['tokens']:,}", f"{r['memory']:.0f}"]
+        for r in rows_of(connection, STAGES, task=task)
+    ]
     return table(["stage", "jobs", "wall-clock s", "CPU s", "tokens", "peak MiB"], lines)
 
 
@@ -90,7 +127,12 @@ def summary(database: Path, task: str) -> str:
         known = [r["task"] for r in rows_of(connection, "SELECT task FROM runs ORDER BY task")]
         if task not in known:
             raise MoaError(f"{database}: no task '{task}'; it holds {', '.join(known)}")
-        parts = [leaderboard(connection, task), "Payoff, normalised (loss against the objective's own policy):", payoff(connection, task), stages(connection, task)]
+        parts = [
+            leaderboard(connection, task),
+            "Payoff, normalised (loss against the objective's own policy):",
+            payoff(connection, task),
+            stages(connection, task),
+        ]
     return "\n\n".join(parts)
 
 

@@ -20,7 +20,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Return `value` with three decimals, or two digits below 0.01: the hypervolume of many objectives is a product of many shares."""
+    """Return `value` with three decimals, or two digits below 0.01.
+
+    The hypervolume of many objectives is a product of many shares.
+    """
     if value is None or value == 0 or abs(value) >= 0.01:
         return number(value)
     return f"{value:.2g}".replace("-", MINUS)
@@ -64,7 +67,9 @@ def preference(weights: Sequence[float] | None, objectives: Sequence[str] | None
     if weights is None:
         return "none"
     parts = [f"{w:.2f}".rstrip("0").rstrip(".") for w in weights]
-    return ", ".join(parts if objectives is None else [f"{name} {part}" for name, part in zip(objectives, parts, strict=True)])
+    return ", ".join(
+        parts if objectives is None else [f"{name} {part}" for name, part in zip(objectives, parts, strict=True)]
+    )
 
 
 def listed(names: Sequence[str]) -> str:
@@ -73,7 +78,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _apart(best: Row, other: Row) -> bool:
-    """Whether `other` lies below `best` for certain: intervals over prompts are apart, and the difference over seeds, paired, is above 0."""
+    """Whether `other` lies below `best` for certain.
+
+    Intervals over prompts are apart, and the difference over seeds, paired, is above 0.
+    """
     if best["readable_low"] is None or other["readable_high"] is None:
         return False
     if other["readable_high"] >= best["readable_low"]:
@@ -115,11 +123,16 @@ def _winner(task: Task) -> str:
     if others == 0:
         return f"{opening}; no other method was run."
     if not close and row["seeds"] == 1:
-        return f"{opening}, above the intervals of every other method ({others}). One seed: another training run may rank them otherwise."
+        return (
+            f"{opening}, above the intervals of every other method ({others}). One seed: another training run may rank"
+            " them otherwise."
+        )
     if not close:
         return f"{opening}, and can be told apart from every other method ({others})."
     named = f" ({listed(close)})" if len(close) <= 4 else ""
-    return f"{opening}; {len(close)} of the {others} other {plural('method', others)} cannot be told apart from it{named}."
+    return (
+        f"{opening}; {len(close)} of the {others} other {plural('method', others)} cannot be told apart from it{named}."
+    )
 
 
 def unsteered(task: Task, method: str) -> str:

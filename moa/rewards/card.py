@@ -34,4 +34,6 @@ def check(folder: Path, name: str, spec: Linear | Transformer) -> None:
     wanted = spec.model_dump(mode="json")
     changed = [key for key in wanted if settings.get(key) != wanted[key]]
     if changed:
-        raise MoaError(f"{folder}: reward {name} was trained with another {', '.join(changed)} than the config's; {remedy}")
+        raise MoaError(
+            f"{folder}: reward {name} was trained with another {', '.join(changed)} than the config's; {remedy}"
+        )

@@ -1,13 +1,14 @@
 """A Hugging Face sequence classifier as reward, with its own tokenizer: safetensors only, no remote code.
 
-Notation: B rows of a batch, S tokens of its longest row, L logits. A row's score does not depend on the batch that it is
+Notation: B rows of a batch, S tokens of its longest row, L logits. A row's score does not depend on the batch that it
+    is
 in: rows are sorted by length, padded on the right and masked. In float32 the difference is rounding (below 1e-5); in
 bfloat16 it is measured on the first call and kept in `deviation`.
 
 Decoder models read their score off the last token. Two conventions exist, and the model's config tells them apart: with
-a `pad_token_id`, the last token that is not this one counts (a pad token that is also the end token is skipped); without
-one, the last token of the row counts whatever it is. For the latter each batch is padded with an id that none of its rows
-holds, which gives exactly the score of the row alone.
+a `pad_token_id`, the last token that is not this one counts (a pad token that is also the end token is skipped);
+without one, the last token of the row counts whatever it is. For the latter each batch is padded with an id that none
+of its rows holds, which gives exactly the score of the row alone.
 """
 
 import logging
@@ -46,7 +47,10 @@ class ClassifierScorer(Scorer):
         self.reduced: int | None = None
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
-        """Score n texts in length-sorted batches; a text of more than max_length tokens is cut (where its tokenizer says, mostly at the end) and flagged."""
+        """Score n texts in length-sorted batches.
+
+        A text of more than max_length tokens is cut (where its tokenizer says, mostly at the end) and flagged.
+        """
         rows, truncated = encode(self.tokenizer, self.spec, prompts, responses)
         values = self._batched(rows)
         if self.spec.dtype == "bfloat16" and self.deviation is None and len(rows) > 1:
@@ -55,7 +59,9 @@ class ClassifierScorer(Scorer):
         return Scores(values, truncated)
 
     def _batched(self, rows: list[Row]) -> NDArray[np.float32]:
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))  # longest first: too little memory shows at once
+        order = sorted(
+            range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])
+        )  # longest first: too little memory shows at once
         values = np.empty(len(rows), np.float32)
         done, reported = 0, time.monotonic()
         while done < len(order):
@@ -79,7 +85,8 @@ class ClassifierScorer(Scorer):
             if len(rows) == 1:
                 tokens = len(rows[0]["input_ids"])
                 raise MoaError(
-                    f"reward {self.name}: out of memory with a single text of {tokens} tokens; give a smaller max_length, or dtype: bfloat16"
+                    f"reward {self.name}: out of memory with a single text of {tokens} tokens; give a smaller"
+                    " max_length, or dtype: bfloat16"
                 ) from error
         self.batch_size = self.reduced = max(1, len(rows) // 2)
         log.warning("reward %s: out of memory, going on with batches of %d", self.name, self.batch_size)
@@ -106,7 +113,12 @@ class ClassifierScorer(Scorer):
         some = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int))
         alone = np.array([self._scores([rows[i]])[0] for i in some])
         self.deviation = float(np.abs(values[some] - alone).max())
-        log.info("reward %s: bfloat16 scores of %d texts differ by up to %.3g between a batch and alone", self.name, len(some), self.deviation)
+        log.info(
+            "reward %s: bfloat16 scores of %d texts differ by up to %.3g between a batch and alone",
+            self.name,
+            len(some),
+            self.deviation,
+        )
 
 
 def unused(rows: list[Row]) -> int:
@@ -143,7 +155,9 @@ def encode(
 
 
 def _row(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, limit: int | None) -> Row:
-    encoded = tokenizer(text, pair, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False)
+    encoded = tokenizer(
+        text, pair, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
+    )
     return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
 
 
@@ -151,7 +165,8 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
     """Load tokenizer and model from the hub or a local folder.
 
     Raises:
-        MoaError: source, revision, safetensors or classification head are missing; a logit or a length that the model has not.
+        MoaError: source, revision, safetensors or classification head are missing; a logit or a length that the model
+            has not.
     """
     tokenizer, model, loading = pretrained(name, spec.source, spec.revision, dtype=getattr(torch, spec.dtype))
     missing = sorted(loading["missing_keys"])
@@ -164,7 +179,8 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
     for key, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
         if logit is not None and logit >= labels:
             raise MoaError(
-                f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0: {model.config.id2label}; correct {key}"
+                f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0:"
+                f" {model.config.id2label}; correct {key}"
             )
     check_length(name, spec.max_length, tokenizer, model)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -178,7 +194,8 @@ def pretrained(
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.is_dir():
         raise MoaError(
-            f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a tokenizer, or a hub id"
+            f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a"
+            " tokenizer, or a hub id"
         )
     where = str(path) if path.is_dir() else source
     if not path.is_dir():
@@ -191,8 +208,8 @@ def pretrained(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise MoaError(
-            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check `source`, "
-            "`revision` and the network, and that it holds model.safetensors (other formats are not read)"
+            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check"
+            " `source`, `revision` and the network, and that it holds model.safetensors (other formats are not read)"
         ) from error
     return tokenizer, model, loading
 
@@ -203,4 +220,7 @@ def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, mod
     positions = config.get("max_position_embeddings") or config.get("n_positions") or length
     limit = min(positions, tokenizer.model_max_length)
     if length > limit:
-        raise MoaError(f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length to {limit} or less")
+        raise MoaError(
+            f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length to"
+            f" {limit} or less"
+        )

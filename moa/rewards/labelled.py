@@ -48,7 +48,8 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
         heldout: share of the prompts (or texts) that is held out, at least one.
 
     Raises:
-        MoaError: unreadable source; a text that is no text; a target that is no number; a label or a split with one class only.
+        MoaError: unreadable source; a text that is no text; a target that is no number; a label or a split with one
+            class only.
     """
     responses = [data.chosen, data.rejected] if data.chosen and data.rejected else [data.text]
     value = data.label or data.target
@@ -57,19 +58,26 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
     if data.rows is not None and data.rows < len(rows):
         # Not the first rows: files are often sorted by label.
         rows = [rows[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(rows))[: data.rows])]
-    made = [_example(f"rewards.{name}.data, row {i} of {data.source}", row, data, responses, template) for i, row in enumerate(rows)]
+    made = [
+        _example(f"rewards.{name}.data, row {i} of {data.source}", row, data, responses, template)
+        for i, row in enumerate(rows)
+    ]
     made = _without_ties(name, made)
     training, held = split(made, heldout)
     for part, found in (("training", training), ("held-out", held)):
         _check(f"rewards.{name}.data: the {part} rows of {data.source}", found, data, rows)
-    log.info("reward %s: %d rows to train on, %d held out by %s", name, len(training), len(held), data.prompt or responses[0])
+    log.info(
+        "reward %s: %d rows to train on, %d held out by %s", name, len(training), len(held), data.prompt or responses[0]
+    )
     return training, held
 
 
 def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[str], template: str) -> Example:
     prompt = text_of(where, row, data.prompt) if data.prompt else ""
     texts = [fill(template, prompt, text_of(where, row, column)) for column in responses]
-    return Example(texts[0], texts[1] if len(texts) > 1 else "", _value(where, row, data), prompt if data.prompt else texts[0])
+    return Example(
+        texts[0], texts[1] if len(texts) > 1 else "", _value(where, row, data), prompt if data.prompt else texts[0]
+    )
 
 
 def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
@@ -80,7 +88,8 @@ def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
     target = row[data.target]
     if isinstance(target, str) or not isinstance(target, int | float) or not math.isfinite(target):
         raise MoaError(
-            f"{where}: target '{data.target}' is {target!r}, expected a finite number; drop such rows, or name another column"
+            f"{where}: target '{data.target}' is {target!r}, expected a finite number; drop such rows, or name another"
+            " column"
         )
     return float(target)
 
@@ -106,10 +115,11 @@ def _check(where: str, found: list[Example], data: Labelled, rows: list[dict[str
     if data.chosen is None and len({e.value for e in found}) < 2:
         if data.target is not None:
             raise MoaError(
-                f"{where} all have the target {found[0].value:g}; there is nothing to learn: give more rows, or name another column"
+                f"{where} all have the target {found[0].value:g}; there is nothing to learn: give more rows, or name"
+                " another column"
             )
         seen = sorted({repr(row[str(data.label)]) for row in rows})[:8]
         raise MoaError(
-            f"{where} hold one class only; label '{data.label}' has the values {', '.join(seen)} and `positive` is {data.positive}: "
-            "give more rows, or correct `positive`"
+            f"{where} hold one class only; label '{data.label}' has the values {', '.join(seen)} and `positive` is"
+            f" {data.positive}: give more rows, or correct `positive`"
         )

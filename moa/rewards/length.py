@@ -2,8 +2,8 @@
 
 Choices where the paper is silent:
 1. l counts characters (Unicode code points, white space included); the paper does not name its unit.
-2. `unit: tokens` counts words and punctuation marks, because a reward must not depend on the tokenizer of the policy that
-   it judges: "It's fine, really." has 5 of them: It's | fine | , | really | .
+2. `unit: tokens` counts words and punctuation marks, because a reward must not depend on the tokenizer of the policy
+   that it judges: "It's fine, really." has 5 of them: It's | fine | , | really | .
 """
 
 import re

@@ -1,12 +1,12 @@
 """A linear reward over hashed n-grams, trained here in seconds and stored as safetensors.
 
-Features of a text: counts of word 1- and 2-grams and of character 3- to 5-grams within words, each hashed into `features`
-columns (scikit-learn's HashingVectorizer, so that there is no vocabulary to store), damped to 1 + log(count), weighted
-with the inverse document frequency log((1 + n) / (1 + df)) + 1 of the training rows, and scaled to length 1 per kind of
-n-gram. Logistic regression for labels, ridge regression for targets, and for pairs the Bradley-Terry model, which is
-logistic regression without intercept on the difference of the two texts' features. The score is the logit w'x + b, or the
-regression value; a score does not depend on the batch. The regularisation is scikit-learn's: C = 1 / regularisation for
-logistic regression, alpha = regularisation for ridge.
+Features of a text: counts of word 1- and 2-grams and of character 3- to 5-grams within words, each hashed into
+`features` columns (scikit-learn's HashingVectorizer, so that there is no vocabulary to store), damped to 1 +
+log(count), weighted with the inverse document frequency log((1 + n) / (1 + df)) + 1 of the training rows, and scaled to
+length 1 per kind of n-gram. Logistic regression for labels, ridge regression for targets, and for pairs the
+Bradley-Terry model, which is logistic regression without intercept on the difference of the two texts' features. The
+score is the logit w'x + b, or the regression value; a score does not depend on the batch. The regularisation is
+scikit-learn's: C = 1 / regularisation for logistic regression, alpha = regularisation for ridge.
 """
 
 from collections.abc import Sequence
@@ -76,19 +76,33 @@ def inverse_document_frequencies(found: sparse.csr_matrix) -> Floats:
 
 
 def weigh(found: sparse.csr_matrix, idf: Floats) -> sparse.csr_matrix:
-    """Turn counts into features: (1 + log count) * idf, the word half and the character half of a row each of length 1."""
-    weighed = sparse.csr_matrix(((1 + np.log(found.data)) * idf[found.indices], found.indices, found.indptr), shape=found.shape)
+    """Turn counts into features.
+
+    (1 + log count) * idf, the word half and the character half of a row each of length 1.
+    """
+    weighed = sparse.csr_matrix(
+        ((1 + np.log(found.data)) * idf[found.indices], found.indices, found.indptr), shape=found.shape
+    )
     half = found.shape[1] // 2
-    return sparse.hstack([normalize(weighed[:, :half], copy=False), normalize(weighed[:, half:], copy=False)], format="csr")
+    return sparse.hstack(
+        [normalize(weighed[:, :half], copy=False), normalize(weighed[:, half:], copy=False)], format="csr"
+    )
 
 
 def train(name: str, spec: Linear, folder: Path, _job: Job) -> Trained:
-    """Fit the reward on its data and write it, with its held-out metrics, into `folder`; it takes seconds and keeps no checkpoints."""
+    """Fit the reward on its data and write it, with its held-out metrics, into `folder`.
+
+    It takes seconds and keeps no checkpoints.
+    """
     training, heldout = examples(name, spec.data, spec.template, spec.heldout)
     # One thread: the order of BLAS' sums, and with it the last bits, would depend on the number of cores.
     with threadpool_limits(1):
         scorer = _fit(spec, training)
-    weights = {"idf": scorer.idf, "coefficients": scorer.coefficients, "intercept": np.array([scorer.intercept], np.float32)}
+    weights = {
+        "idf": scorer.idf,
+        "coefficients": scorer.coefficients,
+        "intercept": np.array([scorer.intercept], np.float32),
+    }
     save_file({key: np.ascontiguousarray(value, np.float32) for key, value in weights.items()}, folder / FILE)
     trained = Trained(metrics(scorer, heldout, spec), len(training))
     card.write(folder, name, spec, trained, "scikit-learn")
@@ -102,14 +116,17 @@ def _fit(spec: Linear, training: list[Example]) -> LinearScorer:
     idf = inverse_document_frequencies(found if rejected is None else sparse.vstack([found, rejected], format="csr"))
     x, y = weigh(found, idf), np.array([e.value for e in training])
     if rejected is not None:
-        # Every other difference is turned round, label with it: the same likelihood, and the two classes that the solver asks for.
+        # Every other difference is turned round, label with it: the same likelihood, and the two classes that the
+        # solver asks for.
         signs = np.where(np.arange(len(y)) % 2, -1.0, 1.0)
         x, y = sparse.diags(signs) @ (x - weigh(rejected, idf)), (signs > 0).astype(float)
     if spec.data.target is not None:
         model = Ridge(alpha=spec.regularisation, solver="sparse_cg", tol=1e-6).fit(x, y)
     else:
         model = LogisticRegression(C=1 / spec.regularisation, fit_intercept=not pairs, max_iter=1000).fit(x, y)
-    return LinearScorer(spec.template, idf, model.coef_.ravel().astype(np.float32), float(np.float32(np.ravel(model.intercept_)[0])))
+    return LinearScorer(
+        spec.template, idf, model.coef_.ravel().astype(np.float32), float(np.float32(np.ravel(model.intercept_)[0]))
+    )
 
 
 def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[str, float]:
@@ -120,7 +137,11 @@ def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[
         return {"n": n, "spearman": float(spearmanr(scores, values).statistic)}
     if spec.data.chosen is not None:
         return {"n": n, "accuracy": float(np.mean(scores > scorer.texts([e.rejected for e in heldout]).values))}
-    return {"n": n, "auc": float(roc_auc_score(values, scores)), "accuracy": float(np.mean((scores > 0) == (values > 0)))}
+    return {
+        "n": n,
+        "auc": float(roc_auc_score(values, scores)),
+        "accuracy": float(np.mean((scores > 0) == (values > 0))),
+    }
 
 
 def load(name: str, spec: Linear, models: Sequence[Path], device: str | None) -> LinearScorer:
@@ -131,5 +152,8 @@ def load(name: str, spec: Linear, models: Sequence[Path], device: str | None) ->
         weights = load_file(folder / FILE)
         idf, coefficients, intercept = weights["idf"], weights["coefficients"], float(weights["intercept"][0])
     except (OSError, SafetensorError, KeyError) as error:
-        raise MoaError(f"{folder / FILE}: not a linear reward ({error}); delete the folder and run snakemake again: it will be trained anew") from error
+        raise MoaError(
+            f"{folder / FILE}: not a linear reward ({error}); delete the folder and run snakemake again: it will be"
+            " trained anew"
+        ) from error
     return LinearScorer(spec.template, idf, coefficients, intercept)

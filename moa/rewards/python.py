@@ -40,7 +40,8 @@ class PythonScorer(Scorer):
             scores = whole(np.asarray(returned, np.float64))
         except (TypeError, ValueError) as error:
             raise MoaError(
-                f"reward {self.name}: the function returned {str(returned)[:80]} ({error}); return a list with one number per response"
+                f"reward {self.name}: the function returned {str(returned)[:80]} ({error}); return a list with one"
+                " number per response"
             ) from error
         # Compared in float32, in which the bounds themselves are rounded.
         low = -np.inf if self.low is None else np.float32(self.low)
@@ -49,8 +50,8 @@ class PythonScorer(Scorer):
         if outside.size:
             at = outside.flat[0]
             raise MoaError(
-                f"reward {self.name}: score {scores.values.flat[at]:g} for response {responses[at][:80]!r} is outside of the declared "
-                f"[{low:g}, {high:g}]; correct the function, or `low` and `high`"
+                f"reward {self.name}: score {scores.values.flat[at]:g} for response {responses[at][:80]!r} is outside"
+                f" of the declared [{low:g}, {high:g}]; correct the function, or `low` and `high`"
             )
         return scores
 
@@ -69,7 +70,8 @@ def load(name: str, spec: Python, models: Sequence[Path], device: str | None) ->
         raise MoaError(f"reward {name}: {module.__file__} has no function '{function_name}'.{hint}")
     if not callable(function):
         raise MoaError(
-            f"reward {name}: '{function_name}' in {module.__file__} is a {type(function).__name__}, not a function; name the one that scores"
+            f"reward {name}: '{function_name}' in {module.__file__} is a {type(function).__name__}, not a function;"
+            " name the one that scores"
         )
     return PythonScorer(name, function, spec.low, spec.high)
 
@@ -80,8 +82,13 @@ def _import(name: str, module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise MoaError(
-                f"reward {name}: no module '{module}' in {Path.cwd()} or among the installed packages; run from the folder that holds it, or install it"
+                f"reward {name}: no module '{module}' in {Path.cwd()} or among the installed packages; run from the"
+                " folder that holds it, or install it"
             ) from None
-        raise MoaError(f"reward {name}: module '{module}' needs '{error.name}', which is not installed; install it") from error
+        raise MoaError(
+            f"reward {name}: module '{module}' needs '{error.name}', which is not installed; install it"
+        ) from error
     except Exception as error:
-        raise MoaError(f"reward {name}: importing '{module}' raised {type(error).__name__}: {error}; correct the module") from error
+        raise MoaError(
+            f"reward {name}: importing '{module}' raised {type(error).__name__}: {error}; correct the module"
+        ) from error

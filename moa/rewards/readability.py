@@ -8,8 +8,8 @@
 Choices where the sources are silent:
 1. A word is what stands between white space and holds a letter or digit; only letters and digits count as characters
    (ARI), only letters as letters (Coleman-Liau).
-2. A sentence ends with . ! ? or an ellipsis before white space or the end; 'Mr. Hyde' therefore counts an end too many, as
-   in every implementation without a dictionary. Text without such an end is one sentence.
+2. A sentence ends with . ! ? or an ellipsis before white space or the end; 'Mr. Hyde' therefore counts an end too many,
+   as in every implementation without a dictionary. Text without such an end is one sentence.
 3. Text without any word ('!!!') cannot be read: it scores 0.
 """
 
@@ -47,7 +47,10 @@ def grade(text: str, formula: Literal["ari", "coleman_liau"]) -> float | None:
 
 
 def reward(text: str, formula: Literal["ari", "coleman_liau"], easy: float, hard: float) -> float:
-    """Return clip((hard - grade) / (hard - easy), 0, 1): 1 at grade `easy` or below, 0 at `hard` or above or without words."""
+    """Return clip((hard - grade) / (hard - easy), 0, 1).
+
+    1 at grade `easy` or below, 0 at `hard` or above or without words.
+    """
     level = grade(text, formula)
     return 0.0 if level is None else min(max((hard - level) / (hard - easy), 0.0), 1.0)
 

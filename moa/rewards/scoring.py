@@ -42,7 +42,8 @@ class Scorer(Protocol):
 
     Attributes:
         low: smallest possible score, None where there is none; blank responses get it.
-        deviation: largest change of a score by batching that was measured, None where a score is the same in every batch.
+        deviation: largest change of a score by batching that was measured, None where a score is the same in every
+            batch.
         tokens: tokens that a reward model has read so far.
         reduced: responses at a time, where memory did not suffice for as many as declared; else None.
     """
@@ -109,7 +110,10 @@ def load(name: str, spec: Reward, models: Sequence[Path], device: str | None = N
 
 
 def train(name: str, spec: Reward, folder: Path, job: Job) -> Trained:
-    """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics; `job` keeps the checkpoints of kinds that take long."""
+    """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics.
+
+    `job` keeps the checkpoints of kinds that take long.
+    """
     if spec.kind not in TRAINED:
         raise MoaError(f"rewards.{name}: kind '{spec.kind}' is not trained here; kinds that are: {', '.join(TRAINED)}")
     trained: Trained = importlib.import_module(f"moa.rewards.{spec.kind}").train(name, spec, folder, job)
@@ -130,7 +134,10 @@ def bounds(spec: Reward) -> tuple[float | None, float | None]:
 
 
 def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
-    """Return Parquet metadata as JSON by reward: 'moa.deviation' of those that measured one, 'moa.reduced' of those that memory limited."""
+    """Return Parquet metadata as JSON by reward.
+
+    'moa.deviation' of those that measured one, 'moa.reduced' of those that memory limited.
+    """
     found = {
         "moa.deviation": {name: scorer.deviation for name, scorer in scorers.items() if scorer.deviation is not None},
         "moa.reduced": {name: scorer.reduced for name, scorer in scorers.items() if scorer.reduced is not None},
@@ -139,7 +146,10 @@ def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
 
 
 def is_blank(response: str) -> bool:
-    """Return whether the response shows nothing: it is empty, or all white space and invisible characters (Unicode's category Cf)."""
+    """Return whether the response shows nothing.
+
+    It is empty, or all white space and invisible characters (Unicode's category Cf).
+    """
     return all(character.isspace() or unicodedata.category(character) == "Cf" for character in response)
 
 
@@ -158,7 +168,9 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
             and neither bound nor floor says what that is worth.
     """
     if len(prompts) != len(responses):
-        raise MoaError(f"reward {name}: {len(prompts)} prompts for {len(responses)} responses; give one prompt per response")
+        raise MoaError(
+            f"reward {name}: {len(prompts)} prompts for {len(responses)} responses; give one prompt per response"
+        )
     kept = np.array([not is_blank(response) for response in responses], bool)
     values, truncated = np.empty(len(responses), np.float32), np.zeros(len(responses), bool)
     if kept.any():
@@ -183,19 +195,20 @@ def _checked(name: str, scorer: Scorer, prompts: list[str], responses: list[str]
         raise
     except Exception as error:
         raise MoaError(
-            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts: {prompts[0][:80]!r}); "
-            "correct the reward, then run again: finished stages are kept"
+            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts:"
+            f" {prompts[0][:80]!r}); correct the reward, then run again: finished stages are kept"
         ) from error
     if found.values.shape != (len(responses),):
         shape = len(found.values) if found.values.ndim == 1 else f"an array of shape {found.values.shape}"
         raise MoaError(
-            f"reward {name}: returned {shape} scores for {len(responses)} responses (first prompt: {prompts[0][:80]!r}); return one number per response"
+            f"reward {name}: returned {shape} scores for {len(responses)} responses (first prompt:"
+            f" {prompts[0][:80]!r}); return one number per response"
         )
     if not np.isfinite(found.values).all():
         at = int(np.flatnonzero(~np.isfinite(found.values))[0])
         raise MoaError(
-            f"reward {name}: score {found.values[at]} in row {rows[at]} (prompt {prompts[at][:80]!r}, response {responses[at][:80]!r}); "
-            "a score must be a finite float32: correct the reward or its model"
+            f"reward {name}: score {found.values[at]} in row {rows[at]} (prompt {prompts[at][:80]!r}, response"
+            f" {responses[at][:80]!r}); a score must be a finite float32: correct the reward or its model"
         )
     return found
 
@@ -212,8 +225,11 @@ def trained_folder(name: str, models: Sequence[Path]) -> Path:
         if folder.name == name:
             if not (folder / "reward.json").is_file():
                 raise MoaError(
-                    f"{folder}: no reward.json, so this is not a trained reward; delete the folder and run snakemake again: it will be trained anew"
+                    f"{folder}: no reward.json, so this is not a trained reward; delete the folder and run snakemake"
+                    " again: it will be trained anew"
                 )
             return folder
     given = ", ".join(map(str, models)) or "none given"
-    raise MoaError(f"reward {name}: not among the trained rewards ({given}); train it first: snakemake --cores all rewards")
+    raise MoaError(
+        f"reward {name}: not among the trained rewards ({given}); train it first: snakemake --cores all rewards"
+    )

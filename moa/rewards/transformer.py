@@ -42,10 +42,12 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
     tokenizer, model = _fresh(name, spec)
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise MoaError(
-            f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot be padded; "
-            "set pad_token in tokenizer_config.json"
+            f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot"
+            " be padded; set pad_token in tokenizer_config.json"
         )
-    filled = _classifier(spec, folder, "{response}")  # the examples' texts are filled into the reward's template already
+    filled = _classifier(
+        spec, folder, "{response}"
+    )  # the examples' texts are filled into the reward's template already
     columns = {
         "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
         "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
@@ -55,7 +57,13 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
         if micro == 1:
             raise MoaError(f"reward {name}: out of memory with a single pair; give a smaller max_length or model")
         micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
-        log.warning("reward %s: out of memory, starting again, or from a checkpoint, with %d pairs at a time (the batch stays %d)", name, micro, spec.batch_size)
+        log.warning(
+            "reward %s: out of memory, starting again, or from a checkpoint, with %d pairs at a time (the batch"
+            " stays %d)",
+            name,
+            micro,
+            spec.batch_size,
+        )
         del model  # before there is another
         gc.collect()
         torch.cuda.empty_cache()
@@ -84,12 +92,25 @@ def _order(pairs: int, epochs: float) -> list[int]:
     return order
 
 
-def _fit(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, micro: int, job: Job) -> int | None:
-    """Train the model from the newest checkpoint if there is one, and return the pairs per pass, at most `micro`; None where memory did not suffice, and the model is spoilt."""
+def _fit(
+    name: str,
+    spec: Transformer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    micro: int,
+    job: Job,
+) -> int | None:
+    """Train the model from the newest checkpoint if there is one, and return the pairs per pass, at most `micro`.
+
+    None where memory did not suffice, and the model is spoilt.
+    """
     course = Course(f"reward {name}", f"rewards.{name}.learning_rate", job, SEED, micro)
     left = pairs.select(range(course.finished * spec.batch_size, len(pairs)))
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Tuner(model=model, args=_settings(spec, scratch, course.micro), train_dataset=left, processing_class=tokenizer)
+        trainer = Tuner(
+            model=model, args=_settings(spec, scratch, course.micro), train_dataset=left, processing_class=tokenizer
+        )
         try:
             with allocating():
                 course.run(trainer)
@@ -101,7 +122,13 @@ def _fit(name: str, spec: Transformer, model: PreTrainedModel, tokenizer: PreTra
 def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
     rows, truncated = classifier.encode(tokenizer, spec, [""] * len(texts), texts)
     if truncated.any():
-        log.warning("reward %s: %d of %d training texts are longer than max_length %d and were cut", name, truncated.sum(), len(texts), spec.max_length)
+        log.warning(
+            "reward %s: %d of %d training texts are longer than max_length %d and were cut",
+            name,
+            truncated.sum(),
+            len(texts),
+            spec.max_length,
+        )
     return [row["input_ids"] for row in rows]
 
 
@@ -137,7 +164,12 @@ def _heldout(name: str, spec: Classifier, heldout: list[Example]) -> dict[str, f
 
 def _classifier(spec: Transformer, folder: Path, template: str) -> Classifier:
     return Classifier(
-        kind="classifier", source=str(folder), template=template, max_length=spec.max_length, dtype=spec.dtype, batch_size=spec.batch_size
+        kind="classifier",
+        source=str(folder),
+        template=template,
+        max_length=spec.max_length,
+        dtype=spec.dtype,
+        batch_size=spec.batch_size,
     )
 
 

@@ -1,1 +1,4 @@
-"""The multi-objective RL loop: advantages, losses, weight solvers, rollouts, checkpoints. Knows no files but checkpoints."""
+"""The multi-objective RL loop: advantages, losses, weight solvers, rollouts, checkpoints.
+
+Knows no files but checkpoints.
+"""

@@ -36,10 +36,12 @@ def gae(values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def group_relative(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Group-relative advantages, without a critic (Shao et al. 2024, arXiv 2402.03300, section 4.1.2): one per response and stream.
+    """Group-relative advantages, without a critic (Shao et al.
 
-    A^k_b = (r^k_b - mean r^k) / (std r^k + 1e-4), mean and unbiased standard deviation over the group of b, as in TRL. Each
-    stream is standardised by itself, before any combination (GDPO; arXiv 2601.05242).
+    2024, arXiv 2402.03300, section 4.1.2): one per response and stream.
+
+    A^k_b = (r^k_b - mean r^k) / (std r^k + 1e-4), mean and unbiased standard deviation over the group of b, as in TRL.
+    Each stream is standardised by itself, before any combination (GDPO; arXiv 2601.05242).
 
     Args:
         rewards: (B, H), each response's whole reward.
@@ -56,7 +58,10 @@ def group_relative(rewards: Tensor, groups: Tensor) -> Tensor:
 
 
 def group_centred(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Rewards (B, H) less their group's mean: every stream keeps the scale of its rewards. `groups` (B,) holds group numbers."""
+    """Rewards (B, H) less their group's mean: every stream keeps the scale of its rewards.
+
+    `groups` (B,) holds group numbers.
+    """
     out = torch.zeros_like(rewards)
     for group in groups.unique():
         rows = groups == group
@@ -84,7 +89,10 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def unit_scale(x: Tensor, mask: Tensor) -> Tensor:
-    """Divide (B, T) by its root mean square over the mask; signs stay, so that Noon's advantages remain non-negative."""
+    """Divide (B, T) by its root mean square over the mask.
+
+    Signs stay, so that Noon's advantages remain non-negative.
+    """
     return x * torch.rsqrt(masked_mean(x.square(), mask) + 1e-8)
 
 

@@ -1,6 +1,7 @@
 """MOC's constraint: how far the achieved rewards are from what the preference asks for (docs/papers.md 1.2).
 
-Notation: B samples; K objectives; P preferences; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the running mean
+Notation: B samples; K objectives; P preferences; R~ rewards and p~ targets on one scale, both (B, K); Rbar_p the
+    running mean
 reward of a preference. Torch is imported for annotations only.
 """
 
@@ -18,14 +19,23 @@ if TYPE_CHECKING:
 Scale = Literal["quantile", "zscore", "raw"]
 Target = Literal["scaled", "plain", "simplex", "range", "arc", "ray"]
 Shortfall = Literal["relative", "absolute", "centred"]
-WITHIN = ("range", "arc", "ray")  # targets that lie between the least and the largest reward that any preference achieves
+WITHIN = (
+    "range",
+    "arc",
+    "ray",
+)  # targets that lie between the least and the largest reward that any preference achieves
 MEMORY = 0.9  # weight of a batch in the running mean of a preference, relative to the next
-FIRST = 10.0  # weight of a preference's first batch where a later one has 1 when it is new, unless `even`; so the mean keeps MEMORY of itself from the start
+# weight of a preference's first batch where a later one has 1 when it is new, unless `even`; so the mean keeps MEMORY
+# of itself from the start
+FIRST = 10.0
 LEAST_RANGE = 0.05  # of an achieved range, so that the first steps divide by no near-zero
 
 
 def on_scale(scores: Scores, scale: Scale, target: Target) -> Tensor:
-    """Return R~ (B, K) on the switch's scale; 'simplex' divides the positive part, of quantiles at most 1, by its sum."""
+    """Return R~ (B, K) on the switch's scale.
+
+    'simplex' divides the positive part, of quantiles at most 1, by its sum.
+    """
     scaled = {"quantile": scores.quantile, "zscore": scores.zscore, "raw": scores.raw}[scale]
     if target != "simplex":
         return scaled
@@ -34,16 +44,21 @@ def on_scale(scores: Scores, scale: Scale, target: Target) -> Tensor:
 
 
 def bounded(rewards: Tensor, scale: Scale, target: Target) -> Tensor:
-    """Clip quantiles to [0, 1], where p asks for nothing beyond; targets within the achieved range lie wherever the rewards do.
+    """Clip quantiles to [0, 1], where p asks for nothing beyond.
 
-    What is averaged is clipped afterwards: the constraint is on expectations, and clipped responses have another mean. A policy better than
-    nearly all of the reference's responses would seem to be at 1 whatever its preference.
+    Targets within the achieved range lie wherever the rewards do.
+
+    What is averaged is clipped afterwards: the constraint is on expectations, and clipped responses have another mean.
+    A policy better than nearly all of the reference's responses would seem to be at 1 whatever its preference.
     """
     return rewards if scale != "quantile" or target in WITHIN else rewards.clamp(0, 1)
 
 
 def targets(preferences: Tensor, target: Target) -> Tensor:
-    """Return p~ (B, K): p / max p ('scaled', 'range'), p / |p| ('arc', the l2 map of Rewards-in-Context; 'ray', its direction), else p."""
+    """Return p~ (B, K): p / max p ('scaled', 'range'), p / |p| ('arc', the l2 map of Rewards-in-Context.
+
+    'ray', its direction), else p.
+    """
     if target in ("scaled", "range"):
         return preferences / preferences.amax(1, keepdim=True)
     return preferences / preferences.norm(dim=1, keepdim=True) if target in ("arc", "ray") else preferences
@@ -86,7 +101,9 @@ class Achieved:
             self.sizes[key] = [total := MEMORY * before + new, MEMORY**2 * squared + new**2]
             keep = MEMORY * before / total
             self.means[key] = [keep * m + (1 - keep) * n for m, n in zip(self.means.get(key, now), now, strict=True)]
-            self.squares[key] = [keep * s + (1 - keep) * n * n for s, n in zip(self.squares.get(key, now), now, strict=True)]
+            self.squares[key] = [
+                keep * s + (1 - keep) * n * n for s, n in zip(self.squares.get(key, now), now, strict=True)
+            ]
             means[rows] = rewards.new_tensor(self.means[key])
         return means
 
@@ -99,7 +116,8 @@ class Achieved:
     def wanted(self, preferences: Tensor, target: Target) -> Tensor:
         """Return p~ (B, K); 'range' and 'arc' lie between the least and the largest reward that any preference achieves.
 
-        'ray' lies there in the direction of p, as far out as the preference has come: the point t p that is nearest to its own mean reward.
+        'ray' lies there in the direction of p, as far out as the preference has come: the point t p that is nearest to
+        its own mean reward.
         """
         asked = targets(preferences, target)
         if target not in WITHIN:
@@ -110,15 +128,21 @@ class Achieved:
         return low + width * asked
 
     def shortfall(self, means: Tensor, preferences: Tensor, target: Target, shortfall: Shortfall) -> Tensor:
-        """Return p~ - Rbar_p (B, K); 'relative' has it in units of the achieved range where the target lies within that."""
+        """Return p~ - Rbar_p (B, K).
+
+        'relative' has it in units of the achieved range where the target lies within that.
+        """
         missing = self.wanted(preferences, target) - means
         return missing / self.range(preferences)[1] if shortfall == "relative" and target in WITHIN else missing
 
     def known(self, means: Tensor, preferences: Tensor, target: Target) -> Tensor:
-        """Return how far each sample's preference's shortfall d can be told from noise (B, 1): max(0, 1 - E|noise|^2 / |d|^2).
+        """Return how far each sample's preference's shortfall d can be told from noise (B, 1).
 
-        A positive-part factor of James and Stein's form (1961) that takes off the whole noise: E|d|^2 = bias^2 + variance, so |d|^2 less the noise estimates
-        the constraint's square, without bias where rewards and ranges stand still. While they move, drift counts as noise.
+        Max(0, 1 - E|noise|^2 / |d|^2).
+
+        A positive-part factor of James and Stein's form (1961) that takes off the whole noise: E|d|^2 = bias^2 +
+        variance, so |d|^2 less the noise estimates the constraint's square, without bias where rewards and ranges stand
+        still. While they move, drift counts as noise.
         """
         missing = self.shortfall(means, preferences, target, "relative")
         noise = self.squared_error(preferences)
@@ -131,13 +155,18 @@ class Achieved:
     def squared_error(self, preferences: Tensor) -> Tensor:
         """Return the squared standard error of each sample's preference's running mean (B, K).
 
-        Every objective has one variance between a preference's batches, pooled over the preferences; it is infinite until one of them has had two batches.
+        Every objective has one variance between a preference's batches, pooled over the preferences; it is infinite
+        until one of them has had two batches.
         """
         exact = preferences.double()  # variances of rewards far from 0
         means, squares = (exact.new_tensor(list(of.values())) for of in (self.means, self.squares))
         total, squared = exact.new_tensor(list(self.sizes.values())).T
         freedom = (1 - squared / total.square()).sum()
-        variance = (squares - means.square()).clamp(min=0).sum(0) / freedom if freedom > 0 else means.new_full(means.shape[1:], float("inf"))
+        variance = (
+            (squares - means.square()).clamp(min=0).sum(0) / freedom
+            if freedom > 0
+            else means.new_full(means.shape[1:], float("inf"))
+        )
         total, squared = self._of(self.sizes, exact).T
         return (variance * (squared / total.square())[:, None]).to(preferences.dtype)
 

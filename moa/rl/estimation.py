@@ -1,4 +1,7 @@
-"""From raw rewards to the advantages of every stream: scale, placement, estimator, whitening. Notation as in methods/base.py: K, H, B, T."""
+"""From raw rewards to the advantages of every stream: scale, placement, estimator, whitening.
+
+Notation as in methods/base.py: K, H, B, T.
+"""
 
 from typing import NamedTuple
 
@@ -67,7 +70,10 @@ def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor,
 
 
 def scale_combined(ppo: Ppo, combination: Combination, mask: Tensor) -> Combination:
-    """With `ppo.whiten: combined`, bring the combined advantages to unit size: within each group, or over the batch without groups."""
+    """With `ppo.whiten: combined`, bring the combined advantages to unit size.
+
+    Within each group, or over the batch without groups.
+    """
     if ppo.whiten != "combined":
         return combination
     size = ppo.group_size if ppo.advantages == "group" else len(mask)

@@ -80,8 +80,9 @@ def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
         wrong = int((~torch.isfinite(raw[:, k])).sum())
         if wrong:
             raise Diverged(
-                f"step {step}: the reward of objective '{name}' is NaN or infinite for {wrong} of {len(raw)} responses; training stopped, the last good "
-                "checkpoint is kept. Correct the reward's function or model (section `rewards`), then run again"
+                f"step {step}: the reward of objective '{name}' is NaN or infinite for {wrong} of {len(raw)} responses;"
+                " training stopped, the last good checkpoint is kept. Correct the reward's function or model (section"
+                " `rewards`), then run again"
             )
     return raw
 
@@ -93,11 +94,22 @@ def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Readin
     tokens, end, temperature = ids[:, -t:], int(actor.tokenizer.eos_token_id), actor.decoding.temperature
     logits, hidden = forward(actor.model, ids, mask, t)
     logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, end), tokens, temperature)
-    sensitivities = sensitivity(logits, tokens, output_matrix(actor.model), temperature) if sensitive else torch.zeros_like(logprobs)
+    sensitivities = (
+        sensitivity(logits, tokens, output_matrix(actor.model), temperature)
+        if sensitive
+        else torch.zeros_like(logprobs)
+    )
     with actor.model.disable_adapter():
         reference_logits, _ = forward(actor.model, ids, mask, t)
     reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, end), tokens, temperature)
-    return Reading(logprobs, reference, entropy, distribution_kl(logits, reference_logits, temperature), sensitivities, actor.heads(hidden))
+    return Reading(
+        logprobs,
+        reference,
+        entropy,
+        distribution_kl(logits, reference_logits, temperature),
+        sensitivities,
+        actor.heads(hidden),
+    )
 
 
 def read_all(actor: Actor, rollout: Rollout, micro: int, sensitive: bool) -> Reading:
@@ -152,10 +164,14 @@ def collect(
         rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
     advantages, returns = estimate(ppo, seen.values, rewards, mask)
     advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
-    combination = method.combine(Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None))
+    combination = method.combine(
+        Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None)
+    )
     combination = scale_combined(ppo, combination, mask)
     finite(combination.advantages, "the combined advantage", step)
-    return Experience(rollout, preferences, scores, extra, seen._replace(values=seen.values * mask), returns, advantages, combination)
+    return Experience(
+        rollout, preferences, scores, extra, seen._replace(values=seen.values * mask), returns, advantages, combination
+    )
 
 
 def summary(experience: Experience, method: Method, streams: Sequence[str]) -> list[tuple[str, str, float]]:
@@ -165,7 +181,9 @@ def summary(experience: Experience, method: Method, streams: Sequence[str]) -> l
     for k, name in enumerate(method.objectives):
         rows.append(("reward", name, float(experience.scores.raw[:, k].mean())))
         rows.append(("normalised_reward", name, float(experience.scores.quantile[:, k].mean())))
-        rows.append(("advantage_share", name, float(((experience.advantages[k].abs() > 1e-6) * mask).sum() / mask.sum())))
+        rows.append(
+            ("advantage_share", name, float(((experience.advantages[k].abs() > 1e-6) * mask).sum() / mask.sum()))
+        )
     for k, name in enumerate(streams[len(method.objectives) :]):
         rows.append(("reward", name, float(experience.extra[:, k].mean())))
     rows += [("weight", name, float(c)) for name, c in zip(streams, experience.combination.weights, strict=True)]

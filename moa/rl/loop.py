@@ -50,7 +50,9 @@ def prompt_indices(count: int, batch: int, seed: int, step: int) -> list[int]:
     return [orders[number][place] for number, place in positions]
 
 
-def batch_preferences(training: Sequence[Preference], batch: int, dirichlet: float | None, seed: int, step: int) -> Tensor:
+def batch_preferences(
+    training: Sequence[Preference], batch: int, dirichlet: float | None, seed: int, step: int
+) -> Tensor:
     """Return (B, K): every training preference equally often, in random order; or Dirichlet samples."""
     generator = torch.Generator().manual_seed(int(text_hash("preferences", str(seed), str(step)), 16) % 2**63)
     if dirichlet is not None:
@@ -61,7 +63,8 @@ def batch_preferences(training: Sequence[Preference], batch: int, dirichlet: flo
         return drawn
     rows = torch.tensor(training, dtype=torch.float32)
     repeats = torch.arange(-(-batch // len(rows)) * len(rows)) % len(rows)
-    # Which preferences get the odd place changes from step to step; where not all have one, the next step goes on with those that had none.
+    # Which preferences get the odd place changes from step to step; where not all have one, the next step goes on with
+    # those that had none.
     repeats = (repeats[:batch] + step * (batch if batch < len(rows) else 1)) % len(rows)
     return rows[repeats[torch.randperm(batch, generator=generator)]]
 
@@ -102,7 +105,10 @@ class Loop:
     def __post_init__(self) -> None:
         trained = [p for p in self.actor.model.parameters() if p.requires_grad]
         value_rate = self.ppo.value_learning_rate or self.ppo.learning_rate
-        groups = [{"params": trained, "lr": self.ppo.learning_rate}, {"params": list(self.actor.heads.parameters()), "lr": value_rate}]
+        groups = [
+            {"params": trained, "lr": self.ppo.learning_rate},
+            {"params": list(self.actor.heads.parameters()), "lr": value_rate},
+        ]
         self.optimizer = torch.optim.Adam(groups)
         self.rates = [self.ppo.learning_rate, value_rate]
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
@@ -117,7 +123,9 @@ class Loop:
             with self.watch.running():
                 self._step(step)
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
-                checkpoint.save(self.checkpoints, step + 1, self.actor.model, self.actor.heads, self.optimizer, self._state())
+                checkpoint.save(
+                    self.checkpoints, step + 1, self.actor.model, self.actor.heads, self.optimizer, self._state()
+                )
             yield step
 
     def _resume(self) -> int:
@@ -148,9 +156,18 @@ class Loop:
     def _step(self, step: int) -> None:
         began = time.perf_counter()
         task, batch, size = self.task, self.ppo.batch_size, self.ppo.group_size
-        prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), batch // size, self.seed, step) for _ in range(size)]
-        preferences = batch_preferences(task.training, batch // size, task.dirichlet, self.seed, step).repeat_interleave(size, 0)
-        texts = [task.text_of(p, tuple(w.tolist()) if self.method.conditioned else None) for p, w in zip(prompts, preferences, strict=True)]
+        prompts = [
+            task.prompts[i]
+            for i in prompt_indices(len(task.prompts), batch // size, self.seed, step)
+            for _ in range(size)
+        ]
+        preferences = batch_preferences(
+            task.training, batch // size, task.dirichlet, self.seed, step
+        ).repeat_interleave(size, 0)
+        texts = [
+            task.text_of(p, tuple(w.tolist()) if self.method.conditioned else None)
+            for p, w in zip(prompts, preferences, strict=True)
+        ]
         where = next(self.actor.model.parameters()).device
         experience = self._collect(step, prompts, texts, preferences.to(where))
         rows = summary(experience, self.method, self.streams)
@@ -164,7 +181,11 @@ class Loop:
         new = int(experience.rollout.response_mask.sum())
         self.tokens += new
         elapsed = time.perf_counter() - began
-        rows += [("seconds", "all", elapsed), ("tokens_per_second", "all", new / elapsed), ("memory", "all", peak_memory()[0])]
+        rows += [
+            ("seconds", "all", elapsed),
+            ("tokens_per_second", "all", new / elapsed),
+            ("memory", "all", peak_memory()[0]),
+        ]
         self.curve += [(step, *row) for row in rows]
 
     def _set_rates(self, step: int) -> None:
@@ -186,11 +207,19 @@ class Loop:
                     )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 if self.rollout_rows == 1 and self.updater.micro == 1:
-                    raise MoaError("out of memory with one response at a time; lower generation.max_new_tokens or the model's size, or set model.quantisation: nf4") from error
+                    raise MoaError(
+                        "out of memory with one response at a time; lower generation.max_new_tokens or the model's"
+                        " size, or set model.quantisation: nf4"
+                    ) from error
             self.rollout_rows = max(1, self.rollout_rows // 2)
             self.updater.halve()
             self.method.restore(before)  # what it took in of the failed batch is drawn anew
-            log.warning("out of memory: sampling %d and reading %d responses at a time, the batch stays %d", self.rollout_rows, self.updater.micro, len(texts))
+            log.warning(
+                "out of memory: sampling %d and reading %d responses at a time, the batch stays %d",
+                self.rollout_rows,
+                self.updater.micro,
+                len(texts),
+            )
 
     def value(self, quantity: str, objective: str = "all") -> float:
         """Return the newest value of a quantity on the curve."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, total: Tensor) -> tuple[Tensor, Tensor]:
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, total: Tensor
+) -> tuple[Tensor, Tensor]:
     """Clipped surrogate (eq. 7), negated; and the share of tokens whose clipped loss is the larger."""
     ratio = torch.exp((logprobs - old_logprobs) * mask)
     plain = -advantages * ratio
@@ -36,8 +38,8 @@ def reference_loss(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, t
 def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float) -> Tensor:
     """KL(pi || pi_ref) of every position's next-token distribution, (B, T) nats, from (B, T, V) logits of both.
 
-    Exact at the states that the rollouts visit; an estimate from the drawn tokens alone has so heavy a tail that the adaptive
-    coefficient would follow its noise.
+    Exact at the states that the rollouts visit; an estimate from the drawn tokens alone has so heavy a tail that the
+    adaptive coefficient would follow its noise.
     """
     logs, reference = (torch.log_softmax(x.float() / temperature, -1) for x in (logits, reference_logits))
     # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf less -inf would make NaN.
@@ -45,7 +47,10 @@ def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float
 
 
 def estimated_kl(logprobs: Tensor, other_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Estimate KL(policy || other) in nats per token from the policy's own tokens: k3 = exp(d) - d - 1, d = log other - log policy; never negative."""
+    """Estimate KL(policy || other) in nats per token from the policy's own tokens.
+
+    K3 = exp(d) - d - 1, d = log other - log policy; never negative.
+    """
     d = (other_logprobs - logprobs) * mask
     return ((d.exp() - d - 1) * mask).sum() / mask.sum()
 
@@ -56,7 +61,9 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
 
 
 def forbid_empty(logits: Tensor, end: int) -> Tensor:
-    """Take the end token from each response's first position, as sampling does; changes (B, T, V) in place and returns it.
+    """Take the end token from each response's first position, as sampling does.
+
+    Changes (B, T, V) in place and returns it.
 
     A copy would be one more tensor of the logits' size.
     """
@@ -64,7 +71,9 @@ def forbid_empty(logits: Tensor, end: int) -> Tensor:
     return logits
 
 
-def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+def logprobs_and_entropy(
+    logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V).
 
     The entropy carries a gradient only if `differentiable`: its graph is two more tensors of the logits' size.
@@ -77,7 +86,9 @@ def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, dif
 
 
 def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: float) -> Tensor:
-    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state (docs/papers.md 1.3).
+    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state.
+
+    Docs/papers.md 1.3.
 
     Args:
         logits: (B, T, V) = W z.

@@ -65,7 +65,10 @@ class Updater:
                     return self._mini_batch(experience, rows, step, kl_coefficient)
             except torch.OutOfMemoryError as error:
                 if self.micro == 1:
-                    raise MoaError("out of memory with a micro-batch of one response; lower generation.max_new_tokens or model size, or set model.quantisation: nf4") from error
+                    raise MoaError(
+                        "out of memory with a micro-batch of one response; lower generation.max_new_tokens or model"
+                        " size, or set model.quantisation: nf4"
+                    ) from error
             # Outside the handler the exception no longer holds the tensors of the failed pass.
             self.halve()
             log.warning("out of memory: micro-batch halved to %d, mini-batch stays %d", self.micro, len(rows))
@@ -98,24 +101,41 @@ class Updater:
             self.seen[name].append(value)
         return moved
 
-    def _losses(self, experience: Experience, rows: Tensor, total: Tensor, kl_coefficient: float) -> tuple[Tensor, dict[str, float]]:
+    def _losses(
+        self, experience: Experience, rows: Tensor, total: Tensor, kl_coefficient: float
+    ) -> tuple[Tensor, dict[str, float]]:
         actor, ppo = self.actor, self.ppo
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
         forbid_empty(logits, int(actor.tokenizer.eos_token_id))
-        logprobs, entropy = logprobs_and_entropy(logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0)
+        logprobs, entropy = logprobs_and_entropy(
+            logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0
+        )
         old = experience.seen.logprobs[rows]
         advantages = experience.combination.advantages[rows]
         surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
-        shown = {"policy_loss": float(surrogate.detach()), "clip_fraction": float(clipped.detach()), "moved": float(approximate_kl(logprobs.detach(), old, mask))}
+        shown = {
+            "policy_loss": float(surrogate.detach()),
+            "clip_fraction": float(clipped.detach()),
+            "moved": float(approximate_kl(logprobs.detach(), old, mask)),
+        }
         loss = surrogate
         if ppo.advantages == "gae":
-            per_head = value_loss(actor.heads(hidden), experience.seen.values[:, rows], experience.returns[:, rows], mask, ppo.value_clip, total)
+            per_head = value_loss(
+                actor.heads(hidden),
+                experience.seen.values[:, rows],
+                experience.returns[:, rows],
+                mask,
+                ppo.value_clip,
+                total,
+            )
             loss = loss + ppo.value_coefficient * per_head.mean()
             shown |= {f"value_loss:{k}": float(v) for k, v in enumerate(per_head.detach())}
         if ppo.kl.place == "separate":
-            loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], mask, total)
+            loss = loss + kl_coefficient * reference_loss(
+                logprobs, experience.seen.reference_logprobs[rows], mask, total
+            )
         if ppo.entropy_coefficient:
             loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
         return loss, shown

@@ -1,6 +1,7 @@
 """Weights on the simplex: those of least norm, min over c of c' M c (MOC eq. 12), and the nearest to given ones.
 
-Notation: H streams; M (H, H) the Gram matrix of their advantages; c (H,) weights. Torch is imported for annotations only.
+Notation: H streams; M (H, H) the Gram matrix of their advantages; c (H,) weights. Torch is imported for annotations
+    only.
 """
 
 from __future__ import annotations

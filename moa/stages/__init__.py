@@ -1,4 +1,7 @@
-"""Stages: one command per rule of the workflow. Each reads files, calls the library, and writes tables or model folders."""
+"""Stages: one command per rule of the workflow.
+
+Each reads files, calls the library, and writes tables or model folders.
+"""
 
 from moa.job.process import exit_with_parent
 

@@ -49,12 +49,18 @@ def read_texts(path: Path) -> list[dict[str, Any]]:
 
 def read_scores(path: Path, ids: Sequence[str], objectives: Sequence[str]) -> warm_start.Array:
     """Return (n, K) rewards of the texts `ids` from table TEXT_SCORES."""
-    found = {(r["text_id"], r["objective"]): r["score"] for r in tables.read(tables.TEXT_SCORES, path).to_pylist() if r["role"] == "reward"}
+    found = {
+        (r["text_id"], r["objective"]): r["score"]
+        for r in tables.read(tables.TEXT_SCORES, path).to_pylist()
+        if r["role"] == "reward"
+    }
     try:
         return np.array([[found[i, o] for o in objectives] for i in ids], np.float64)
     except KeyError as error:
         text, objective = error.args[0]
-        raise MoaError(f"{path}: no reward of objective '{objective}' for text {text}; run the rule score_texts again") from None
+        raise MoaError(
+            f"{path}: no reward of objective '{objective}' for text {text}; run the rule score_texts again"
+        ) from None
 
 
 def choose(section: BaseSection, rows: Sequence[dict[str, Any]], scores: Path | None) -> list[Text]:
@@ -69,18 +75,25 @@ def choose(section: BaseSection, rows: Sequence[dict[str, Any]], scores: Path | 
     drawn = warm_start.draw(read_scores(scores, [r["text_id"] for r in rows], section.objectives), warm, count, seed)
     log.info("warm start: %d conditioned examples; first objective's weight %s", count, histogram(drawn.preferences))
     others = np.random.default_rng(seed + 1).permutation(len(rows))[: len(rows) - count]
-    conditioned = [Text(plain[i].prompt, plain[i].response, tuple(p)) for i, p in zip(drawn.texts.tolist(), drawn.preferences.tolist(), strict=True)]
+    conditioned = [
+        Text(plain[i].prompt, plain[i].response, tuple(p))
+        for i, p in zip(drawn.texts.tolist(), drawn.preferences.tolist(), strict=True)
+    ]
     return conditioned + [plain[i] for i in others.tolist()]
 
 
 def histogram(preferences: warm_start.Array) -> str:
     """Return the shares of five bins of the first objective's weight, for the log."""
     counts, edges = np.histogram(preferences[:, 0], 5, (0, 1))
-    return ", ".join(f"{low:.1f}..{low + 0.2:.1f}: {c / len(preferences):.0%}" for low, c in zip(edges, counts, strict=False))
+    return ", ".join(
+        f"{low:.1f}..{low + 0.2:.1f}: {c / len(preferences):.0%}" for low, c in zip(edges, counts, strict=False)
+    )
 
 
 def prompts_of(texts: Sequence[Text], section: BaseSection, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [conditioning.build(t.prompt, t.preference, section.objectives, section.conditioning, tokenizer) for t in texts]
+    return [
+        conditioning.build(t.prompt, t.preference, section.objectives, section.conditioning, tokenizer) for t in texts
+    ]
 
 
 def vocabulary_texts(texts: Sequence[Text], section: BaseSection) -> list[str]:
@@ -90,12 +103,17 @@ def vocabulary_texts(texts: Sequence[Text], section: BaseSection) -> list[str]:
     # One in ten texts carries a preference, so that the objectives' names become tokens, warm start or not.
     for i, text in enumerate(texts[::10]):
         shown = conditioning.preference_text(points[i % len(points)], section.objectives, section.conditioning.format)
-        conditioned.append(section.conditioning.template.replace("{preference}", shown).replace("{prompt}", text.prompt))
+        conditioned.append(
+            section.conditioning.template.replace("{preference}", shown).replace("{prompt}", text.prompt)
+        )
     return [section.conditioning.plain.replace("{prompt}", t.prompt) + t.response for t in texts] + conditioned
 
 
 def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return model and tokenizer to train: new ones, or those of `model.source` in the precision that training needs."""
+    """Return model and tokenizer to train.
+
+    New ones, or those of `model.source` in the precision that training needs.
+    """
     model = section.model
     if model.scratch is not None:
         made = scratch.train_tokenizer(vocabulary_texts(texts, section), model.scratch)
@@ -106,28 +124,40 @@ def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTr
     return models.load_base(model.source, precise, revision=model.revision, quantise=spec.lora), tokenizer
 
 
-def train(section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
+def train(
+    section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job
+) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
     """Fine-tune; after running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch."""
     micro = checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
     while True:
         model, tokenizer = start(section, texts, spec)
         limit = min(spec.max_length, models.context_length(model))
-        examples = sft.make_examples(prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only)
+        examples = sft.make_examples(
+            prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only
+        )
         try:
             with allocating():
                 return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro, job), tokenizer
         except torch.OutOfMemoryError:
             if micro == 1:
-                raise MoaError("model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length, set lora: true or quantisation: nf4") from None
+                raise MoaError(
+                    "model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length,"
+                    " set lora: true or quantisation: nf4"
+                ) from None
             micro = sft.smaller(micro, spec.batch_size)
-            log.warning("out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
+            log.warning(
+                "out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size
+            )
         del model
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
-    """Return the base in its own precision with the adapter's product added; a quantised base is loaded anew for that."""
+    """Return the base in its own precision with the adapter's product added.
+
+    A quantised base is loaded anew for that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_embedding_layers=False)
         fresh = models.load_base(section.model.source, section.model, revision=section.model.revision, quantise=False)
@@ -138,13 +168,19 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
     """Write model, tokenizer and, where something was trained, sft.json into an existing folder."""
     model, spec = section.model, section.model.sft
     if spec is None:
-        models.load_base(model.source, model, revision=model.revision, quantise=False, stored_dtype=True).save_pretrained(folder)
+        models.load_base(
+            model.source, model, revision=model.revision, quantise=False, stored_dtype=True
+        ).save_pretrained(folder)
         models.load_tokenizer(model.source, model.revision).save_pretrained(folder)
         log.info("model.sft is null: %s is taken as it is", model.source)
         return
     chosen = choose(section, read_texts(texts), scores)
     trained, tokenizer = train(section, chosen, spec, job)
-    done = merged(section, trained.model) if isinstance(trained.model, PeftModel) else trained.model.to(getattr(torch, model.dtype))
+    done = (
+        merged(section, trained.model)
+        if isinstance(trained.model, PeftModel)
+        else trained.model.to(getattr(torch, model.dtype))
+    )
     done.config.use_cache = True  # training switched it off
     done.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -51,7 +51,12 @@ class Scale:
 
 
 def evaluate(
-    section: EvaluateSection, normaliser: Path, fluency: Path, prompts: Path, generations: Sequence[Path], scores: Sequence[Path]
+    section: EvaluateSection,
+    normaliser: Path,
+    fluency: Path,
+    prompts: Path,
+    generations: Sequence[Path],
+    scores: Sequence[Path],
 ) -> dict[str, list[Row]]:
     """Return the rows of tables points, quality, metrics and payoff, by table name."""
     rows = answers.index(tables.GENERATIONS, generations, section.task)
@@ -59,9 +64,15 @@ def evaluate(
     _check_complete(section, set(rows), set(scored))
     ids = _evaluation_prompts(prompts)
     scale = _scale(section, normaliser, fluency, len(ids))
-    roles = [(name, "reward") for name in section.objectives] + [(name, "judge") for name, o in section.objectives.items() if o.judge]
-    found: dict[str, list[Row]] = {table.name: [] for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF)}
-    for key in sorted(rows, key=lambda k: (section.methods.index(k[0]) if k[0] in section.methods else len(section.methods), k)):
+    roles = [(name, "reward") for name in section.objectives] + [
+        (name, "judge") for name, o in section.objectives.items() if o.judge
+    ]
+    found: dict[str, list[Row]] = {
+        table.name: [] for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF)
+    }
+    for key in sorted(
+        rows, key=lambda k: (section.methods.index(k[0]) if k[0] in section.methods else len(section.methods), k)
+    ):
         one = answers.load(rows[key], scored[key], section.task, ids, roles)
         quality = list(_quality(section, scale, one))
         found["quality"] += quality
@@ -78,7 +89,10 @@ def _check_complete(section: EvaluateSection, generated: set[answers.Key], score
         raise MoaError(f"row '{method}', seed {seed}: {have} without {lack}; give both files")
     for method, seed in sorted(generated):
         if method not in allowed or seed not in section.seeds:
-            raise MoaError(f"row '{method}', seed {seed} is not part of this run.{nearest(method, allowed)} Seeds: {section.seeds}.")
+            raise MoaError(
+                f"row '{method}', seed {seed} is not part of this run.{nearest(method, allowed)} Seeds:"
+                f" {section.seeds}."
+            )
     for method in section.methods:
         for seed in section.seeds:
             if (method, seed) not in generated:
@@ -97,16 +111,34 @@ def _evaluation_prompts(path: Path) -> list[str]:
 def _scale(section: EvaluateSection, normaliser: Path, fluency: Path, prompts: int) -> Scale:
     by_objective = {row["objective"]: row for row in tables.read(tables.NORMALISER, normaliser).to_pylist()}
     if set(by_objective) != set(section.objectives):
-        raise MoaError(f"{normaliser}: objectives {sorted(by_objective)}, the experiment has {sorted(section.objectives)}; run the stage reference_scores again")
-    columns = {name: np.array([by_objective[o][name] for o in section.objectives]) for name in ("low", "high", "reference_point")}
+        raise MoaError(
+            f"{normaliser}: objectives {sorted(by_objective)}, the experiment has {sorted(section.objectives)}; run the"
+            " stage reference_scores again"
+        )
+    columns = {
+        name: np.array([by_objective[o][name] for o in section.objectives])
+        for name in ("low", "high", "reference_point")
+    }
     for name, low, high in zip(section.objectives, columns["low"], columns["high"], strict=True):
         if not high > low:
-            raise MoaError(f"{normaliser}: objective '{name}' has the scale [{low:g}, {high:g}]; the reference policy's scores do not vary, choose another reward")
+            raise MoaError(
+                f"{normaliser}: objective '{name}' has the scale [{low:g}, {high:g}]; the reference policy's scores do"
+                " not vary, choose another reward"
+            )
     fluent = sorted(tables.read(tables.FLUENCY, fluency).to_pylist(), key=lambda row: row["tokens"])
     if not fluent or [row["tokens"] for row in fluent] != list(range(1, len(fluent) + 1)):
-        raise MoaError(f"{fluency}: {len(fluent)} rows, expected one for every length from 1 token; run the stage reference_scores again")
+        raise MoaError(
+            f"{fluency}: {len(fluent)} rows, expected one for every length from 1 token; run the stage reference_scores"
+            " again"
+        )
     weights = bootstrap.resamples(prompts, section.evaluation.bootstrap)
-    return Scale(columns["low"], columns["high"], columns["reference_point"], weights, np.array([(row["low"], row["high"]) for row in fluent]))
+    return Scale(
+        columns["low"],
+        columns["high"],
+        columns["reference_point"],
+        weights,
+        np.array([(row["low"], row["high"]) for row in fluent]),
+    )
 
 
 def _identity(section: EvaluateSection, one: Answers) -> Row:
@@ -124,7 +156,15 @@ def _points(section: EvaluateSection, scale: Scale, one: Answers) -> Iterator[Ro
         for m, preference in enumerate(one.preferences):
             numbers = {"mean": float(mean[m]), "low": float(low[m]), "high": float(high[m])}
             scaled = float(normalised[m, i]) if role == "reward" else None
-            yield {**shared, "point": m, "preference": preference, "objective": name, "role": role, **numbers, "normalised": scaled}
+            yield {
+                **shared,
+                "point": m,
+                "preference": preference,
+                "objective": name,
+                "role": role,
+                **numbers,
+                "normalised": scaled,
+            }
 
 
 def _quality(section: EvaluateSection, scale: Scale, one: Answers) -> Iterator[Row]:
@@ -136,7 +176,12 @@ def _quality(section: EvaluateSection, scale: Scale, one: Answers) -> Iterator[R
     above = fronts.above(means, scale.reference) & answered
     for m, preference in enumerate(one.preferences):
         reason = _degenerate(statistics[m])
-        verdict = {"non_dominated": bool(front[m]), "below_reference": not above[m], "degenerate": reason is not None, "reason": reason}
+        verdict = {
+            "non_dominated": bool(front[m]),
+            "below_reference": not above[m],
+            "degenerate": reason is not None,
+            "reason": reason,
+        }
         yield {**_identity(section, one), "point": m, "preference": preference, **verdict, **statistics[m]}
 
 
@@ -167,7 +212,10 @@ def _text_statistics(one: Answers, point: int, fluent: Array) -> Row:
 
 
 def _fluent(rows: pa.Table, fluent: Array) -> Row:
-    """Return the bounds of the mean NLL: the mean, over the responses that have one, of held-out text's at the response's length."""
+    """Return the bounds of the mean NLL.
+
+    The mean, over the responses that have one, of held-out text's at the response's length.
+    """
     lengths = rows.filter(pc.is_valid(rows["nll"]))["tokens"].to_numpy()
     if not len(lengths):
         return {"nll_low": None, "nll_high": None}
@@ -180,10 +228,16 @@ def _degenerate(quality: Row) -> str | None:
     reasons = []
     nll, low, high = (quality[name] for name in ("nll", "nll_low", "nll_high"))
     if nll is not None and not low <= nll <= high:
-        reasons.append(f"mean NLL {nll:.2f} nats per token, the central 98 % of held-out text of the same length has {low:.2f} to {high:.2f}")
+        reasons.append(
+            f"mean NLL {nll:.2f} nats per token, the central 98 % of held-out text of the same length has {low:.2f} to"
+            f" {high:.2f}"
+        )
     if quality["repetition_rate"] > REPEATED_LIMIT:
         repeated = percent(quality["repetition_rate"])
-        reasons.append(f"{repeated} of responses repeat a word 4-gram at least three times, or a word three times in a row (limit {percent(REPEATED_LIMIT)})")
+        reasons.append(
+            f"{repeated} of responses repeat a word 4-gram at least three times, or a word three times in a row (limit"
+            f" {percent(REPEATED_LIMIT)})"
+        )
     if quality["empty_rate"] > EMPTY_LIMIT:
         reasons.append(f"{percent(quality['empty_rate'])} of responses are blank (limit {percent(EMPTY_LIMIT)})")
     return "; ".join(reasons) or None
@@ -199,7 +253,13 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
     answered = _answered(quality)
     readable = answered & ~np.array([row["degenerate"] for row in quality])
 
-    def row(metric: str, value: Array | float, ends: tuple[Any, Any] | None = None, objective: str = "all", behind: int = len(points)) -> Row:
+    def row(
+        metric: str,
+        value: Array | float,
+        ends: tuple[Any, Any] | None = None,
+        objective: str = "all",
+        behind: int = len(points),
+    ) -> Row:
         defined = not np.isnan(value)
         low, high = map(float, ends) if ends is not None and defined else (None, None)
         value_or_none = float(value) if defined else None
@@ -222,13 +282,20 @@ def _metrics(section: EvaluateSection, scale: Scale, one: Answers, quality: Sequ
             bounds = [steering.tau_bound(column) for column in preferences.T]
             for name, bound in (*zip(section.objectives, bounds, strict=True), ("all", float(np.mean(bounds)))):
                 yield row("tau_bound", bound, objective=name)
-        yield row("control_error", steering.control_error(preferences, points), bootstrap.interval(steering.control_error(preferences, drawn)))
+        yield row(
+            "control_error",
+            steering.control_error(preferences, points),
+            bootstrap.interval(steering.control_error(preferences, drawn)),
+        )
     else:
         yield row("control_error", np.nan, None)
 
 
 def _steering(one: Answers, points: Array, drawn: Array) -> Iterator[tuple[str, Array, Array]]:
-    """Yield (metric, (K,) values, (R, K) resampled values); NaN where the row cannot be steered or has too few points."""
+    """Yield (metric, (K,) values, (R, K) resampled values).
+
+    NaN where the row cannot be steered or has too few points.
+    """
     undefined = np.full(points.shape[1], np.nan), np.full((len(drawn), points.shape[1]), np.nan)
     for metric, function in (("tau", steering.kendall_tau), ("order_rate", steering.order_rate)):
         if not one.steerable or len(points) < steering.LEAST_POINTS:
@@ -254,7 +321,10 @@ def _payoff(section: EvaluateSection, points: Sequence[Row]) -> list[Row]:
     for seed in section.seeds:
         for name in section.objectives:
             if (seed, name, name) not in found:
-                raise MoaError(f"row '{section.payoff_row}', seed {seed}: no responses at the preference for '{name}' alone; the payoff table needs every corner")
+                raise MoaError(
+                    f"row '{section.payoff_row}', seed {seed}: no responses at the preference for '{name}' alone; the"
+                    " payoff table needs every corner"
+                )
     return [
         {"task": section.task, "seed": seed, "policy": policy, "objective": name, "mean": row["mean"], "normalised": row["normalised"],
          "loss": found[seed, name, name]["normalised"] - row["normalised"], "n": row["n"]}
@@ -264,11 +334,32 @@ def _payoff(section: EvaluateSection, points: Sequence[Row]) -> list[Row]:
 
 def main(arguments: argparse.Namespace) -> None:
     section = EvaluateSection.model_validate_json(arguments.section)
-    found = evaluate(section, arguments.normaliser, arguments.fluency, arguments.prompts, arguments.generations, arguments.scores)
-    outputs = {tables.POINTS.name: arguments.points, tables.QUALITY.name: arguments.quality, tables.METRICS.name: arguments.metrics, tables.PAYOFF.name: arguments.payoff}
+    found = evaluate(
+        section, arguments.normaliser, arguments.fluency, arguments.prompts, arguments.generations, arguments.scores
+    )
+    outputs = {
+        tables.POINTS.name: arguments.points,
+        tables.QUALITY.name: arguments.quality,
+        tables.METRICS.name: arguments.metrics,
+        tables.PAYOFF.name: arguments.payoff,
+    }
     for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF):
         tables.write(table, found[table.name], outputs[table.name])
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__, "normaliser", "fluency", "prompts", "generations*", "scores*", "points", "quality", "metrics", "payoff"))
+    command.run(
+        main,
+        command.parser(
+            __doc__,
+            "normaliser",
+            "fluency",
+            "prompts",
+            "generations*",
+            "scores*",
+            "points",
+            "quality",
+            "metrics",
+            "payoff",
+        ),
+    )

@@ -43,12 +43,25 @@ def load(section: GenerateSection, method: Method, base: Path, folders: Sequence
     assert way != "external", "only the method 'external' answers so"
     objectives = section.objectives
     return answering.load(
-        source, section.model, folders, way=way, objectives=objectives, shown=section.conditioning, conditioned=conditioned, revision=revision, name=name
+        source,
+        section.model,
+        folders,
+        way=way,
+        objectives=objectives,
+        shown=section.conditioning,
+        conditioned=conditioned,
+        revision=revision,
+        name=name,
     )
 
 
 def walk(
-    section: GenerateSection, answerer: answering.Answerer, prompts: Sequence[Row], grid: Sequence[Preference | None], seed: int, progress: Callable[[int], None]
+    section: GenerateSection,
+    answerer: answering.Answerer,
+    prompts: Sequence[Row],
+    grid: Sequence[Preference | None],
+    seed: int,
+    progress: Callable[[int], None],
 ) -> list[Row]:
     """Answer every prompt at every preference; what a point draws depends on (seed, point, batch) alone."""
     generation = section.generation
@@ -58,19 +71,40 @@ def walk(
     for point, preference in enumerate(grid):
         policy = answerer.switch(preference)
         texts = answerer.texts([prompt["prompt"] for prompt, _ in wanted], preference)
-        found = answering.respond(answerer, texts, decoding, generation.batch_size, f"generate {seed} {point}", progress)
+        found = answering.respond(
+            answerer, texts, decoding, generation.batch_size, f"generate {seed} {point}", progress
+        )
         for (prompt, sample), response in zip(wanted, found, strict=True):
             key = {"point": point, "preference": preference, "prompt_id": prompt["prompt_id"], "sample": sample}
-            rows.append({**key, "policy": policy, "response": response.text, "tokens": response.tokens, "finished": response.finished})
+            rows.append(
+                {
+                    **key,
+                    "policy": policy,
+                    "response": response.text,
+                    "tokens": response.tokens,
+                    "finished": response.finished,
+                }
+            )
     return rows
 
 
-def add_fluency(section: GenerateSection, reference: answering.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> int:
+def add_fluency(
+    section: GenerateSection, reference: answering.Answerer, prompts: Sequence[Row], rows: Sequence[Row]
+) -> int:
     """Add each response's NLL under the reference policy, its adapters off; return the tokens read."""
-    by_id = {p["prompt_id"]: text for p, text in zip(prompts, reference.texts([p["prompt"] for p in prompts], None), strict=True)}
+    by_id = {
+        p["prompt_id"]: text
+        for p, text in zip(prompts, reference.texts([p["prompt"] for p in prompts], None), strict=True)
+    }
     model = reference.model
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        read = fluency.measure(model, reference.tokenizer, [by_id[r["prompt_id"]] for r in rows], [r["response"] for r in rows], reference.context)
+        read = fluency.measure(
+            model,
+            reference.tokenizer,
+            [by_id[r["prompt_id"]] for r in rows],
+            [r["response"] for r in rows],
+            reference.context,
+        )
     for row, nll in zip(rows, read.nll, strict=True):
         row["nll"] = nll
     return read.tokens
@@ -78,7 +112,15 @@ def add_fluency(section: GenerateSection, reference: answering.Answerer, prompts
 
 def reference_of(section: GenerateSection, base: Path) -> answering.Answerer:
     """Return the base alone."""
-    return answering.load(base, section.model, [], way="policy", objectives=section.objectives, shown=section.conditioning, conditioned=False)
+    return answering.load(
+        base,
+        section.model,
+        [],
+        way="policy",
+        objectives=section.objectives,
+        shown=section.conditioning,
+        conditioned=False,
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -103,15 +145,34 @@ def main(args: argparse.Namespace) -> None:
     write(section, args, cost, reference, prompts, rows)
 
 
-def write(section: GenerateSection, args: argparse.Namespace, cost: command.Cost, reference: answering.Answerer, prompts: Sequence[Row], rows: Sequence[Row]) -> None:
+def write(
+    section: GenerateSection,
+    args: argparse.Namespace,
+    cost: command.Cost,
+    reference: answering.Answerer,
+    prompts: Sequence[Row],
+    rows: Sequence[Row],
+) -> None:
     """Measure the rows' fluency under `reference` and write tables GENERATIONS and COSTS."""
     cost.tokens += add_fluency(section, reference, prompts, rows)
     key = {"task": section.task, "method": args.row, "seed": args.seed}
     tables.write(tables.GENERATIONS, [{**key, **r} for r in rows], args.out)
     unfinished, points = sum(not r["finished"] for r in rows) / len(rows), len({r["point"] for r in rows})
-    log.info("%s: %d responses at %d points, mean %.1f tokens, %.0f %% unfinished", args.row, len(rows), points, sum(r["tokens"] for r in rows) / len(rows), 100 * unfinished)
+    log.info(
+        "%s: %d responses at %d points, mean %.1f tokens, %.0f %% unfinished",
+        args.row,
+        len(rows),
+        points,
+        sum(r["tokens"] for r in rows) / len(rows),
+        100 * unfinished,
+    )
     cost.write(args.costs)
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__, "prompts", "base", "policies*", "normaliser*", "models*", "out", "costs", row=str, seed=int))
+    command.run(
+        main,
+        command.parser(
+            __doc__, "prompts", "base", "policies*", "normaliser*", "models*", "out", "costs", row=str, seed=int
+        ),
+    )

@@ -55,7 +55,10 @@ def modules() -> list[str]:
 def used_policies(experiment: Experiment) -> dict[str, list[dict[str, str]]]:
     """Return the policies that every row answers with."""
     evaluation = experiment.evaluation_preferences()
-    return {row: [{"owner": p.row, "policy": p.name} for p in method.policies(evaluation)] for row, method in catalogue.rows(experiment).items()}
+    return {
+        row: [{"owner": p.row, "policy": p.name} for p in method.policies(evaluation)]
+        for row, method in catalogue.rows(experiment).items()
+    }
 
 
 def hardware() -> str:
@@ -67,7 +70,15 @@ def hardware() -> str:
 
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in information.read_text().splitlines() if line.startswith("model name")] if information.exists() else []
+    names = (
+        [
+            line.partition(":")[2].strip()
+            for line in information.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if information.exists()
+        else []
+    )
     return next((n for n in names if n), platform.processor() or platform.machine())
 
 

@@ -1,7 +1,7 @@
 """Prompts with disjoint splits, and texts for fine-tuning, from the embedded corpus or from a dataset (docs/data.md).
 
-Order, splits and ids follow from the content and `data.seed`, not from the order of rows: the same rows give the same bytes.
-A response starts with the space that separates it from its prompt, so that prompt + response is the whole text.
+Order, splits and ids follow from the content and `data.seed`, not from the order of rows: the same rows give the same
+bytes. A response starts with the space that separates it from its prompt, so that prompt + response is the whole text.
 """
 
 import argparse
@@ -65,7 +65,10 @@ class Source:
     def need(self, key: str, asked: int, found: int) -> None:
         """Raise a MoaError if fewer rows than `asked` for by data.`key` are left."""
         if found < asked:
-            raise MoaError(f"data.{key}: {asked} asked for, {found} left ({self.report()}); lower data.{key}, loosen the filters, or give more data")
+            raise MoaError(
+                f"data.{key}: {asked} asked for, {found} left ({self.report()}); lower data.{key}, loosen the filters,"
+                " or give more data"
+            )
 
 
 def prepare(data: Data) -> Sets:
@@ -80,12 +83,17 @@ def prepare(data: Data) -> Sets:
 def embedded(data: Data) -> Sets:
     """Return the generated review corpus."""
     corpus = reviews.generate(data.texts, data.heldout_texts, data.train_prompts, data.evaluation_prompts, data.seed)
-    texts, heldout = ([Item(r.prompt, r.response, r.prompt + r.response) for r in part] for part in (corpus.texts, corpus.heldout))
+    texts, heldout = (
+        [Item(r.prompt, r.response, r.prompt + r.response) for r in part] for part in (corpus.texts, corpus.heldout)
+    )
     return Sets(texts, heldout, corpus.train_prompts, corpus.evaluation_prompts)
 
 
 def from_dataset(data: Data) -> Sets:
-    """Return the splits of a dataset: evaluation prompts first, then held-out texts, then what trains and resembles neither."""
+    """Return the splits of a dataset.
+
+    Evaluation prompts first, then held-out texts, then what trains and resembles neither.
+    """
     source, pool = _read(data, data.split)
     evaluation_source, candidates = _read_evaluation(data, source, pool)
     evaluation = _distinct(candidates, data.evaluation_prompts)
@@ -98,25 +106,39 @@ def from_dataset(data: Data) -> Sets:
     text_source.need("heldout_texts", data.heldout_texts, len(heldout))
     text_source.taken["held out"] += len(heldout)
     seen = Near(item.content for item in (*evaluation, *heldout))
-    trained = text_source.filter(text_pool[data.heldout_texts :], lambda item: not seen.matches(item.content), "near-duplicates of evaluation or held-out texts")
+    trained = text_source.filter(
+        text_pool[data.heldout_texts :],
+        lambda item: not seen.matches(item.content),
+        "near-duplicates of evaluation or held-out texts",
+    )
     text_source.need("texts", data.texts, len(trained))
 
     near = Near(item.prompt for item in evaluation)
     # From the end, so that prompts and texts overlap only where rows are few.
     others = reversed(trained if data.responses is None else pool)
-    rest = source.filter(_distinct(others), lambda item: not near.matches(item.prompt), "near-duplicates of evaluation prompts")
+    rest = source.filter(
+        _distinct(others), lambda item: not near.matches(item.prompt), "near-duplicates of evaluation prompts"
+    )
     source.need("train_prompts", data.train_prompts, len(rest))
     for part in dict.fromkeys((source, evaluation_source, text_source)):
         log.info(part.report())
-    return Sets(trained[: data.texts], heldout, [i.prompt for i in rest[: data.train_prompts]], [i.prompt for i in evaluation])
+    return Sets(
+        trained[: data.texts], heldout, [i.prompt for i in rest[: data.train_prompts]], [i.prompt for i in evaluation]
+    )
 
 
 def _read(data: Data, split: str) -> tuple[Source, list[Item]]:
     column = data.text or data.prompt
     assert column is not None, "Data's validator demands text or prompt"
-    rows = read_rows(data.source, data.revision, data.subset, split, [column, *([data.response] if data.response else [])])
+    rows = read_rows(
+        data.source, data.revision, data.subset, split, [column, *([data.response] if data.response else [])]
+    )
     source = Source(f"{data.source}, split {split}", len(rows))
-    items = _from_prompts(rows, column, data.response, data, source) if data.text is None else _from_texts(rows, column, data, source)
+    items = (
+        _from_prompts(rows, column, data.response, data, source)
+        if data.text is None
+        else _from_texts(rows, column, data, source)
+    )
     return source, _usable(items, data, source)
 
 
@@ -126,13 +148,16 @@ def _read_evaluation(data: Data, source: Source, pool: list[Item]) -> tuple[Sour
     files = locate(data.source, data.subset, data.evaluation_split)
     if files is not None and files == locate(data.source, data.subset, data.split):
         raise MoaError(
-            f"data.evaluation_split: {files[0]} serves both '{data.split}' and '{data.evaluation_split}'; leave evaluation_split out, or give a folder with a file for each split"
+            f"data.evaluation_split: {files[0]} serves both '{data.split}' and '{data.evaluation_split}'; leave"
+            " evaluation_split out, or give a folder with a file for each split"
         )
     return _read(data, data.evaluation_split)
 
 
 def _read_responses(data: Data, responses: Responses) -> tuple[Source, list[Item]]:
-    rows = read_rows(responses.source, responses.revision, responses.subset, responses.split, [responses.prompt, responses.response])
+    rows = read_rows(
+        responses.source, responses.revision, responses.subset, responses.split, [responses.prompt, responses.response]
+    )
     source = Source(f"{responses.source}, split {responses.split}", len(rows))
     return source, _usable(_from_prompts(rows, responses.prompt, responses.response, data, source), data, source)
 
@@ -143,7 +168,13 @@ def _from_texts(rows: list[dict[str, Any]], column: str, data: Data, source: Sou
         text = text_of(source.where, row, column)
         item = _dialogue(text, data.prompt_end, data) if data.prompt_end is not None else _opening(text, data)
         if item is None:
-            source.taken["without a response after prompt_end" if data.prompt_end is not None else "too short to be split into prompt and response"] += 1
+            source.taken[
+                (
+                    "without a response after prompt_end"
+                    if data.prompt_end is not None
+                    else "too short to be split into prompt and response"
+                )
+            ] += 1
         else:
             items.append(item)
     return items
@@ -161,7 +192,9 @@ def _dialogue(text: str, prompt_end: str, data: Data) -> Item | None:
     return Item(parts[0], _response(parts[1], data), parts[0]) if parts else None
 
 
-def _from_prompts(rows: list[dict[str, Any]], prompt: str, response: str | None, data: Data, source: Source) -> list[Item]:
+def _from_prompts(
+    rows: list[dict[str, Any]], prompt: str, response: str | None, data: Data, source: Source
+) -> list[Item]:
     made = []
     for row in rows:
         question = encodable(text_of(source.where, row, prompt))
@@ -180,7 +213,11 @@ def _usable(items: list[Item], data: Data, source: Source) -> list[Item]:
     (low, high), (text_low, text_high) = data.prompt_characters, data.text_characters
     items = source.filter(items, lambda i: low <= len(i.prompt) <= high, "outside prompt_characters")
     # Lengths of texts say nothing about rows that are prompts only.
-    items = source.filter(items, lambda i: not i.response or text_low <= len(i.prompt) + len(i.response) <= text_high, "outside text_characters")
+    items = source.filter(
+        items,
+        lambda i: not i.response or text_low <= len(i.prompt) + len(i.response) <= text_high,
+        "outside text_characters",
+    )
     distinct = list(dict.fromkeys(items))
     source.taken["exact duplicates"] += len(items) - len(distinct)
     return sorted(distinct, key=lambda i: (text_hash(str(data.seed), i.content), i.response))
@@ -204,7 +241,13 @@ def rows(task: str, sets: Sets) -> tuple[list[dict[str, str]], list[dict[str, st
         for prompt in part
     ]
     texts = [
-        {"task": task, "text_id": text_hash(item.prompt, item.response), "split": split, "prompt": item.prompt, "response": item.response}
+        {
+            "task": task,
+            "text_id": text_hash(item.prompt, item.response),
+            "split": split,
+            "prompt": item.prompt,
+            "response": item.response,
+        }
         for split, part in (("train", sets.texts), ("heldout", sets.heldout))
         for item in part
     ]
@@ -219,7 +262,10 @@ def main(arguments: argparse.Namespace) -> None:
     prompts, texts = rows(section.task, sets)
     tables.write(tables.PROMPTS, prompts, arguments.prompts)
     tables.write(tables.TEXTS, texts, arguments.texts)
-    log.info("prompts: %d train, %d evaluation; texts: %d train, %d held out", *(len(p) for p in (sets.train, sets.evaluation, sets.texts, sets.heldout)))
+    log.info(
+        "prompts: %d train, %d evaluation; texts: %d train, %d held out",
+        *(len(p) for p in (sets.train, sets.evaluation, sets.texts, sets.heldout)),
+    )
     cost.write(arguments.costs)
 
 

@@ -24,7 +24,10 @@ Row = dict[str, Any]
 
 
 def choose_prompts(path: Path, count: int) -> list[tuple[Row, int]]:
-    """Return `count` train prompts with a sample number, in an order that depends on their content only; prompts repeat once all were used."""
+    """Return `count` train prompts with a sample number, in an order that depends on their content only.
+
+    Prompts repeat once all were used.
+    """
     rows = [r for r in tables.read(tables.PROMPTS, path).to_pylist() if r["split"] == "train"]
     if not rows:
         raise MoaError(f"{path}: no train prompts")
@@ -40,14 +43,31 @@ def answer(section: ReferenceSection, base: answering.Answerer, chosen: Sequence
     clock = command.Progress(f"{section.task} reference", len(texts))
     found = answering.respond(base, texts, decoding, generation.batch_size, "reference", clock.add)
     read = fluency.measure(base.model, base.tokenizer, texts, [r.text for r in found], base.context)
-    key = {"task": section.task, "method": "reference", "seed": 0, "point": 0, "preference": None, "policy": "reference"}
+    key = {
+        "task": section.task,
+        "method": "reference",
+        "seed": 0,
+        "point": 0,
+        "preference": None,
+        "policy": "reference",
+    }
     return [
-        {**key, "prompt_id": row["prompt_id"], "sample": sample, "response": r.text, "tokens": r.tokens, "finished": r.finished, "nll": nll}
+        {
+            **key,
+            "prompt_id": row["prompt_id"],
+            "sample": sample,
+            "response": r.text,
+            "tokens": r.tokens,
+            "finished": r.finished,
+            "nll": nll,
+        }
         for (row, sample), r, nll in zip(chosen, found, read.nll, strict=True)
     ]
 
 
-def score(section: ReferenceSection, models: Sequence[Path], prompts: list[str], rows: Sequence[Row]) -> tuple[list[Row], dict[str, NDArray[np.float32]], dict[str, str], int]:
+def score(
+    section: ReferenceSection, models: Sequence[Path], prompts: list[str], rows: Sequence[Row]
+) -> tuple[list[Row], dict[str, NDArray[np.float32]], dict[str, str], int]:
     """Return rows of REFERENCE_SCORES, each objective's rewards (n,), notes for the table, and the tokens that rewards read."""
     made: list[Row] = []
     rewards: dict[str, NDArray[np.float32]] = {}
@@ -85,11 +105,17 @@ def scale(section: ReferenceSection, objective: str, scores: NDArray[np.float32]
     spread = float(values.std())
     if high <= low:
         raise MoaError(
-            f"reward {name} of objective '{objective}' is constant: its scale is [{low:g}, {high:g}] on {len(values)} responses of the "
-            "reference policy; give another reward, or correct this one"
+            f"reward {name} of objective '{objective}' is constant: its scale is [{low:g}, {high:g}] on {len(values)}"
+            " responses of the reference policy; give another reward, or correct this one"
         )
     if spread == 0:
-        log.warning("reward %s of objective '%s' gave all %d responses of the reference policy the same score, %g", name, objective, len(values), values[0])
+        log.warning(
+            "reward %s of objective '%s' gave all %d responses of the reference policy the same score, %g",
+            name,
+            objective,
+            len(values),
+            values[0],
+        )
     given = (section.evaluation.reference_point or {}).get(objective)
     default = float(np.quantile(values, LOW)) if least is None else least
     return {
@@ -105,7 +131,14 @@ def normaliser(section: ReferenceSection, rows: Sequence[Row], rewards: dict[str
     made = []
     for objective, scores in rewards.items():
         row = scale(section, objective, scores)
-        log.info("%s: 0 is %.4g, 1 is %.4g, mean %.4g, reference point %.4g", objective, row["low"], row["high"], row["mean"], row["reference_point"])
+        log.info(
+            "%s: 0 is %.4g, 1 is %.4g, mean %.4g, reference point %.4g",
+            objective,
+            row["low"],
+            row["high"],
+            row["mean"],
+            row["reference_point"],
+        )
         made.append({**row, "hash": text_hash(settings, objective, *texts, scores.astype("<f4").tobytes().hex())})
     return made
 
@@ -125,7 +158,14 @@ def held_out(section: ReferenceSection, base: answering.Answerer, path: Path) ->
         for length, (low, median, high) in enumerate(fluency.band(read.losses, (LOW, MIDDLE, HIGH)).tolist(), 1)
     ]
     for row in (made[0], made[-1]):
-        log.info("held-out text, first %d tokens: %.2f nats per token (1 %% %.2f, 99 %% %.2f), %d texts", row["tokens"], row["median"], row["low"], row["high"], count)
+        log.info(
+            "held-out text, first %d tokens: %.2f nats per token (1 %% %.2f, 99 %% %.2f), %d texts",
+            row["tokens"],
+            row["median"],
+            row["low"],
+            row["high"],
+            count,
+        )
     return made, read.tokens
 
 
@@ -133,7 +173,15 @@ def main(args: argparse.Namespace) -> None:
     """Write tables REFERENCE_RESPONSES, REFERENCE_SCORES, NORMALISER, FLUENCY and COSTS."""
     section = ReferenceSection.model_validate_json(args.section)
     cost = command.Cost(section.task, "reference_scores")
-    base = answering.load(args.base, section.model, [], way="policy", objectives=list(section.objectives), shown=section.conditioning, conditioned=False)
+    base = answering.load(
+        args.base,
+        section.model,
+        [],
+        way="policy",
+        objectives=list(section.objectives),
+        shown=section.conditioning,
+        conditioned=False,
+    )
     chosen = choose_prompts(args.prompts, section.evaluation.reference_responses)
     rows = answer(section, base, chosen)
     cost.batch = base.batch
@@ -148,4 +196,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__, "prompts", "texts", "base", "models*", "responses", "scores", "normaliser", "fluency", "costs"))
+    command.run(
+        main,
+        command.parser(
+            __doc__, "prompts", "texts", "base", "models*", "responses", "scores", "normaliser", "fluency", "costs"
+        ),
+    )

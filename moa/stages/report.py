@@ -21,14 +21,20 @@ FILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what the config allows as a 
 
 
 def build(database: Path, out: Path, asked: str | None = None) -> list[Path]:
-    """Write index.html and <task>.html into the folder `out` and return their paths; task `asked` must be among them."""
+    """Write index.html and <task>.html into the folder `out` and return their paths.
+
+    Task `asked` must be among them.
+    """
     with reading(database) as connection:
         tasks = read(connection)
     if asked is not None:
         named(tasks, asked)
     for task in tasks:
         if not FILE_NAME.fullmatch(task.name) or task.name == "index":
-            raise MoaError(f"{database}: task {task.name!r} cannot name a page; `task` in the experiment file takes letters, digits and underscores, and not 'index'")
+            raise MoaError(
+                f"{database}: task {task.name!r} cannot name a page; `task` in the experiment file takes letters,"
+                " digits and underscores, and not 'index'"
+            )
     written = [_write(out / f"{task.name}.html", pages.task_page(task, tasks)) for task in tasks]
     return [*written, _write(out / "index.html", pages.index(tasks))]
 

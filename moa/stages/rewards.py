@@ -18,7 +18,11 @@ def main(arguments: argparse.Namespace) -> None:
     with keeping(arguments.checkpoints, section.reward, arguments.section, arguments.depends) as job:
         with folder(arguments.model) as temporary:
             trained = train(section.reward, section.spec, temporary, job)
-        log.info("reward %s: held out %s", section.reward, ", ".join(f"{key} {value:.4g}" for key, value in trained.heldout.items()))
+        log.info(
+            "reward %s: held out %s",
+            section.reward,
+            ", ".join(f"{key} {value:.4g}" for key, value in trained.heldout.items()),
+        )
         cost.models, cost.tokens = 1, trained.tokens
         cost.resume(job.watch)
         cost.write(arguments.costs)

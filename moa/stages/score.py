@@ -24,7 +24,8 @@ def main(arguments: argparse.Namespace) -> None:
     generations = tables.read(tables.GENERATIONS, arguments.generations)
     if not generations.num_rows:
         raise MoaError(
-            f"{arguments.generations}: no responses to score; delete it and run snakemake again: the stage generate will rerun"
+            f"{arguments.generations}: no responses to score; delete it and run snakemake again: the stage generate"
+            " will rerun"
         )
     cost.row.update({key: generations[key][0].as_py() for key in ("method", "seed")})
     floors = _floors(section, arguments.normaliser)
@@ -38,9 +39,26 @@ def main(arguments: argparse.Namespace) -> None:
             floor = floors[objective] if role == "reward" else _judge_floor(name, scorer, prompts, responses)
             scores = scoring.score(name, scorer, prompts, responses, floor)
             cut = int(scores.truncated.sum())
-            log.info("%s as %s of %s: %d responses, mean %.4g, %d cut", name, role, objective, len(responses), scores.values.mean(), cut)
+            log.info(
+                "%s as %s of %s: %d responses, mean %.4g, %d cut",
+                name,
+                role,
+                objective,
+                len(responses),
+                scores.values.mean(),
+                cut,
+            )
             for key, value, truncated in zip(identity, scores.values.tolist(), scores.truncated.tolist(), strict=True):
-                rows.append({"task": section.task, **key, "objective": objective, "role": role, "score": value, "truncated": truncated})
+                rows.append(
+                    {
+                        "task": section.task,
+                        **key,
+                        "objective": objective,
+                        "role": role,
+                        "score": value,
+                        "truncated": truncated,
+                    }
+                )
         cost.tokens += scorer.tokens
         used[name] = scorer
     tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(used))
@@ -85,7 +103,8 @@ def _prompts(generations: pa.Table, arguments: argparse.Namespace) -> list[str]:
 def _judge_floor(name: str, judge: scoring.Scorer, prompts: list[str], responses: list[str]) -> float | None:
     """Return None, the smallest score of the responses, or where all of them are blank the judge's smallest score of the prompts.
 
-    Judges have no normaliser. A policy that collapsed to blank responses must still be evaluated, and shown as what it is.
+    Judges have no normaliser. A policy that collapsed to blank responses must still be evaluated, and shown as what it
+    is.
     """
     if judge.low is not None or not all(map(scoring.is_blank, responses)):
         return None

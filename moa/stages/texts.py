@@ -27,7 +27,16 @@ def main(arguments: argparse.Namespace) -> None:
         used[name] = scorer
         log.info("%s (%s): %d texts, mean %.4g", objective, name, len(ids), scores.values.mean())
         for text_id, value, truncated in zip(ids, scores.values.tolist(), scores.truncated.tolist(), strict=True):
-            rows.append({"task": section.task, "text_id": text_id, "objective": objective, "role": "reward", "score": value, "truncated": truncated})
+            rows.append(
+                {
+                    "task": section.task,
+                    "text_id": text_id,
+                    "objective": objective,
+                    "role": "reward",
+                    "score": value,
+                    "truncated": truncated,
+                }
+            )
     tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 

@@ -42,8 +42,14 @@ def read_scale(path: Path, objectives: Sequence[str], where: torch.device) -> tu
         raise MoaError(f"{path}: no row for objective '{missing[0]}'; run the stage reference_scores again")
     for name in objectives:
         if not rows[name]["high"] > rows[name]["low"]:
-            raise MoaError(f"{path}: objective '{name}' has the scale [{rows[name]['low']:g}, {rows[name]['high']:g}], which is no scale; choose another reward, or correct it")
-    columns = [torch.tensor([rows[o][c] for o in objectives], dtype=torch.float32, device=where) for c in ("low", "high", "mean", "std")]
+            raise MoaError(
+                f"{path}: objective '{name}' has the scale [{rows[name]['low']:g}, {rows[name]['high']:g}], which is no"
+                " scale; choose another reward, or correct it"
+            )
+    columns = [
+        torch.tensor([rows[o][c] for o in objectives], dtype=torch.float32, device=where)
+        for c in ("low", "high", "mean", "std")
+    ]
     return Scale(*columns), {o: rows[o]["floor"] for o in objectives}
 
 
@@ -56,7 +62,10 @@ class Scoring:
         self.floors = floors
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
-        columns = [scoring.score(name, s, list(prompts), list(responses), self.floors[o]).values for o, (name, s) in self.scorers.items()]
+        columns = [
+            scoring.score(name, s, list(prompts), list(responses), self.floors[o]).values
+            for o, (name, s) in self.scorers.items()
+        ]
         return np.stack(columns, 1).astype(np.float32)
 
 
@@ -69,25 +78,40 @@ def make_actor(section: TrainSection, base: Path, method: Method, seed: int) -> 
     if section.model.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.enable_input_require_grads()
-    heads = models.ValueHeads(models.hidden_size(policy), len(method.objectives) + len(method.extra_heads)).to(models.device())
+    heads = models.ValueHeads(models.hidden_size(policy), len(method.objectives) + len(method.extra_heads)).to(
+        models.device()
+    )
     generation = section.generation
-    return Actor(policy, heads, tokenizer, Decoding(generation.max_new_tokens, generation.temperature, generation.top_p), context)
+    return Actor(
+        policy, heads, tokenizer, Decoding(generation.max_new_tokens, generation.temperature, generation.top_p), context
+    )
 
 
 def training_preferences(method: Method, section: TrainSection, weights: Preference | None) -> list[Preference]:
-    """Return what a policy is trained on: its own weights, the lattice, or (preference-free) equal weights that nobody reads."""
+    """Return what a policy is trained on.
+
+    Its own weights, the lattice, or (preference-free) equal weights that nobody reads.
+    """
     if weights is not None:
         return [weights]
-    return list(section.training) if method.conditioned else [tuple([1 / len(section.objectives)] * len(section.objectives))]
+    return (
+        list(section.training)
+        if method.conditioned
+        else [tuple([1 / len(section.objectives)] * len(section.objectives))]
+    )
 
 
 def drawn_preferences(ppo: Ppo, training: list[Preference], dirichlet: float, seed: int) -> list[Preference]:
     """Return the preferences that the loop will draw: they depend on seed and step alone."""
     each = ppo.batch_size // ppo.group_size
-    return [tuple(p) for step in range(ppo.steps) for p in batch_preferences(training, each, dirichlet, seed, step).tolist()]
+    return [
+        tuple(p) for step in range(ppo.steps) for p in batch_preferences(training, each, dirichlet, seed, step).tolist()
+    ]
 
 
-def make_task(section: TrainSection, method: Method, actor: Actor, args: argparse.Namespace, weights: Preference | None) -> Task:
+def make_task(
+    section: TrainSection, method: Method, actor: Actor, args: argparse.Namespace, weights: Preference | None
+) -> Task:
     objectives = list(section.objectives)
     scale, floors = read_scale(args.normaliser, objectives, models.device())
     every = tables.read(tables.PROMPTS, args.prompts).to_pylist()
@@ -98,18 +122,30 @@ def make_task(section: TrainSection, method: Method, actor: Actor, args: argpars
 
     shown = training_preferences(method, section, weights)
     dirichlet = section.dirichlet if method.conditioned and weights is None else None
-    # Refuse before training what would not fit in the middle of it, or after it: every prompt with the longest-worded preference.
+    # Refuse before training what would not fit in the middle of it, or after it: every prompt with the longest-worded
+    # preference.
     worded = shown if dirichlet is None else [*shown, *drawn_preferences(section.ppo, shown, dirichlet, args.seed)]
-    widest = max(worded, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0])) if method.conditioned else None
-    conditioning.encode([text_of(r["prompt"], widest) for r in every], actor.tokenizer, actor.context - actor.decoding.max_new_tokens)
+    widest = (
+        max(worded, key=lambda p: len(conditioning.token_rows([text_of(prompts[0], p)], actor.tokenizer)[0]))
+        if method.conditioned
+        else None
+    )
+    conditioning.encode(
+        [text_of(r["prompt"], widest) for r in every], actor.tokenizer, actor.context - actor.decoding.max_new_tokens
+    )
     return Task(prompts, text_of, Scoring(section, args.models, floors), scale, shown, dirichlet)
 
 
 def checkpoints(args: argparse.Namespace) -> AbstractContextManager[Job]:
-    """Return the job's checkpoints; `--depends` is what the workflow knows: the hashes of the code, of rewards and methods too, and of local files."""
+    """Return the job's checkpoints.
+
+    `--depends` is what the workflow knows: the hashes of the code, of rewards and methods too, and of local files.
+    """
     inputs = [file_hash(p) for p in (args.prompts, args.base, args.normaliser, *args.models, *args.texts)]
     name = f"{args.row}-{args.policy}-s{args.seed}"
-    return keeping(args.checkpoints, name, args.section, args.row, args.policy, str(args.seed), args.weights, args.depends, *inputs)
+    return keeping(
+        args.checkpoints, name, args.section, args.row, args.policy, str(args.seed), args.weights, args.depends, *inputs
+    )
 
 
 def report_progress(loop: Loop, step: int, name: str, rate: float) -> None:
@@ -139,7 +175,13 @@ def save(loop: Loop, section: TrainSection, args: argparse.Namespace, weights: P
 
 
 def write_policy(
-    section: TrainSection, args: argparse.Namespace, method: Method, model: PeftModel, weights: Preference | None, heads: models.ValueHeads | None, facts: dict[str, Any]
+    section: TrainSection,
+    args: argparse.Namespace,
+    method: Method,
+    model: PeftModel,
+    weights: Preference | None,
+    heads: models.ValueHeads | None,
+    facts: dict[str, Any],
 ) -> None:
     """Write the policy folder; `facts` are what the card says beyond what every policy's does."""
     card = {
@@ -154,7 +196,11 @@ def write_policy(
 def write_curve(section: TrainSection, args: argparse.Namespace, curve: Sequence[CurveRow]) -> None:
     """Write table CURVES."""
     key = {"task": section.task, "method": args.row, "policy": args.policy, "seed": args.seed}
-    tables.write(tables.CURVES, [{**key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in curve], args.curve)
+    tables.write(
+        tables.CURVES,
+        [{**key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in curve],
+        args.curve,
+    )
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -173,7 +219,11 @@ def read_request(args: argparse.Namespace) -> tuple[TrainSection, Method, Prefer
     method = catalogue.load(args.row, section.settings, list(section.objectives))
     method.check(section.ppo, section.dirichlet)
     listed = json.loads(args.weights)
-    return section, method, None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}")
+    return (
+        section,
+        method,
+        None if listed is None else check(listed, len(section.objectives), f"--weights of {args.row}/{args.policy}"),
+    )
 
 
 def main(args: argparse.Namespace) -> None:

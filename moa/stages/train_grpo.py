@@ -1,4 +1,7 @@
-"""Stage train_grpo: one policy by TRL's GRPOTrainer, resumable; writes adapter, card and curve, as stage train does, without value heads."""
+"""Stage train_grpo: one policy by TRL's GRPOTrainer, resumable.
+
+Writes adapter, card and curve, as stage train does, without value heads.
+"""
 
 import argparse
 import gc
@@ -57,13 +60,29 @@ def train(
         report = Reporter(f"{args.row}/{args.policy} s{args.seed}", section.ppo.steps, method.objectives)
         try:
             with allocating():
-                curve, tokens = trl_grpo.train(actor, method, section.ppo, task, args.seed, micro, section.model.gradient_checkpointing, report, job.folder, job.watch)
+                curve, tokens = trl_grpo.train(
+                    actor,
+                    method,
+                    section.ppo,
+                    task,
+                    args.seed,
+                    micro,
+                    section.model.gradient_checkpointing,
+                    report,
+                    job.folder,
+                    job.watch,
+                )
                 return actor, curve, tokens
         except torch.OutOfMemoryError:
             if micro == 1:
-                raise MoaError("out of memory with one response at a time; lower ppo.batch_size, generation.max_new_tokens or model size, or set model.quantisation: nf4") from None
+                raise MoaError(
+                    "out of memory with one response at a time; lower ppo.batch_size, generation.max_new_tokens or"
+                    " model size, or set model.quantisation: nf4"
+                ) from None
             micro = max(m for m in range(1, micro // 2 + 1) if section.ppo.mini_batch_size % m == 0)
-            log.warning("out of memory: %d responses at a time (the mini-batch stays %d)", micro, section.ppo.mini_batch_size)
+            log.warning(
+                "out of memory: %d responses at a time (the mini-batch stays %d)", micro, section.ppo.mini_batch_size
+            )
         del actor, task
         gc.collect()
         torch.cuda.empty_cache()

@@ -30,7 +30,14 @@ def label(samples: Samples, method: modpo.Method, weights: Preference, seed: int
     rewards = settings.scale * samples.quantile
     if settings.pairs is not None:
         return given_pairs(rewards, torch.tensor(weights, device=rewards.device), method.labelled(weights))
-    return make_pairs(rewards, settings.responses, torch.tensor(weights, device=rewards.device), method.labelled(weights), settings.labels == "drawn", seed)
+    return make_pairs(
+        rewards,
+        settings.responses,
+        torch.tensor(weights, device=rewards.device),
+        method.labelled(weights),
+        settings.labels == "drawn",
+        seed,
+    )
 
 
 def first_rows(samples: Samples, objectives: list[str]) -> list[CurveRow]:
@@ -39,7 +46,11 @@ def first_rows(samples: Samples, objectives: list[str]) -> list[CurveRow]:
     for quantity, scores in (("reward", samples.raw), ("normalised_reward", samples.quantile)):
         rows += [(0, quantity, o, v) for o, v in zip(objectives, scores.mean(0).tolist(), strict=True)]
     lengths = samples.response_mask.sum(1)
-    return [*rows, (0, "response_tokens", "all", float(lengths.mean())), (0, "finished_rate", "all", float(samples.finished.mean()))]
+    return [
+        *rows,
+        (0, "response_tokens", "all", float(lengths.mean())),
+        (0, "finished_rate", "all", float(samples.finished.mean())),
+    ]
 
 
 def run_loop(loop: PairLoop, name: str) -> None:
@@ -57,7 +68,9 @@ def run_loop(loop: PairLoop, name: str) -> None:
             last = now
 
 
-def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args: argparse.Namespace, ppo: Ppo, watch: Stopwatch) -> Samples:
+def samples_of(
+    path: Path, actor: Actor, task: Task, method: modpo.Method, args: argparse.Namespace, ppo: Ppo, watch: Stopwatch
+) -> Samples:
     """Return the samples, made now, which `watch` counts, or by an earlier attempt."""
     kept = Samples.load(path, watch)
     if kept is not None:
@@ -69,7 +82,9 @@ def samples_of(path: Path, actor: Actor, task: Task, method: modpo.Method, args:
         else:
             table = tables.read(tables.PROMPTS, args.prompts).to_pylist()
             evaluation = [r["prompt"] for r in table if r["split"] == "evaluation"]
-            samples = given(actor, task, ppo, read_pairs(f"methods.{args.row}.pairs", settings.pairs, evaluation), args.seed)
+            samples = given(
+                actor, task, ppo, read_pairs(f"methods.{args.row}.pairs", settings.pairs, evaluation), args.seed
+            )
     samples.save(path, watch)
     return samples
 
@@ -86,7 +101,20 @@ def main(args: argparse.Namespace) -> None:
         samples = samples_of(job.folder / "samples.safetensors", actor, task, method, args, ppo, job.watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
         pairs = label(samples, method, weights, args.seed)
-        loop = PairLoop(actor, ppo, samples, pairs, settings.beta, epochs, rate, args.row, args.seed, job.folder, first_rows(samples, method.objectives), job.watch)
+        loop = PairLoop(
+            actor,
+            ppo,
+            samples,
+            pairs,
+            settings.beta,
+            epochs,
+            rate,
+            args.row,
+            args.seed,
+            job.folder,
+            first_rows(samples, method.objectives),
+            job.watch,
+        )
         run_loop(loop, f"{args.row}/{args.policy} s{args.seed}")
         train.write_policy(section, args, method, actor.model, weights, None, {})
         train.write_curve(section, args, loop.curve)

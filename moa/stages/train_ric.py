@@ -1,4 +1,7 @@
-"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses; resumable."""
+"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses.
+
+Resumable.
+"""
 
 import argparse
 import gc
@@ -40,11 +43,18 @@ class Examples:
     rewards: ric.Array
 
     def take(self, rows: Sequence[int]) -> "Examples":
-        return Examples([self.prompts[i] for i in rows], [self.responses[i] for i in rows], [self.ended[i] for i in rows], self.rewards[list(rows)])
+        return Examples(
+            [self.prompts[i] for i in rows],
+            [self.responses[i] for i in rows],
+            [self.ended[i] for i in rows],
+            self.rewards[list(rows)],
+        )
 
     def __add__(self, other: "Examples") -> "Examples":
         rewards = np.concatenate([self.rewards, other.rewards])
-        return Examples(self.prompts + other.prompts, self.responses + other.responses, self.ended + other.ended, rewards)
+        return Examples(
+            self.prompts + other.prompts, self.responses + other.responses, self.ended + other.ended, rewards
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,9 @@ class Ric:
         # All prompts at once, so that one that does not fit is refused before training, not in its middle.
         self.questions = [self._ask(number) for number in range(settings.rounds)]
         for asked in self.questions:
-            conditioning.encode(asked.texts, self.actor.tokenizer, self.actor.context - self.actor.decoding.max_new_tokens)
+            conditioning.encode(
+                asked.texts, self.actor.tokenizer, self.actor.context - self.actor.decoding.max_new_tokens
+            )
 
     def run(self) -> None:
         """Train to the end, from the last finished part if there is one."""
@@ -120,7 +132,10 @@ class Ric:
         rng = np.random.default_rng(int(text_hash("ric", str(self.seed), str(number)), 16))
         drawn = rng.dirichlet(np.ones(len(self.method.objectives)), count)
         shown = [self.targets.text(tuple(w), self.method.objectives) for w in drawn.tolist()]
-        texts = [conditioning.place(p, s, self.section.conditioning, self.actor.tokenizer) for p, s in zip(prompts, shown, strict=True)]
+        texts = [
+            conditioning.place(p, s, self.section.conditioning, self.actor.tokenizer)
+            for p, s in zip(prompts, shown, strict=True)
+        ]
         return Questions(prompts, torch.tensor(drawn, dtype=torch.float32), texts)
 
     def _round(self, part: int) -> None:
@@ -132,22 +147,38 @@ class Ric:
         count = min(round(settings.originals * len(found.prompts)), len(self.texts.prompts))
         rng = np.random.default_rng(int(text_hash("ric originals", str(self.seed), str(part)), 16))
         originals = self.texts.take(rng.permutation(len(self.texts.prompts))[:count].tolist())
-        loss = self._fit(found.take(np.flatnonzero(better).tolist()) + originals, max(1, round(settings.round_steps * self.steps)), settings.round_rate, part)
+        loss = self._fit(
+            found.take(np.flatnonzero(better).tolist()) + originals,
+            max(1, round(settings.round_steps * self.steps)),
+            settings.round_rate,
+            part,
+        )
         last = part * self.batches - 1
-        quantities = {"online_loss": loss, "kept_share": float(better.mean()), "seconds": time.perf_counter() - began, "memory": peak_memory()[0]}
+        quantities = {
+            "online_loss": loss,
+            "kept_share": float(better.mean()),
+            "seconds": time.perf_counter() - began,
+            "memory": peak_memory()[0],
+        }
         self.curve += [(last, quantity, "all", value) for quantity, value in quantities.items()]
 
     def _generate(self, part: int) -> Examples:
         """Answer a round's questions with the current policy, score the answers, and log them."""
         actor, asked, names = self.actor, self.questions[part - 1], self.method.objectives
         actor.model.config.use_cache = True  # fine-tuning switched it off
-        answerer = answering.Answerer(actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True)
+        answerer = answering.Answerer(
+            actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True
+        )
         clock = command.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
-        found = answering.respond(answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add)
+        found = answering.respond(
+            answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add
+        )
         raw = self.task.score(asked.prompts, [r.text for r in found])
         self.tokens += sum(r.tokens + r.finished for r in found)
         self._log(part, asked, found, torch.from_numpy(raw))
-        return Examples(asked.prompts, [r.text for r in found], [r.finished for r in found], ric.zscores(raw, self.targets))
+        return Examples(
+            asked.prompts, [r.text for r in found], [r.finished for r in found], ric.zscores(raw, self.targets)
+        )
 
     def _log(self, part: int, asked: Questions, found: Sequence[answering.Response], raw: torch.Tensor) -> None:
         """Add a round's responses to the curve, batch by batch."""
@@ -157,9 +188,16 @@ class Ric:
             scores = self.task.scale.apply(raw[rows].to(self.task.scale.low.device))
             lengths = [r.tokens + r.finished for r in found[rows]]
             shown = [("reward", o, v) for o, v in zip(self.method.objectives, scores.raw.mean(0).tolist(), strict=True)]
-            shown += [("normalised_reward", o, v) for o, v in zip(self.method.objectives, scores.quantile.mean(0).tolist(), strict=True)]
             shown += [
-                ("control_error", "all", float(self.method.control_error(scores, asked.preferences[rows].to(scores.raw.device)))),
+                ("normalised_reward", o, v)
+                for o, v in zip(self.method.objectives, scores.quantile.mean(0).tolist(), strict=True)
+            ]
+            shown += [
+                (
+                    "control_error",
+                    "all",
+                    float(self.method.control_error(scores, asked.preferences[rows].to(scores.raw.device))),
+                ),
                 ("response_tokens", "all", sum(lengths) / size),
                 ("finished_rate", "all", sum(r.finished for r in found[rows]) / size),
             ]
@@ -169,27 +207,52 @@ class Ric:
         """Train the adapter on examples whose prompts show their rewards; return the loss at the end."""
         settings, actor = self.method.settings, self.actor
         shown = [self.targets.rewards_text(r, self.method.objectives) for r in examples.rewards.tolist()]
-        prompts = [conditioning.place(p, s, self.section.conditioning, actor.tokenizer) for p, s in zip(examples.prompts, shown, strict=True)]
+        prompts = [
+            conditioning.place(p, s, self.section.conditioning, actor.tokenizer)
+            for p, s in zip(examples.prompts, shown, strict=True)
+        ]
         limit = min(self.sft.max_length, actor.context)
-        made = sft.make_examples(prompts, examples.responses, actor.tokenizer, limit, completion_only=True, ended=examples.ended)
+        made = sft.make_examples(
+            prompts, examples.responses, actor.tokenizer, limit, completion_only=True, ended=examples.ended
+        )
         full = settings.learning_rate or self.sft.learning_rate
-        chosen = {"steps": steps, "learning_rate": rate * full, "lora": False, "seed": self.seed + part}  # the adapter is there already
+        chosen = {
+            "steps": steps,
+            "learning_rate": rate * full,
+            "lora": False,
+            "seed": self.seed + part,
+        }  # the adapter is there already
         log.info("%s part %d: %d examples, %d steps", self.method.row, part, len(made), steps)
         trained = self._fitting(made, self.sft.model_copy(update=chosen), self.job.part(f"part-{part}"))
         self.tokens += trained.tokens
         return trained.loss
 
     def _fitting(self, made: Sequence[sft.Example], spec: Sft, job: Job) -> sft.Trained:
-        """Fine-tune from the adapter as it is; where memory runs out, again from there, or from a checkpoint, with fewer examples at a time."""
+        """Fine-tune from the adapter as it is.
+
+        Where memory runs out, again from there, or from a checkpoint, with fewer examples at a time.
+        """
         actor, micro = self.actor, checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
         before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
         while True:
             try:
                 with allocating():
-                    return sft.fine_tune(actor.model, actor.tokenizer, made, self.section.model, spec, micro, job, f"methods.{self.method.row}.learning_rate")
+                    return sft.fine_tune(
+                        actor.model,
+                        actor.tokenizer,
+                        made,
+                        self.section.model,
+                        spec,
+                        micro,
+                        job,
+                        f"methods.{self.method.row}.learning_rate",
+                    )
             except torch.OutOfMemoryError:
                 if micro == 1:
-                    raise MoaError("out of memory with one example at a time; lower model.sft.max_length, or set model.quantisation: nf4") from None
+                    raise MoaError(
+                        "out of memory with one example at a time; lower model.sft.max_length, or set"
+                        " model.quantisation: nf4"
+                    ) from None
             micro = sft.smaller(micro, spec.batch_size)
             log.warning("out of memory: again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
             actor.model.zero_grad(set_to_none=True)
@@ -201,7 +264,10 @@ class Ric:
 def read_examples(paths: Sequence[Path], objectives: Sequence[str]) -> Examples:
     """Return the train texts with their raw rewards, from tables TEXTS and TEXT_SCORES."""
     if len(paths) != 2:
-        raise MoaError(f"--texts: {len(paths)} files given; give texts.parquet and text_scores.parquet (rule score_texts makes them)")
+        raise MoaError(
+            f"--texts: {len(paths)} files given; give texts.parquet and text_scores.parquet (rule score_texts makes"
+            " them)"
+        )
     rows = read_texts(paths[0])
     rewards = read_scores(paths[1], [r["text_id"] for r in rows], objectives)
     return Examples([r["prompt"] for r in rows], [r["response"] for r in rows], [True] * len(rows), rewards)

@@ -104,21 +104,34 @@ def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
 def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
     try:
         _build(runs, out, task)
-    except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException) as error:  # all inputs are in memory: these are about writing
-        raise MoaError(f"{out.parent}: the database cannot be written ({_first_line(error)}); free some space and run the same command again") from None
+    except (
+        duckdb.IOException,
+        duckdb.TransactionException,
+        duckdb.FatalException,
+    ) as error:  # all inputs are in memory: these are about writing
+        raise MoaError(
+            f"{out.parent}: the database cannot be written ({_first_line(error)}); free some space and run the same"
+            " command again"
+        ) from None
     finally:
         out.with_name(out.name + ".wal").unlink(missing_ok=True)
 
 
 def _refuse_locked(out: Path) -> None:
-    """A client that writes to the old file would lose its work without a word: readers may stay, a writer is an error."""
+    """A client that writes to the old file would lose its work without a word.
+
+    Readers may stay, a writer is an error.
+    """
     if not out.exists():
         return
     try:
         duckdb.connect(str(out), read_only=True).close()
     except duckdb.IOException as error:
         if "lock" in str(error):
-            raise MoaError(f"{out}: another process has opened the database for writing; close it and run snakemake again ({_first_line(error)})") from None
+            raise MoaError(
+                f"{out}: another process has opened the database for writing; close it and run snakemake again"
+                f" ({_first_line(error)})"
+            ) from None
         # not a database: it is about to be replaced
 
 
@@ -168,7 +181,10 @@ def _load_run(connection: duckdb.DuckDBPyConnection, path: Path, required: str |
 
 
 def _create(table: tables.Table) -> str:
-    columns = ", ".join(f'"{name}" {sql_type(column.type)}{"" if column.null else " NOT NULL"}' for name, column in table.columns.items())
+    columns = ", ".join(
+        f'"{name}" {sql_type(column.type)}{"" if column.null else " NOT NULL"}'
+        for name, column in table.columns.items()
+    )
     return f"CREATE TABLE {table.name} ({columns})"
 
 
@@ -181,21 +197,39 @@ def _placeholder(table: tables.Table) -> pa.Table:
     return tables.from_rows(table, [{name: _BLANKS[sql_type(column.type)] for name, column in table.columns.items()}])
 
 
-_BLANKS: dict[str, Any] = {"VARCHAR": "", "BIGINT": 0, "DOUBLE": 0.0, "FLOAT": 0.0, "BOOLEAN": False, "DOUBLE[]": [0.0], "VARCHAR[]": [""]}
+_BLANKS: dict[str, Any] = {
+    "VARCHAR": "",
+    "BIGINT": 0,
+    "DOUBLE": 0.0,
+    "FLOAT": 0.0,
+    "BOOLEAN": False,
+    "DOUBLE[]": [0.0],
+    "VARCHAR[]": [""],
+}
 
 
 def sql_type(kind: pa.DataType) -> str:
     """Return DuckDB's name of a column type of moa/store/tables.py."""
     if pa.types.is_list(kind):
         return f"{sql_type(kind.value_type)}[]"
-    names = {tables.STRING: "VARCHAR", tables.INT: "BIGINT", tables.FLOAT: "DOUBLE", tables.SCORE: "FLOAT", tables.BOOL: "BOOLEAN"}
+    names = {
+        tables.STRING: "VARCHAR",
+        tables.INT: "BIGINT",
+        tables.FLOAT: "DOUBLE",
+        tables.SCORE: "FLOAT",
+        tables.BOOL: "BOOLEAN",
+    }
     return names[kind]
 
 
 def _load(connection: duckdb.DuckDBPyConnection, path: Path, run: Mapping[str, Any]) -> None:
     """Insert the run, the policies of its rows and every table file that it lists."""
     _insert(connection, tables.RUNS, tables.from_rows(tables.RUNS, [run]))
-    rows = [{"task": run["task"], "method": method, **policy} for method, used in json.loads(run["policies"]).items() for policy in used]
+    rows = [
+        {"task": run["task"], "method": method, **policy}
+        for method, used in json.loads(run["policies"]).items()
+        for policy in used
+    ]
     _insert(connection, tables.POLICIES, tables.from_rows(tables.POLICIES, rows))
     for name, expected in json.loads(run["files"]).items():
         file = path.parent / name
@@ -204,7 +238,9 @@ def _load(connection: duckdb.DuckDBPyConnection, path: Path, run: Mapping[str, A
         if not file.exists():
             raise MoaError(f"{file}: listed by {path} but not there; run snakemake again to make it")
         if provenance.file_hash(file) != expected:
-            raise MoaError(f"{file}: changed since {path} described it; run snakemake again, or delete the file if you edited it")
+            raise MoaError(
+                f"{file}: changed since {path} described it; run snakemake again, or delete the file if you edited it"
+            )
         table = _table_of(file)
         data = tables.read(table, file)
         tasks = set(data["task"].to_pylist()) - {run["task"]}
@@ -220,7 +256,9 @@ def _table_of(file: Path) -> tables.Table:
         raise MoaError(f"{file}: not a readable Parquet file ({error}); delete it and run snakemake again") from error
     name = metadata.get(b"moa.table", b"none").decode()
     if name not in BY_NAME:
-        raise MoaError(f"{file}: holds table '{name}', which moa/store/tables.py does not know; delete it and run snakemake again")
+        raise MoaError(
+            f"{file}: holds table '{name}', which moa/store/tables.py does not know; delete it and run snakemake again"
+        )
     return BY_NAME[name]
 
 
@@ -234,17 +272,25 @@ def _check_keys(connection: duckdb.DuckDBPyConnection, task: str) -> None:
     """Check that the task's keys are unique over all its files and that no row is an orphan."""
     for table in tables.ALL:
         key = ", ".join(table.key)
-        twice = connection.execute(f"SELECT {key} FROM {table.name} WHERE task = ? GROUP BY {key} HAVING count(*) > 1 LIMIT 1", [task]).fetchone()
+        twice = connection.execute(
+            f"SELECT {key} FROM {table.name} WHERE task = ? GROUP BY {key} HAVING count(*) > 1 LIMIT 1", [task]
+        ).fetchone()
         if twice:
-            raise MoaError(f"table {table.name}: two rows with {key} = {', '.join(map(str, twice))}; two of its files overlap, run snakemake again")
+            raise MoaError(
+                f"table {table.name}: two rows with {key} = {', '.join(map(str, twice))}; two of its files overlap, run"
+                " snakemake again"
+            )
     for child, columns, parent in KEYS:
         key = ", ".join(columns)
         children, parents = (f"SELECT DISTINCT {key} FROM {name} WHERE task = $task" for name in (child, parent))
-        orphans = connection.execute(f"SELECT {key}, count(*) OVER () FROM ({children} EXCEPT {parents}) LIMIT 1", {"task": task}).fetchone()
+        orphans = connection.execute(
+            f"SELECT {key}, count(*) OVER () FROM ({children} EXCEPT {parents}) LIMIT 1", {"task": task}
+        ).fetchone()
         if orphans:
             raise MoaError(
-                f"table {child}: {orphans[-1]} keys without a row in table {parent}, first {key} = {', '.join(map(str, orphans[:-1]))}; "
-                f"its files do not belong to those of {parent}: run snakemake again"
+                f"table {child}: {orphans[-1]} keys without a row in table {parent}, first {key} ="
+                f" {', '.join(map(str, orphans[:-1]))}; its files do not belong to those of {parent}: run snakemake"
+                " again"
             )
 
 

@@ -50,7 +50,10 @@ def folder(path: Path) -> Iterator[Path]:
     except Exception as error:
         if not disk_full(error):
             raise
-        raise MoaError(f"no space left to write {path} ({error}); free some space and run the same command again, what was finished before is kept") from error
+        raise MoaError(
+            f"no space left to write {path} ({error}); free some space and run the same command again, what was"
+            " finished before is kept"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -65,7 +68,10 @@ def flush(path: Path) -> None:
 
 
 def disk_full(error: Exception) -> bool:
-    """Return whether the disk, a quota or a file limit is the cause; safetensors and tokenizers report it in words only."""
+    """Return whether the disk, a quota or a file limit is the cause.
+
+    Safetensors and tokenizers report it in words only.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))

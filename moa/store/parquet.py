@@ -40,7 +40,9 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        fields = [pa.field(n, c.type, nullable=bool(c.null), metadata={"meaning": c.meaning}) for n, c in self.columns.items()]
+        fields = [
+            pa.field(n, c.type, nullable=bool(c.null), metadata={"meaning": c.meaning}) for n, c in self.columns.items()
+        ]
         return pa.schema(fields, metadata={"moa.table": self.name, "moa.version": VERSION})
 
 
@@ -53,7 +55,10 @@ def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     listed = list(rows)
     for index, row in enumerate(listed):
         if set(row) != set(table.columns):
-            raise MoaError(f"table {table.name}, row {index}: missing {sorted(set(table.columns) - set(row))}, unknown {sorted(set(row) - set(table.columns))}")
+            raise MoaError(
+                f"table {table.name}, row {index}: missing {sorted(set(table.columns) - set(row))}, unknown"
+                f" {sorted(set(row) - set(table.columns))}"
+            )
     try:
         return pa.Table.from_pylist(listed, schema=table.schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -61,10 +66,19 @@ def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def validate(table: Table, data: pa.Table, where: str) -> None:
-    """Raise a MoaError that names `where`, the column and the fault: names, types, nulls, non-finite, duplicate keys."""
+    """Raise a MoaError that names `where`, the column and the fault.
+
+    Names, types, nulls, non-finite, duplicate keys.
+    """
     if data.schema.names != list(table.columns):
-        missing, unknown = sorted(set(table.columns) - set(data.schema.names)), sorted(set(data.schema.names) - set(table.columns))
-        raise MoaError(f"{where}: columns of table {table.name}: missing {missing}, unknown {unknown}, expected {list(table.columns)}")
+        missing, unknown = (
+            sorted(set(table.columns) - set(data.schema.names)),
+            sorted(set(data.schema.names) - set(table.columns)),
+        )
+        raise MoaError(
+            f"{where}: columns of table {table.name}: missing {missing}, unknown {unknown}, expected"
+            f" {list(table.columns)}"
+        )
     for name, column in table.columns.items():
         _check_column(f"{where}: column {name} of table {table.name}", data[name], column)
     if data.num_rows and data.group_by(list(table.key)).aggregate([]).num_rows != data.num_rows:
@@ -93,10 +107,14 @@ def _check_preferences(column: pa.ChunkedArray, where: str) -> None:
     off = abs(np.bincount(parents, weights=values, minlength=len(lists)) - 1) > 1e-6
     off[parents[values < 0]] = True
     if off.any():
-        raise MoaError(f"{where}: preference {lists[int(off.argmax())].as_py()} is off the simplex (weights >= 0 that sum to 1)")
+        raise MoaError(
+            f"{where}: preference {lists[int(off.argmax())].as_py()} is off the simplex (weights >= 0 that sum to 1)"
+        )
 
 
-def write(table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path, notes: Mapping[str, str] | None = None) -> None:
+def write(
+    table: Table, data: pa.Table | Iterable[Mapping[str, Any]], path: Path, notes: Mapping[str, str] | None = None
+) -> None:
     """Write `data` to `path` so that the file is either complete or absent; `notes` join its key-value metadata."""
     arrow = data if isinstance(data, pa.Table) else from_rows(table, data)
     validate(table, arrow, str(path))

@@ -12,10 +12,26 @@ from pathlib import Path
 log = logging.getLogger("moa")
 ROOT = Path(__file__).resolve().parents[2]
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
-DECLARATIONS = frozenset({"moa.experiment.schema", "moa.experiment.keys", "moa.experiment.rewards", "moa.methods.catalogue"})
-NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"})  # decide how a job ends, never what it writes
+DECLARATIONS = frozenset(
+    {"moa.experiment.schema", "moa.experiment.keys", "moa.experiment.rewards", "moa.methods.catalogue"}
+)
+NEUTRAL = frozenset(
+    {"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"}
+)  # decide how a job ends, never what it writes
 LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
-PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "snakemake", "duckdb", "pyarrow", "moocore")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "snakemake",
+    "duckdb",
+    "pyarrow",
+    "moocore",
+)
 
 
 def warn_unpinned(what: str, revision: str | None) -> None:
@@ -26,7 +42,10 @@ def warn_unpinned(what: str, revision: str | None) -> None:
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return tree
 
@@ -111,8 +130,12 @@ def text_hash(*parts: str) -> str:
 def git_state() -> str:
     """Return the commit and whether the tree differs from it, e.g. '1a2b3c4d5e6f+dirty'; 'unknown' outside git."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+dirty" if dirty else "")
@@ -120,4 +143,8 @@ def git_state() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the packages that results depend on."""
-    return {"python": platform.python_version(), "platform": platform.platform(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }

@@ -24,7 +24,8 @@ from rich.text import Text
 from moa.errors import MoaError, nearest
 
 Output = Literal["table", "csv", "json"]
-# How far a row's policies ended from the reference: the mean over its policies, borrowed ones included, and their last ten steps. Hypervolume
+# How far a row's policies ended from the reference: the mean over its policies, borrowed ones included, and their last
+# ten steps. Hypervolume
 # grows with it, so it belongs beside every comparison.
 DISTANCE = """
 SELECT policies.task, policies.method, seen.seed, avg(seen.value) AS kl
@@ -34,7 +35,8 @@ JOIN (SELECT *, max(step) OVER (PARTITION BY task, method, policy, seed) AS last
 WHERE seen.step > seen.last - 10
 GROUP BY ALL
 """
-# What training a row's policies took in a measured seed, borrowed policies included; wall-clock is comparable as far as the machine's speed is.
+# What training a row's policies took in a measured seed, borrowed policies included; wall-clock is comparable as far as
+# the machine's speed is.
 TRAINING = """
 SELECT policies.task, policies.method, costs.seed, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
 FROM policies
@@ -65,20 +67,31 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(str(path), read_only=True, config=dict(LOCKED))
     except duckdb.Error as error:
         if "lock on file" in str(error):
-            raise MoaError(f"{path}: another process has opened the database for writing; close it first ({_first_line(error)})") from None
-        remedy = "delete it and run snakemake again" if "not a valid DuckDB database" in str(error) else "close what else has it open, or make it again"
+            raise MoaError(
+                f"{path}: another process has opened the database for writing; close it first ({_first_line(error)})"
+            ) from None
+        remedy = (
+            "delete it and run snakemake again"
+            if "not a valid DuckDB database" in str(error)
+            else "close what else has it open, or make it again"
+        )
         raise MoaError(f"{path}: cannot be opened ({_first_line(error)}); {remedy}") from None
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the database for the project's own queries; one that another version built, without their columns, is a MoaError."""
+    """Open the database for the project's own queries.
+
+    One that another version built, without their columns, is a MoaError.
+    """
     with connect(path) as connection:
         try:
             yield connection
         except (duckdb.BinderException, duckdb.CatalogException) as error:
             remedy = "make it anew with snakemake --cores all -R build_warehouse"
-            raise MoaError(f"{path}: built by another version, it lacks what this one reads ({_first_line(error)}); {remedy}") from None
+            raise MoaError(
+                f"{path}: built by another version, it lacks what this one reads ({_first_line(error)}); {remedy}"
+            ) from None
 
 
 def query(path: Path, sql: str, output: Output, stream: TextIO) -> None:
@@ -87,7 +100,8 @@ def query(path: Path, sql: str, output: Output, stream: TextIO) -> None:
     Args:
         path: results.duckdb.
         sql: one SELECT, FROM, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN statement.
-        output: 'table' for reading (the first 200 rows, long text cut), 'csv' or 'json' for all of it, values unchanged.
+        output: 'table' for reading (the first 200 rows, long text cut), 'csv' or 'json' for all of it, values
+            unchanged.
         stream: where to write; the table is laid out for its width.
 
     Raises:
@@ -111,10 +125,13 @@ def query(path: Path, sql: str, output: Output, stream: TextIO) -> None:
 def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
-        raise MoaError(f"{len(statements)} statements; give one query, e.g. \"from leaderboard\"")
+        raise MoaError(f'{len(statements)} statements; give one query, e.g. "from leaderboard"')
     kind = statements[0].type
     if kind not in QUERIES:
-        raise MoaError(f"{kind.name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW, SUMMARIZE, PIVOT, EXPLAIN)")
+        raise MoaError(
+            f"{kind.name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW,"
+            " SUMMARIZE, PIVOT, EXPLAIN)"
+        )
 
 
 def _explain(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
@@ -142,7 +159,9 @@ def _write_json(names: Sequence[str], rows: Iterator[tuple[Any, ...]], stream: T
         raise MoaError(f"columns {list(names)}: JSON needs different names; rename one with AS")
     stream.write("[")
     for i, row in enumerate(rows):
-        stream.write((",\n " if i else "\n ") + json.dumps(dict(zip(names, map(_finite, row), strict=True)), default=str))
+        stream.write(
+            (",\n " if i else "\n ") + json.dumps(dict(zip(names, map(_finite, row), strict=True)), default=str)
+        )
     stream.write("\n]\n")
 
 

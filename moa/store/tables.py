@@ -16,10 +16,16 @@ from moa.store.parquet import validate as validate
 from moa.store.parquet import write as write
 
 TASK = {"task": Column(STRING, "name of the experiment's task")}
-METHOD = {**TASK, "method": Column(STRING, "row of the benchmark: a method of the config"), "seed": Column(INT, "seed of training and generation")}
+METHOD = {
+    **TASK,
+    "method": Column(STRING, "row of the benchmark: a method of the config"),
+    "seed": Column(INT, "seed of training and generation"),
+}
 PREFERENCE = {
     "point": Column(INT, "index of the preference within the evaluation grid; 0 for a preference-free policy"),
-    "preference": Column(VECTOR, "weights over the objectives in the config's order, sum 1", null="the policy takes no preference"),
+    "preference": Column(
+        VECTOR, "weights over the objectives in the config's order, sum 1", null="the policy takes no preference"
+    ),
 }
 PROMPT = {"prompt_id": Column(STRING, "hash of the prompt's content")}
 RESPONSE = {"sample": Column(INT, "number of the response to this prompt and preference, from 0")}
@@ -48,7 +54,10 @@ PROMPTS = _table(
     ["prompt_id"],
     TASK,
     PROMPT,
-    {"split": Column(STRING, "'train' or 'evaluation'"), "prompt": Column(STRING, "text that the policy continues or answers")},
+    {
+        "split": Column(STRING, "'train' or 'evaluation'"),
+        "prompt": Column(STRING, "text that the policy continues or answers"),
+    },
 )
 TEXTS = _table(
     "texts",
@@ -63,7 +72,13 @@ TEXTS = _table(
     },
 )
 TEXT_SCORES = _table(
-    "text_scores", "rewards of the fine-tuning texts", ["text_id", "objective", "role"], TASK, {"text_id": TEXTS.columns["text_id"]}, OBJECTIVE, SCORED
+    "text_scores",
+    "rewards of the fine-tuning texts",
+    ["text_id", "objective", "role"],
+    TASK,
+    {"text_id": TEXTS.columns["text_id"]},
+    OBJECTIVE,
+    SCORED,
 )
 NORMALISER = _table(
     "normaliser",
@@ -88,7 +103,11 @@ FLUENCY = _table(
     ["task", "tokens"],
     TASK,
     {
-        "tokens": Column(INT, "the texts are cut to so many tokens; shorter ones count as a whole, the largest number has all texts whole"),
+        "tokens": Column(
+            INT,
+            "the texts are cut to so many tokens; shorter ones count as a whole, the largest number has all texts"
+            " whole",
+        ),
         "low": Column(FLOAT, "1 % quantile of the mean negative log-likelihood, nats per token"),
         "high": Column(FLOAT, "99 % quantile, nats per token"),
         "median": Column(FLOAT, "median, nats per token"),
@@ -103,7 +122,11 @@ CURVES = _table(
     {
         "policy": Column(STRING, "name of the policy within the method"),
         "step": Column(INT, "optimisation step, from 0"),
-        "quantity": Column(STRING, "reward | normalised_reward | weight | value_loss | kl | kl_coefficient | control_error | clip_fraction | entropy | grad_norm | ..."),
+        "quantity": Column(
+            STRING,
+            "reward | normalised_reward | weight | value_loss | kl | kl_coefficient | control_error | clip_fraction |"
+            " entropy | grad_norm | ...",
+        ),
         "objective": Column(STRING, "objective or 'control'; 'all' where the quantity is not per objective"),
         "value": Column(FLOAT, "value in the quantity's unit (docs/curves.md)"),
     },
@@ -121,7 +144,9 @@ GENERATIONS = _table(
         "response": Column(STRING, "decoded response without special tokens; hostile input wherever it is shown"),
         "tokens": Column(INT, "length of the response in tokens, end token excluded"),
         "finished": Column(BOOL, "ended with the end token before the limit of new tokens"),
-        "nll": Column(FLOAT, "negative log-likelihood under the reference policy, nats per token", null="empty response"),
+        "nll": Column(
+            FLOAT, "negative log-likelihood under the reference policy, nats per token", null="empty response"
+        ),
     },
 )
 SCORES = _table(
@@ -135,8 +160,12 @@ SCORES = _table(
     OBJECTIVE,
     SCORED,
 )
-REFERENCE_RESPONSES = _table("reference_responses", "responses of the reference policy to training prompts", GENERATIONS.key, GENERATIONS.columns)
-REFERENCE_SCORES = _table("reference_scores", "their scores; the normaliser is fitted on them", SCORES.key, SCORES.columns)
+REFERENCE_RESPONSES = _table(
+    "reference_responses", "responses of the reference policy to training prompts", GENERATIONS.key, GENERATIONS.columns
+)
+REFERENCE_SCORES = _table(
+    "reference_scores", "their scores; the normaliser is fitted on them", SCORES.key, SCORES.columns
+)
 POINTS = _table(
     "points",
     "mean reward per preference and objective",
@@ -148,7 +177,11 @@ POINTS = _table(
         "role": SCORED["role"],
         "mean": Column(FLOAT, "mean raw score over prompts and samples"),
         **INTERVAL,
-        "normalised": Column(FLOAT, "mean on the normalised scale (0 and 1 as in the normaliser; not clipped)", null="judges have no scale"),
+        "normalised": Column(
+            FLOAT,
+            "mean on the normalised scale (0 and 1 as in the normaliser; not clipped)",
+            null="judges have no scale",
+        ),
         "n": Column(INT, "number of responses"),
     },
 )
@@ -160,8 +193,14 @@ QUALITY = _table(
     PREFERENCE,
     {
         "policy": GENERATIONS.columns["policy"],
-        "non_dominated": Column(BOOL, "on the front of this method and seed: neither another point nor the reference point is as good everywhere and better somewhere"),
-        "below_reference": Column(BOOL, "not above the reference point on every objective: adds nothing to the hypervolume"),
+        "non_dominated": Column(
+            BOOL,
+            "on the front of this method and seed: neither another point nor the reference point is as good everywhere"
+            " and better somewhere",
+        ),
+        "below_reference": Column(
+            BOOL, "not above the reference point on every objective: adds nothing to the hypervolume"
+        ),
         "degenerate": Column(BOOL, "unreadable by rule: see reason"),
         "reason": Column(STRING, "why the point is degenerate", null="it is not"),
         "distinct_1": Column(FLOAT, "distinct words over words, all responses of the point"),
@@ -171,10 +210,22 @@ QUALITY = _table(
         "characters": Column(FLOAT, "mean length in characters"),
         "empty_rate": Column(FLOAT, "share of blank responses"),
         "unfinished_rate": Column(FLOAT, "share of responses cut at the limit of new tokens"),
-        "repetition_rate": Column(FLOAT, "share of responses that hold some word 4-gram at least three times, or a word three times in a row"),
-        "nll": Column(FLOAT, "mean over responses of the reference policy's NLL, nats per token", null="all responses are empty"),
-        "nll_low": Column(FLOAT, "mean over the same responses of the 1 % quantile of held-out text cut to the response's length", null="all responses are empty"),
-        "nll_high": Column(FLOAT, "the same of the 99 % quantile; the point is degenerate where nll is outside", null="all responses are empty"),
+        "repetition_rate": Column(
+            FLOAT, "share of responses that hold some word 4-gram at least three times, or a word three times in a row"
+        ),
+        "nll": Column(
+            FLOAT, "mean over responses of the reference policy's NLL, nats per token", null="all responses are empty"
+        ),
+        "nll_low": Column(
+            FLOAT,
+            "mean over the same responses of the 1 % quantile of held-out text cut to the response's length",
+            null="all responses are empty",
+        ),
+        "nll_high": Column(
+            FLOAT,
+            "the same of the 99 % quantile; the point is degenerate where nll is outside",
+            null="all responses are empty",
+        ),
         "n": Column(INT, "number of responses"),
     },
 )
@@ -186,9 +237,9 @@ METRICS = _table(
     {
         "metric": Column(
             STRING,
-            "hypervolume | hypervolume_readable (degenerate points left out) | tau | tau_bound (the largest tau that the preferences' ties allow) | "
-            "order_rate | control_error | numbers of points: "
-            "non_dominated, below_reference, degenerate",
+            "hypervolume | hypervolume_readable (degenerate points left out) | tau | tau_bound (the largest tau that"
+            " the preferences' ties allow) | order_rate | control_error | numbers of points: non_dominated,"
+            " below_reference, degenerate",
         ),
         "objective": Column(STRING, "objective, or 'all'"),
         "value": Column(
@@ -196,7 +247,12 @@ METRICS = _table(
             "value; hypervolume is on the normalised scale against the declared reference point",
             null="not defined, e.g. tau of a policy that cannot be steered",
         ),
-        "low": Column(FLOAT, "lower end of the 95 % bootstrap interval over prompts: of a hypervolume with its bias taken off, else percentiles", null="not defined"),
+        "low": Column(
+            FLOAT,
+            "lower end of the 95 % bootstrap interval over prompts: of a hypervolume with its bias taken off, else"
+            " percentiles",
+            null="not defined",
+        ),
         "high": Column(FLOAT, "upper end of that interval", null="not defined"),
         "points": Column(INT, "number of points (preferences) behind the value"),
         "n": Column(INT, "number of prompts behind the value"),
@@ -252,7 +308,10 @@ RUNS = _table(
         "git": Column(STRING, "commit, '+dirty' where the tree differs"),
         "versions": Column(STRING, "package versions as JSON"),
         "hardware": Column(STRING, "processor, cores, memory, GPU"),
-        "files": Column(STRING, "sha256 of every table and model of the run as JSON: path relative to the folder of run.parquet -> hash"),
+        "files": Column(
+            STRING,
+            "sha256 of every table and model of the run as JSON: path relative to the folder of run.parquet -> hash",
+        ),
         "policies": Column(STRING, "policies that each row answers with as JSON: row -> list of {owner, policy}"),
     },
 )
@@ -274,28 +333,65 @@ LEADERBOARD = _table(
     TASK,
     {
         "method": METHOD["method"],
-        "hypervolume": Column(FLOAT, "mean over seeds of the hypervolume, normalised scale, against the declared reference point"),
-        "low": Column(FLOAT, "lower end of the hypervolume's 95 % bootstrap interval over prompts, its bias taken off, mean over seeds"),
+        "hypervolume": Column(
+            FLOAT, "mean over seeds of the hypervolume, normalised scale, against the declared reference point"
+        ),
+        "low": Column(
+            FLOAT,
+            "lower end of the hypervolume's 95 % bootstrap interval over prompts, its bias taken off, mean over seeds",
+        ),
         "high": Column(FLOAT, "upper end of that interval, mean over seeds"),
         "seed_sd": Column(FLOAT, "standard deviation of the hypervolume between seeds", null="one seed"),
         "hypervolume_readable": Column(FLOAT, "mean over seeds of the hypervolume without degenerate points"),
         "tau": Column(FLOAT, "mean over seeds and objectives of Kendall's tau-b", null="not steerable"),
-        "tau_bound": Column(FLOAT, "the largest tau that these preferences allow; below 1 where weights have ties, as with three objectives", null="not steerable"),
-        "control_error": Column(FLOAT, "mean over seeds of the squared distance between normalised reward and preference", null="not steerable"),
-        "kl": Column(FLOAT, "KL to the reference, nats per token: mean over last ten steps, policies used and seeds (GRPO, GDPO: an estimate)", null="not measured in training"),
+        "tau_bound": Column(
+            FLOAT,
+            "the largest tau that these preferences allow; below 1 where weights have ties, as with three objectives",
+            null="not steerable",
+        ),
+        "control_error": Column(
+            FLOAT,
+            "mean over seeds of the squared distance between normalised reward and preference",
+            null="not steerable",
+        ),
+        "kl": Column(
+            FLOAT,
+            "KL to the reference, nats per token: mean over last ten steps, policies used and seeds (GRPO, GDPO: an"
+            " estimate)",
+            null="not measured in training",
+        ),
         "points": Column(INT, "points (preferences) behind the hypervolume of one seed"),
         "non_dominated": Column(FLOAT, "points on the front, mean over seeds"),
         "degenerate": Column(FLOAT, "unreadable points, mean over seeds"),
-        "below_reference": Column(FLOAT, "points that add nothing to the hypervolume because they are not above the reference point, mean over seeds"),
+        "below_reference": Column(
+            FLOAT,
+            "points that add nothing to the hypervolume because they are not above the reference point, mean over"
+            " seeds",
+        ),
         "prompts": Column(INT, "evaluation prompts"),
         "seeds": Column(INT, "seeds"),
-        "seconds": Column(FLOAT, "wall-clock seconds of training every policy that the row uses, borrowed ones included, per seed"),
+        "seconds": Column(
+            FLOAT, "wall-clock seconds of training every policy that the row uses, borrowed ones included, per seed"
+        ),
         "tokens": Column(FLOAT, "tokens that this training generated or read, per seed"),
         "models": Column(FLOAT, "models that this training made, per seed"),
-        "generation_seconds": Column(FLOAT, "wall-clock seconds of answering the evaluation prompts over the whole grid, per seed"),
+        "generation_seconds": Column(
+            FLOAT, "wall-clock seconds of answering the evaluation prompts over the whole grid, per seed"
+        ),
     },
 )
 ALL = (
-    *(PROMPTS, TEXTS, TEXT_SCORES, NORMALISER, FLUENCY, REFERENCE_RESPONSES, REFERENCE_SCORES, CURVES, GENERATIONS, SCORES),
+    *(
+        PROMPTS,
+        TEXTS,
+        TEXT_SCORES,
+        NORMALISER,
+        FLUENCY,
+        REFERENCE_RESPONSES,
+        REFERENCE_SCORES,
+        CURVES,
+        GENERATIONS,
+        SCORES,
+    ),
     *(POINTS, QUALITY, METRICS, PAYOFF, COSTS, RUNS, POLICIES, LEADERBOARD),
 )

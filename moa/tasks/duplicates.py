@@ -1,8 +1,8 @@
 """Near-duplicates: texts that say the same but for case, punctuation or a few words.
 
-Two texts are near-duplicates if their words agree after normalisation, or if their sets of three successive words have a
-Jaccard similarity of at least 0.8 (Lee et al. 2022, 'Deduplicating training data makes language models better', take 0.8
-of 5-grams for whole documents; prompts are short, so three words).
+Two texts are near-duplicates if their words agree after normalisation, or if their sets of three successive words have
+a Jaccard similarity of at least 0.8 (Lee et al. 2022, 'Deduplicating training data makes language models better', take
+0.8 of 5-grams for whole documents; prompts are short, so three words).
 """
 
 import re

@@ -24,9 +24,11 @@ SPEAKER = re.compile(r"^\s*\w+:\s*")
 class PairSource(Strict):
     """Where pairs come from.
 
-    Columns `prompt`, `chosen` and `rejected`; or whole dialogues in `chosen` and `rejected` that share everything up to and
-    including the last `prompt_end`. `frame` is what the data set puts around a prompt and the task does not, with {prompt} in its
-    place: it is taken off, and dialogues of more turns are left out. `text_characters` bounds prompt and response together.
+    Columns `prompt`, `chosen` and `rejected`; or whole dialogues in `chosen` and `rejected` that share everything up to
+    and including the last `prompt_end`. `frame` is what the data set puts around a prompt and the task does not, with
+    {prompt} in its
+    place: it is taken off, and dialogues of more turns are left out. `text_characters` bounds prompt and response
+        together.
     """
 
     source: str
@@ -43,7 +45,10 @@ class PairSource(Strict):
     @model_validator(mode="after")
     def _one_prompt(self) -> "PairSource":
         if (self.prompt is None) == (self.prompt_end is None):
-            raise ValueError("name the `prompt` column, or the `prompt_end` after which the responses of whole dialogues start; one of them")
+            raise ValueError(
+                "name the `prompt` column, or the `prompt_end` after which the responses of whole dialogues start; one"
+                " of them"
+            )
         if self.frame is not None and self.frame.count("{prompt}") != 1:
             raise ValueError(f"frame must hold {{prompt}} exactly once, got {self.frame!r}")
         return self
@@ -73,7 +78,11 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
     near, taken, found = Near(evaluation), Counter[str](), dict[Pair, None]()
     for number, row in enumerate(rows):
         pair = _pair(row, source, f"{where}, row {number} of {source.source}")
-        reason = _unusable(pair, near, source.text_characters) if pair else "without the frame, of several turns, or without a common prompt"
+        reason = (
+            _unusable(pair, near, source.text_characters)
+            if pair
+            else "without the frame, of several turns, or without a common prompt"
+        )
         if reason is None and pair in found:
             reason = "exact duplicates"
         if reason is None and pair is not None:
@@ -82,7 +91,10 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
             taken[str(reason)] += 1
     left_out = ", ".join(f"{count} {reason}" for reason, count in taken.items()) or "none"
     if not found:
-        raise MoaError(f"{where}: none of the {len(rows)} rows of {source.source} is a usable pair ({left_out}); correct the columns, or leave `pairs` out")
+        raise MoaError(
+            f"{where}: none of the {len(rows)} rows of {source.source} is a usable pair ({left_out}); correct the"
+            " columns, or leave `pairs` out"
+        )
     log.info("%s: %d pairs of %s; left out: %s", where, len(found), source.source, left_out)
     return list(found)
 
@@ -124,7 +136,9 @@ def _unusable(pair: Pair, near: Near, characters: tuple[int, int]) -> str | None
     low, high = characters
     if not all(low <= len(pair.prompt) + len(response) <= high for response in (pair.chosen, pair.rejected)):
         return "outside text_characters"
-    return "near-duplicates of evaluation prompts" if any(map(near.matches, (pair.prompt, *_turns(pair.prompt)))) else None
+    return (
+        "near-duplicates of evaluation prompts" if any(map(near.matches, (pair.prompt, *_turns(pair.prompt)))) else None
+    )
 
 
 def _turns(prompt: str) -> list[str]:

@@ -1,9 +1,10 @@
 """Words and sentence forms of the embedded review corpus (moa/tasks/reviews.py).
 
-Slots of a form: {item} the product, {part} one of its parts or qualities, {adj} an adjective of the sentence's polarity, {an}
-the same with its article, {verb}, {like} and {noun} likewise; the rest are neutral fillers, named as the lists below.
-Every opening ends in a singular subject and every predicate starts with a verb in the third person singular, so that any
-predicate continues any opening. Only the POLAR words have an entry in VADER's lexicon (a test checks the others).
+Slots of a form: {item} the product, {part} one of its parts or qualities, {adj} an adjective of the sentence's
+polarity, {an} the same with its article, {verb}, {like} and {noun} likewise; the rest are neutral fillers, named as the
+lists below. Every opening ends in a singular subject and every predicate starts with a verb in the third person
+singular, so that any predicate continues any opening. Only the POLAR words have an entry in VADER's lexicon (a test
+checks the others).
 """
 
 
@@ -14,12 +15,36 @@ def _words(text: str) -> tuple[str, ...]:
 # items seen in training; items kept for evaluation (new words, and new pairs of known words); parts
 CATEGORIES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     (
-        ("phone", "laptop", "tablet", "camera", "radio", "printer", "clock", "watch", "keyboard", "headset", "desk lamp"),
+        (
+            "phone",
+            "laptop",
+            "tablet",
+            "camera",
+            "radio",
+            "printer",
+            "clock",
+            "watch",
+            "keyboard",
+            "headset",
+            "desk lamp",
+        ),
         ("speaker", "scanner", "wall clock"),
         _words("battery screen cable button switch display plug lens cover case"),
     ),
     (
-        ("kettle", "toaster", "blender", "pan", "pot", "oven", "fridge", "grill", "coffee machine", "tea pot", "bread knife"),
+        (
+            "kettle",
+            "toaster",
+            "blender",
+            "pan",
+            "pot",
+            "oven",
+            "fridge",
+            "grill",
+            "coffee machine",
+            "tea pot",
+            "bread knife",
+        ),
         ("mixer", "coffee pot", "bread machine"),
         _words("handle lid cord rim base timer dial motor filter surface"),
     ),
@@ -74,7 +99,8 @@ PART_OPENINGS = (
     "In my view the {part} of this {item}",
 )
 
-# Predicates: short ones carry a neutral or a mild word. A quality (a price, a delivery) has neutral predicates of its own.
+# Predicates: short ones carry a neutral or a mild word. A quality (a price, a delivery) has neutral predicates of its
+# own.
 SHORT_NEUTRAL = (
     "is {colour}",
     "is {plain}",
@@ -101,7 +127,16 @@ SHORT_NEUTRAL_QUALITY = (
     "seems {usual} to me",
     "stays the same",
 )
-SHORT_POLAR = ("is {adj} {now}", "seems {adj} {now}", "looks {adj} {now}", "feels {adj} {now}", "is {degree} {adj}", "seems {degree} {adj}", "is {adj}", "is {adj} to me")
+SHORT_POLAR = (
+    "is {adj} {now}",
+    "seems {adj} {now}",
+    "looks {adj} {now}",
+    "feels {adj} {now}",
+    "is {degree} {adj}",
+    "seems {degree} {adj}",
+    "is {adj}",
+    "is {adj} to me",
+)
 NEUTRAL_PREDICATES = (
     "came in a {colour} box {past}",
     "was sent to us {past}",
@@ -211,7 +246,18 @@ POLAR_SENTENCES = (
     "The {part} turned out {adj} {use}",
 )
 # Adverbials before a sentence that starts with one of LED and says nothing about time itself.
-LEADS = ("At home", "By now", "In daily use", "At this price", "In the end", "In my view", "Once again", "As a rule", "In fact", "With time")
+LEADS = (
+    "At home",
+    "By now",
+    "In daily use",
+    "At this price",
+    "In the end",
+    "In my view",
+    "Once again",
+    "As a rule",
+    "In fact",
+    "With time",
+)
 LED = ("It ", "The ", "My ", "We ", "I ")
 TIMED = ("{when}", "{past}", "{now}", "since", "old one")
 
@@ -219,12 +265,18 @@ TIMED = ("{when}", "{past}", "{now}", "since", "old one")
 ADJECTIVES: dict[int, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     1: (
         _words("fine okay solid adequate fair acceptable stable fresh cool calm secure robust"),
-        _words("clear smart clean nice helpful good useful safe easy bright neat clever cute elegant enjoyable interesting efficient lively"),
+        _words(
+            "clear smart clean nice helpful good useful safe easy bright neat clever cute elegant enjoyable interesting"
+            " efficient lively"
+        ),
         _words("pleasant comfortable strong lovely great perfect"),
     ),
     -1: (
         _words("awkward weird noisy strange shaky gloomy risky hard limited odd boring unimpressive"),
-        _words("loose faulty dreary messy unstable difficult uncomfortable dull inferior annoying lame useless weak dirty harsh poor wrong broken"),
+        _words(
+            "loose faulty dreary messy unstable difficult uncomfortable dull inferior annoying lame useless weak dirty"
+            " harsh poor wrong broken"
+        ),
         _words("ugly bad unpleasant disappointing terrible horrible"),
     ),
 }
@@ -253,7 +305,10 @@ NEUTRAL: dict[str, tuple[str, ...]] = {
     "month": _words("January March April June July August October"),
     "colour": _words("blue black white green brown red yellow silver"),
     "material": _words("plastic wood steel cotton leather glass rubber paper"),
-    "plain": _words("plain new small large simple standard average normal ordinary basic typical modern light heavy round square flat thin"),
+    "plain": _words(
+        "plain new small large simple standard average normal ordinary basic typical modern light heavy round square"
+        " flat thin"
+    ),
     "size": _words("small large big wide long heavy thin tall"),
     "extra": _words("label note card bag cloth stand hook lock sticker picture"),
     "thing": _words("choice tool piece thing purchase item addition"),
@@ -278,7 +333,17 @@ NEUTRAL: dict[str, tuple[str, ...]] = {
         "after a long day",
         "when it is cold",
     ),
-    "past": ("last week", "last month", "after a week", "after {number} months", "in {month}", "on {day}", "on the first day", "in the first week", "before the summer"),
+    "past": (
+        "last week",
+        "last month",
+        "after a week",
+        "after {number} months",
+        "in {month}",
+        "on {day}",
+        "on the first day",
+        "in the first week",
+        "before the summer",
+    ),
     "where": (
         "at home",
         "at work",

@@ -1,15 +1,17 @@
-"""The embedded default's world: a seeded corpus of product reviews and their openings; pure Python, nothing to download.
+"""The embedded default's world: a seeded corpus of product reviews and their openings.
+
+Pure Python, nothing to download.
 
 A text is an opening (the prompt) and a response of one to six sentences. Example:
 
     prompt    'The battery of this phone'
     response  ' seems useful for the office. My sister finds it boring in June.'
 
-The corpus exists for two objectives that conflict: the response's VADER sentiment and its conciseness. VADER's compound is
-s / sqrt(s^2 + 15), s the sum of the words' valences. So a sentence carries at most one polar word, mostly mild; the shortest
-responses are neutral or mild; a high compound takes several sentences, which conciseness punishes. Neither depends on
-the opening; complaints outweigh praise, so longer texts are a little more negative. Evaluation prompts are about items that
-no training text or prompt mentions.
+The corpus exists for two objectives that conflict: the response's VADER sentiment and its conciseness. VADER's compound
+is s / sqrt(s^2 + 15), s the sum of the words' valences. So a sentence carries at most one polar word, mostly mild; the
+shortest responses are neutral or mild; a high compound takes several sentences, which conciseness punishes. Neither
+depends on the opening; complaints outweigh praise, so longer texts are a little more negative. Evaluation prompts are
+about items that no training text or prompt mentions.
 """
 
 import argparse
@@ -69,19 +71,31 @@ def generate(texts: int, heldout: int, train_prompts: int, evaluation_prompts: i
     """
     rng = random.Random(f"reviews {seed}")
     seen, unseen = openings(evaluation=False), openings(evaluation=True)
-    for name, asked, there in (("train_prompts", train_prompts, len(seen)), ("evaluation_prompts", evaluation_prompts, len(unseen))):
+    for name, asked, there in (
+        ("train_prompts", train_prompts, len(seen)),
+        ("evaluation_prompts", evaluation_prompts, len(unseen)),
+    ):
         if asked > there:
-            raise MoaError(f"data.{name}: {asked} asked for, the embedded corpus has {there} different openings; lower it to {there} or less")
+            raise MoaError(
+                f"data.{name}: {asked} asked for, the embedded corpus has {there} different openings; lower it to"
+                f" {there} or less"
+            )
     reviews = _reviews(rng, seen, texts + heldout)
     prompts = [o.prompt for o in rng.sample(seen, train_prompts)]
-    return Corpus(reviews[heldout:], reviews[:heldout], prompts, [o.prompt for o in rng.sample(unseen, evaluation_prompts)])
+    return Corpus(
+        reviews[heldout:], reviews[:heldout], prompts, [o.prompt for o in rng.sample(unseen, evaluation_prompts)]
+    )
 
 
 def openings(evaluation: bool) -> list[Opening]:
     """Return every opening about the items kept for evaluation, or about all others, each once."""
     made: dict[str, Opening] = {}
     for trained, kept, parts in grammar.CATEGORIES:
-        subjects = ((grammar.ITEM_OPENINGS, ()), (grammar.PART_OPENINGS, parts), (grammar.PART_OPENINGS, grammar.QUALITIES))
+        subjects = (
+            (grammar.ITEM_OPENINGS, ()),
+            (grammar.PART_OPENINGS, parts),
+            (grammar.PART_OPENINGS, grammar.QUALITIES),
+        )
         for item, (forms, named) in product(kept if evaluation else trained, subjects):
             quality = named is grammar.QUALITIES
             for form in forms:
@@ -112,7 +126,10 @@ def _reviews(rng: random.Random, seen: list[Opening], wanted: int) -> list[Revie
 def _response(rng: random.Random, opening: Opening, length: int) -> str:
     chances = rng.choices(ATTITUDES, ATTITUDE_CHANCES)[0]
     writer = Writer(rng, opening)
-    return "".join(f" {writer.sentence(polarity, first=i == 0)}." for i, polarity in enumerate(rng.choices((1, 0, -1), chances, k=length)))
+    return "".join(
+        f" {writer.sentence(polarity, first=i == 0)}."
+        for i, polarity in enumerate(rng.choices((1, 0, -1), chances, k=length))
+    )
 
 
 class Writer:
@@ -129,7 +146,11 @@ class Writer:
             return self.fill(self.new(self.first_forms(polarity)), polarity)
         form = self.new(grammar.POLAR_SENTENCES if polarity else grammar.NEUTRAL_SENTENCES)
         if self.rng.random() < 0.4:
-            form = self.rng.choice(grammar.SUBJECTS) + " " + self.new(grammar.POLAR_PREDICATES if polarity else grammar.NEUTRAL_PREDICATES)
+            form = (
+                self.rng.choice(grammar.SUBJECTS)
+                + " "
+                + self.new(grammar.POLAR_PREDICATES if polarity else grammar.NEUTRAL_PREDICATES)
+            )
         if form.startswith(grammar.LED) and not any(t in form for t in grammar.TIMED) and self.rng.random() < LEAD:
             form = self.new(grammar.LEADS) + " " + (form if form.startswith("I ") else form[0].lower() + form[1:])
         return self.fill(form, polarity)
@@ -183,8 +204,10 @@ def statistics(corpus: Corpus) -> str:
     count = np.array([r.sentences for r in corpus.texts])
     words = {w for r in corpus.texts for w in re.findall(r"[a-z]+", (r.prompt + r.response).lower())}
     lines = [
-        f"{len(corpus.texts)} texts, {len({r.prompt for r in corpus.texts})} openings, {len(words)} words; "
-        f"correlation of compound and characters {np.corrcoef(compound, characters)[0, 1]:+.3f}",
+        (
+            f"{len(corpus.texts)} texts, {len({r.prompt for r in corpus.texts})} openings, {len(words)} words; "
+            f"correlation of compound and characters {np.corrcoef(compound, characters)[0, 1]:+.3f}"
+        ),
         "",
         "| sentences | texts | characters 5 / 50 / 95 % | compound 5 / 25 / 50 / 75 / 95 % | share of compound 0 |",
         "|---|---|---|---|---|",
@@ -192,25 +215,35 @@ def statistics(corpus: Corpus) -> str:
     for n in SENTENCES:
         c, s = characters[count == n], compound[count == n]
         quantiles = " / ".join(f"{q:+.2f}" for q in np.quantile(s, (0.05, 0.25, 0.5, 0.75, 0.95)))
-        lines.append(f"| {n} | {len(c)} | {' / '.join(f'{q:.0f}' for q in np.quantile(c, (0.05, 0.5, 0.95)))} | {quantiles} | {np.mean(s == 0):.2f} |")
+        lines.append(
+            f"| {n} | {len(c)} | {' / '.join(f'{q:.0f}' for q in np.quantile(c, (0.05, 0.5, 0.95)))} | {quantiles} |"
+            f" {np.mean(s == 0):.2f} |"
+        )
     lines += ["", "| characters | texts | mean compound | 95 % | 99 % | largest |", "|---|---|---|---|---|---|"]
     edges = (0, 20, 40, 60, 80, 120, 160, 200, 400)
     for low, high in zip(edges, edges[1:], strict=False):
         s = compound[(characters >= low) & (characters < high)]
         if len(s):
-            lines.append(f"| {low}..{high - 1} | {len(s)} | {s.mean():+.2f} | {np.quantile(s, 0.95):+.2f} | {np.quantile(s, 0.99):+.2f} | {s.max():+.2f} |")
+            lines.append(
+                f"| {low}..{high - 1} | {len(s)} | {s.mean():+.2f} | {np.quantile(s, 0.95):+.2f} |"
+                f" {np.quantile(s, 0.99):+.2f} | {s.max():+.2f} |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Print statistics, or examples."""
     arguments = argparse.ArgumentParser(description="The embedded review corpus.")
-    arguments.add_argument("--statistics", action="store_true", help="print the tables of docs/data.md (otherwise examples)")
+    arguments.add_argument(
+        "--statistics", action="store_true", help="print the tables of docs/data.md (otherwise examples)"
+    )
     arguments.add_argument("--texts", type=int, default=20_000)
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     corpus = generate(given.texts, 0, 0, 0, given.seed)
-    print(statistics(corpus) if given.statistics else "\n".join(r.prompt + " |" + r.response for r in corpus.texts[:20]))
+    print(
+        statistics(corpus) if given.statistics else "\n".join(r.prompt + " |" + r.response for r in corpus.texts[:20])
+    )
 
 
 if __name__ == "__main__":

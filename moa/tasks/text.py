@@ -7,8 +7,32 @@ BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 SPACE = re.compile(r"\s+")
 # A candidate for the end of a sentence: terminal marks, closing quotes or brackets, then space; or a full-width mark.
 END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+["'”’)\]」』]*""")
-TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "sgt", "capt", "lt", "rev", "hon", "gov", "sen", "rep", "gen", "vs", "cf", "e.g", "i.e"))
-ABBREVIATIONS = frozenset(("etc", "jr", "sr", "inc", "ltd", "co", "corp", "dept", "est", "approx", "a.m", "p.m", "u.s", "u.k", "d.c", "ph.d"))
+TITLES = frozenset(
+    (
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "st",
+        "sgt",
+        "capt",
+        "lt",
+        "rev",
+        "hon",
+        "gov",
+        "sen",
+        "rep",
+        "gen",
+        "vs",
+        "cf",
+        "e.g",
+        "i.e",
+    )
+)
+ABBREVIATIONS = frozenset(
+    ("etc", "jr", "sr", "inc", "ltd", "co", "corp", "dept", "est", "approx", "a.m", "p.m", "u.s", "u.k", "d.c", "ph.d")
+)
 
 
 def clean(text: str) -> str:
@@ -24,8 +48,8 @@ def encodable(text: str) -> str:
 def first_sentences(text: str, count: int) -> str:
     """Return the first `count` sentences of `text`, all of it if it has fewer.
 
-    A full stop ends no sentence after a title or a single letter (an initial). After another abbreviation, and as a row of
-    dots, it ends one only where no small letter follows.
+    A full stop ends no sentence after a title or a single letter (an initial). After another abbreviation, and as a row
+    of dots, it ends one only where no small letter follows.
 
         >>> first_sentences("Mr. T. wins... again! Twice? Yes.", 2)
         'Mr. T. wins... again! Twice?'
@@ -54,7 +78,8 @@ def _ends(text: str, match: re.Match[str]) -> bool:
 def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:
     """Split `text` (cleaned) into an opening of `least`..`most` words and the rest, which starts with its space.
 
-    The number of words is drawn from the text's content. At least one word is left for the rest; None where `text` is too short.
+    The number of words is drawn from the text's content. At least one word is left for the rest; None where `text` is
+    too short.
     """
     words = text.split(" ")
     if len(words) <= least:
@@ -65,6 +90,9 @@ def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:
 
 
 def split_after(text: str, end: str) -> tuple[str, str] | None:
-    """Split `text` after the last `end`: the prompt with it, and what follows; None where `end` is missing or nothing follows."""
+    """Split `text` after the last `end`: the prompt with it, and what follows.
+
+    None where `end` is missing or nothing follows.
+    """
     head, mark, tail = text.rpartition(end)
     return (head + mark, tail) if mark and tail.strip() else None

@@ -21,9 +21,9 @@ RINGS, RAYS = 48, 48  # of the rule that stands for the normal distribution
 class Quadratic:
     """A normal policy with mean x and fixed deviation sigma in the plane; reward k is -|a - a_k|^2.
 
-    The expected reward is J_k(x) = -|x - a_k|^2 - 2 sigma^2 with gradient g_k = 2 (a_k - x). A mean x is Pareto stationary, and
-    Pareto optimal too since every J_k is strictly concave, exactly if it lies in the convex hull of the a_k:
-    sum_k c_k g_k = 0 on the simplex means x = sum_k c_k a_k. So each method's fixed point is known:
+    The expected reward is J_k(x) = -|x - a_k|^2 - 2 sigma^2 with gradient g_k = 2 (a_k - x). A mean x is Pareto
+    stationary, and Pareto optimal too since every J_k is strictly concave, exactly if it lies in the convex hull of the
+    a_k: sum_k c_k g_k = 0 on the simplex means x = sum_k c_k a_k. So each method's fixed point is known:
 
         linear, w             x = sum_k w_k a_k
         min-norm on the g_k   sum_k c_k g_k = 2 (nearest point of the hull - x): every start goes straight to its projection
@@ -51,8 +51,8 @@ class Quadratic:
         """Return a batch that stands for the whole distribution, and its offsets from the mean (N, 2).
 
         N equally likely actions in rings around the mean have the normal distribution's mean and covariance exactly, so
-        averages over the batch are expectations: no sampling noise. Advantages are r - mean r, one token per response, and
-        pass through the method's own `extra_rewards` and `scale`.
+        averages over the batch are expectations: no sampling noise. Advantages are r - mean r, one token per response,
+        and pass through the method's own `extra_rewards` and `scale`.
         """
         offsets = self.sigma * rings().to(mean)
         actions = mean + offsets
@@ -65,7 +65,10 @@ class Quadratic:
         return Batch(advantages, mask, preferences, scores, mean.new_ones(len(raw), 1)), offsets
 
     def direction(self, method: Method, preference: Preference, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the exact policy gradient E[A grad log pi] (2,) of the method's combined advantage, and its weights (H,)."""
+        """Return the exact policy gradient E[A grad log pi].
+
+        2,) of the method's combined advantage, and its weights (H,.
+        """
         batch, offsets = self.batch(method, preference, mean)
         combination = method.combine(batch)
         return (combination.advantages * offsets).mean(0) / self.sigma**2, combination.weights

@@ -1,9 +1,10 @@
 """Fishwood: gather fish or wood, with a straight Pareto front (MO-Gymnasium's fishwood-v0; docs/papers.md 1.4).
 
-Two states (in the wood, at the river), two actions (be in the wood, or at the river, at the next step), 200 steps. A step
-first pays for the current state: one piece of wood with probability 0.9, or one fish with probability 0.1. The episode
-starts in the wood, so m steps at the river, 0 <= m <= 199, earn (0.1 m, 0.9 (200 - m)): every policy is on the segment from
-(0, 180) to (19.9, 0.9) in expectation, and what a method is judged by is how much of the segment it covers, and in what order.
+Two states (in the wood, at the river), two actions (be in the wood, or at the river, at the next step), 200 steps. A
+step first pays for the current state: one piece of wood with probability 0.9, or one fish with probability 0.1. The
+episode starts in the wood, so m steps at the river, 0 <= m <= 199, earn (0.1 m, 0.9 (200 - m)): every policy is on the
+segment from (0, 180) to (19.9, 0.9) in expectation, and what a method is judged by is how much of the segment it
+covers, and in what order.
 """
 
 import torch

@@ -73,12 +73,17 @@ class Policy(nn.Module):
 
 
 class Critic(nn.Module):
-    """V_h(state, preference, t) = (T - t) / T f_h + g_h, both from a small network: a stationary policy's value grows so."""
+    """V_h(state, preference, t) = (T - t) / T f_h + g_h, both from a small network.
+
+    A stationary policy's value grows so.
+    """
 
     def __init__(self, environment: Environment, heads: int, hidden: int) -> None:
         super().__init__()
         self.states, self.horizon = environment.states, environment.horizon
-        self.net = nn.Sequential(nn.Linear(self.states + len(environment.objectives), hidden), nn.Tanh(), nn.Linear(hidden, 2 * heads))
+        self.net = nn.Sequential(
+            nn.Linear(self.states + len(environment.objectives), hidden), nn.Tanh(), nn.Linear(hidden, 2 * heads)
+        )
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -94,13 +99,19 @@ class Critic(nn.Module):
 
 
 def inputs(preferences: Tensor, states: int) -> Tensor:
-    """Return (B, S, S + K): every state, one-hot, beside the preference; neighbouring preferences are GAIN times further apart."""
+    """Return (B, S, S + K): every state, one-hot, beside the preference.
+
+    Neighbouring preferences are GAIN times further apart.
+    """
     b, k = preferences.shape
     shown = GAIN * (preferences - 1 / k)
     return torch.cat([torch.eye(states).expand(b, -1, -1), shown[:, None, :].expand(b, states, k)], -1)
 
 
 def logprobs(logits: Tensor, episodes: Episodes) -> Tensor:
-    """Return the log-probabilities (B, T) of the actions, from logits (B, S, A): the softmax is taken once per state."""
+    """Return the log-probabilities (B, T) of the actions, from logits (B, S, A).
+
+    The softmax is taken once per state.
+    """
     logs = torch.log_softmax(logits, -1).flatten(1)
     return logs.gather(1, episodes.states * logits.shape[2] + episodes.actions)

@@ -1,4 +1,7 @@
-"""Trains a small policy by a method's file: the same hooks, advantages, weights and policy loss as the loop for language models."""
+"""Trains a small policy by a method's file.
+
+The same hooks, advantages, weights and policy loss as the loop for language models.
+"""
 
 from dataclasses import dataclass
 
@@ -15,7 +18,18 @@ from moa.rl.losses import policy_loss, sensitivity, value_loss
 from moa.testbed.policy import Critic, Environment, Episodes, Policy, logprobs
 
 HIDDEN = 32
-PPO = Ppo(steps=100, batch_size=110, mini_batch_size=110, epochs=3, learning_rate=1e-2, value_learning_rate=3e-2, lam=1.0, value_clip=1e6, max_grad_norm=1e6, early_stop=None)
+PPO = Ppo(
+    steps=100,
+    batch_size=110,
+    mini_batch_size=110,
+    epochs=3,
+    learning_rate=1e-2,
+    value_learning_rate=3e-2,
+    lam=1.0,
+    value_clip=1e6,
+    max_grad_norm=1e6,
+    early_stop=None,
+)
 
 
 @dataclass
@@ -40,7 +54,10 @@ class Learner:
         self.policy = Policy(self.environment, HIDDEN)
         self.critic = Critic(self.environment, len(self.environment.objectives) + len(self.method.extra_heads), HIDDEN)
         value_rate = self.ppo.value_learning_rate or self.ppo.learning_rate
-        groups = [{"params": self.policy.parameters(), "lr": self.ppo.learning_rate}, {"params": self.critic.parameters(), "lr": value_rate}]
+        groups = [
+            {"params": self.policy.parameters(), "lr": self.ppo.learning_rate},
+            {"params": self.critic.parameters(), "lr": value_rate},
+        ]
         self.optimizer = torch.optim.Adam(groups)
         rows = torch.tensor(self.training, dtype=torch.float32)
         self.preferences = rows.repeat(-(-self.ppo.batch_size // len(rows)), 1)[: self.ppo.batch_size]
@@ -66,7 +83,11 @@ class Learner:
         mask = torch.ones_like(old)
         scores = self.environment.scale.apply(episodes.rewards.sum(-1).T)
         extra = token_rewards(self.method.extra_rewards(scores, self.preferences), mask)
-        unit = torch.ones_like(self.environment.scale.high) if self.raw else self.environment.scale.high - self.environment.scale.low
+        unit = (
+            torch.ones_like(self.environment.scale.high)
+            if self.raw
+            else self.environment.scale.high - self.environment.scale.low
+        )
         rewards = torch.cat([episodes.rewards / unit[:, None, None], extra])
         advantages, returns = gae(values, rewards, mask, self.ppo.gamma, self.ppo.lam)
         advantages = shape_advantages(self.method, self.ppo, advantages, mask, self.preferences)
@@ -78,10 +99,17 @@ class Learner:
         for _ in range(self.ppo.epochs):
             new = logprobs(self.policy(self.shown), episodes)
             loss, _ = policy_loss(new, old, combination.advantages, mask, self.ppo.clip, mask.sum())
-            fit = value_loss(self.critic(self.shown, episodes.states), values, returns, mask, self.ppo.value_clip, mask.sum())
+            fit = value_loss(
+                self.critic(self.shown, episodes.states), values, returns, mask, self.ppo.value_clip, mask.sum()
+            )
             self.optimizer.zero_grad()
             (loss + self.ppo.value_coefficient * fit.mean()).backward()
             self.optimizer.step()
 
     def _sensitivity(self, logits: Tensor, episodes: Episodes) -> Tensor:
-        return sensitivity(logits[torch.arange(len(logits))[:, None], episodes.states], episodes.actions, self.policy.head.weight.detach(), 1.0)
+        return sensitivity(
+            logits[torch.arange(len(logits))[:, None], episodes.states],
+            episodes.actions,
+            self.policy.head.weight.detach(),
+            1.0,
+        )

@@ -63,7 +63,10 @@ class Samples:
 
     @staticmethod
     def load(path: Path, watch: Stopwatch) -> "Samples | None":
-        """Return an earlier attempt's samples, or None; `watch` goes on from what they took. A damaged file is named in the log."""
+        """Return an earlier attempt's samples, or None.
+
+        `watch` goes on from what they took. A damaged file is named in the log.
+        """
         if not path.exists():
             return None
         try:
@@ -113,7 +116,9 @@ class PairLoop:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.actor.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.rate)
-        self.batch = self.micro = max(1, self.ppo.mini_batch_size // 2)  # as many responses as the shared loop's mini-batch
+        self.batch = self.micro = max(
+            1, self.ppo.mini_batch_size // 2
+        )  # as many responses as the shared loop's mini-batch
         self.updates = self.epochs * -(-len(self.pairs.rows) // self.batch)
         self.steps = min(self.ppo.steps, self.updates)
 
@@ -130,7 +135,11 @@ class PairLoop:
                         seen[name].append(value)
             self.curve += [(step, name, "all", sum(values) / len(values)) for name, values in seen.items()]
             elapsed = time.perf_counter() - began
-            self.curve += [(step, "seconds", "all", elapsed), (step, "memory", "all", peak_memory()[0]), (step, "micro_batch", "all", 2.0 * self.micro)]
+            self.curve += [
+                (step, "seconds", "all", elapsed),
+                (step, "memory", "all", peak_memory()[0]),
+                (step, "micro_batch", "all", 2.0 * self.micro),
+            ]
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.steps:
                 state = {"curve": self.curve, "watch": self.watch.state(), "micro": self.micro}
                 checkpoint.save(self.checkpoints, step + 1, self.actor.model, None, self.optimizer, state)
@@ -154,7 +163,9 @@ class PairLoop:
     def _rows(self, update: int) -> Tensor:
         """Return the pairs of an optimiser step; the order of an epoch depends on (seed, epoch) alone."""
         per_epoch = self.updates // self.epochs
-        generator = torch.Generator().manual_seed(int(text_hash("pairs", str(self.seed), str(update // per_epoch)), 16) % 2**63)
+        generator = torch.Generator().manual_seed(
+            int(text_hash("pairs", str(self.seed), str(update // per_epoch)), 16) % 2**63
+        )
         order = torch.randperm(len(self.pairs.rows), generator=generator)
         start = update % per_epoch * self.batch
         return order[start : start + self.batch]
@@ -196,7 +207,10 @@ class PairLoop:
             raise self._diverged(name, step)
 
     def _diverged(self, name: str, step: int) -> Diverged:
-        return Diverged(f"step {step}: {name} is NaN or infinite; the last good checkpoint is kept. Lower methods.{self.row}.learning_rate (now {self.rate:g})")
+        return Diverged(
+            f"step {step}: {name} is NaN or infinite; the last good checkpoint is kept. Lower"
+            f" methods.{self.row}.learning_rate (now {self.rate:g})"
+        )
 
     def _loss(self, part: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the mean loss of some pairs, and what is logged beside it."""
@@ -204,12 +218,20 @@ class PairLoop:
         rows = pairs.rows[part].T.reshape(-1)  # all i, then all j
         ids, mask, t = trimmed(samples.ids[rows], samples.mask[rows], samples.response_mask.shape[1])
         where = self.parameters[0].device
-        ids, mask, live, reference = (part.to(where) for part in (ids, mask, samples.response_mask[rows, :t], samples.reference[rows, :t]))
+        ids, mask, live, reference = (
+            part.to(where) for part in (ids, mask, samples.response_mask[rows, :t], samples.reference[rows, :t])
+        )
         logits, _ = forward(self.actor.model, ids, mask, t)
-        logprobs, _ = logprobs_and_entropy(forbid_empty(logits, int(self.actor.tokenizer.eos_token_id)), ids[:, -t:], self.actor.decoding.temperature)
+        logprobs, _ = logprobs_and_entropy(
+            forbid_empty(logits, int(self.actor.tokenizer.eos_token_id)), ids[:, -t:], self.actor.decoding.temperature
+        )
         first, second = ((logprobs - reference) * live).sum(1).chunk(2)
         gap = first - second
         losses = modpo_loss(gap, pairs.others[part].to(where), pairs.chosen[part].to(where), pairs.weight, self.beta)
         agrees = (1 + (gap.detach() * pairs.better[part].to(where)).sign()) / 2  # a tie counts half
-        shown = {"pair_loss": float(losses.detach().mean()), "pair_accuracy": float(agrees.mean()), "forward_kl": float(estimated_kl(reference, logprobs.detach(), live))}
+        shown = {
+            "pair_loss": float(losses.detach().mean()),
+            "pair_accuracy": float(agrees.mean()),
+            "forward_kl": float(estimated_kl(reference, logprobs.detach(), live)),
+        }
         return losses.mean(), shown

@@ -27,8 +27,8 @@ log = logging.getLogger("moa")
 def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Samples:
     """Sample the reference policy on train prompts, `responses` to each side by side, and score what it wrote.
 
-    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates, and at least one prompt's
-    (`Method.check`).
+    There are at most `ppo.steps * ppo.batch_size` responses, as many as the shared loop generates, and at least one
+    prompt's (`Method.check`).
 
     Raises:
         MoaError: not even one response at a time fits into memory.
@@ -48,21 +48,31 @@ def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Sampl
 def given(actor: Actor, task: Task, ppo: Ppo, pairs: Sequence[Pair], seed: int) -> Samples:
     """Score the responses of a data set's pairs, chosen and rejected side by side, and read them with the reference policy.
 
-    There are at most `ppo.steps * ppo.batch_size` responses, drawn by the seed where the data set has more. Pairs that do not
-    fit into the model's context whole are left out and counted.
+    There are at most `ppo.steps * ppo.batch_size` responses, drawn by the seed where the data set has more. Pairs that
+    do not fit into the model's context whole are left out and counted.
 
     Raises:
         MoaError: no pair fits; or not even one response at a time fits into memory.
     """
     rows = _fitting(actor, task, pairs)
     if not rows:
-        raise MoaError(f"none of the {len(pairs)} pairs fits into the model's context of {actor.context} tokens; take shorter pairs, or a model with a longer context")
+        raise MoaError(
+            f"none of the {len(pairs)} pairs fits into the model's context of {actor.context} tokens; take shorter"
+            " pairs, or a model with a longer context"
+        )
     if len(rows) < len(pairs):
-        log.warning("%d of %d pairs left out: longer than the model's context of %d tokens", len(pairs) - len(rows), len(pairs), actor.context)
+        log.warning(
+            "%d of %d pairs left out: longer than the model's context of %d tokens",
+            len(pairs) - len(rows),
+            len(pairs),
+            actor.context,
+        )
     generator = torch.Generator().manual_seed(int(text_hash("chosen pairs", str(seed)), 16) % 2**63)
     kept = torch.randperm(len(rows), generator=generator)[: ppo.steps * ppo.batch_size // 2].tolist()
     flat = [response for i in kept for response in rows[i]]
-    rollout, reference = _read_in_parts(actor, len(flat), ppo.batch_size, lambda part, _: _rollout(actor, flat[part]), "read")
+    rollout, reference = _read_in_parts(
+        actor, len(flat), ppo.batch_size, lambda part, _: _rollout(actor, flat[part]), "read"
+    )
     return _scored(task, [prompt for prompt, *_ in flat], rollout, reference)
 
 
@@ -76,8 +86,17 @@ def _fitting(actor: Actor, task: Task, pairs: Sequence[Pair]) -> list[tuple[Row,
     for side in ("chosen", "rejected"):
         responses = [str(getattr(pair, side)) for pair in pairs]
         tokens = continuation_rows(built, responses, actor.tokenizer)
-        sides.append([(pair.prompt, response, head, tail) for pair, response, (head, tail) in zip(pairs, responses, tokens, strict=True)])
-    return [both for both in zip(*sides, strict=True) if all(tail and len(head) + len(tail) < actor.context for _, _, head, tail in both)]
+        sides.append(
+            [
+                (pair.prompt, response, head, tail)
+                for pair, response, (head, tail) in zip(pairs, responses, tokens, strict=True)
+            ]
+        )
+    return [
+        both
+        for both in zip(*sides, strict=True)
+        if all(tail and len(head) + len(tail) < actor.context for _, _, head, tail in both)
+    ]
 
 
 def _rollout(actor: Actor, rows: Sequence[Row]) -> Rollout:
@@ -91,15 +110,31 @@ def _rollout(actor: Actor, rows: Sequence[Row]) -> Rollout:
         ids[i, real], mask[i, real] = torch.tensor([*head, *tail, eos]), 1
     where = next(actor.model.parameters()).device
     finished = torch.ones(len(rows), dtype=torch.bool, device=where)
-    return Rollout(ids.to(where), mask.to(where), mask[:, left:].float().to(where), finished, [response for _, response, _, _ in rows])
+    return Rollout(
+        ids.to(where),
+        mask.to(where),
+        mask[:, left:].float().to(where),
+        finished,
+        [response for _, response, _, _ in rows],
+    )
 
 
 def _scored(task: Task, prompts: Sequence[str], rollout: Rollout, reference: torch.Tensor) -> Samples:
     scores = task.scale.apply(torch.from_numpy(task.score(prompts, rollout.texts)).to(task.scale.low.device))
-    return Samples(rollout.ids, rollout.mask, rollout.response_mask, reference, scores.raw.cpu(), scores.quantile.cpu(), rollout.finished.float())
+    return Samples(
+        rollout.ids,
+        rollout.mask,
+        rollout.response_mask,
+        reference,
+        scores.raw.cpu(),
+        scores.quantile.cpu(),
+        rollout.finished.float(),
+    )
 
 
-def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, int], Rollout], what: str) -> tuple[Rollout, torch.Tensor]:
+def _read_in_parts(
+    actor: Actor, count: int, rows: int, make: Callable[[slice, int], Rollout], what: str
+) -> tuple[Rollout, torch.Tensor]:
     """Return responses and their log-probabilities (B, T) under the reference, `rows` at a time, fewer where memory runs out."""
     while True:
         clock = command.Progress(what, count)
@@ -122,11 +157,22 @@ def _read_in_parts(actor: Actor, count: int, rows: int, make: Callable[[slice, i
 
 
 @torch.no_grad()
-def _read(actor: Actor, make: Callable[[slice, int], Rollout], rows: slice, number: int) -> tuple[Rollout, torch.Tensor]:
-    """Make a part of the responses with the adapter switched off, and read it with the reference; what returns lies in main memory."""
+def _read(
+    actor: Actor, make: Callable[[slice, int], Rollout], rows: slice, number: int
+) -> tuple[Rollout, torch.Tensor]:
+    """Make a part of the responses with the adapter switched off, and read it with the reference.
+
+    What returns lies in main memory.
+    """
     with actor.model.disable_adapter():
         rollout = make(rows, number)
         logits, _ = forward(actor.model, rollout.ids, rollout.mask, rollout.response)
-    logprobs, _ = logprobs_and_entropy(forbid_empty(logits, int(actor.tokenizer.eos_token_id)), rollout.ids[:, -rollout.response :], actor.decoding.temperature)
-    kept = Rollout(rollout.ids.cpu(), rollout.mask.cpu(), rollout.response_mask.cpu(), rollout.finished.cpu(), rollout.texts)
+    logprobs, _ = logprobs_and_entropy(
+        forbid_empty(logits, int(actor.tokenizer.eos_token_id)),
+        rollout.ids[:, -rollout.response :],
+        actor.decoding.temperature,
+    )
+    kept = Rollout(
+        rollout.ids.cpu(), rollout.mask.cpu(), rollout.response_mask.cpu(), rollout.finished.cpu(), rollout.texts
+    )
     return kept, (logprobs * rollout.response_mask).cpu()

@@ -1,8 +1,11 @@
-"""GRPO by TRL's GRPOTrainer on the loop's task: the same prompts, preferences, sampling, rewards and number of responses.
+"""GRPO by TRL's GRPOTrainer on the loop's task.
+
+The same prompts, preferences, sampling, rewards and number of responses.
 
 TRL does the sampling, the group baseline, the loss and the optimiser. What it is kept from: a second BOS token, prompts
-whose positions count their padding, text that is decoded otherwise than the loop's, files and reports of its own. Its own
-checkpoints hold pickled random states; here every step is seeded, as in the shared loop, and the loop's checkpoints serve.
+whose positions count their padding, text that is decoded otherwise than the loop's, files and reports of its own. Its
+own checkpoints hold pickled random states; here every step is seeded, as in the shared loop, and the loop's checkpoints
+serve.
 """
 
 import logging
@@ -33,7 +36,9 @@ from moa.rl.loop import AdaptiveKl, CurveRow, Task, batch_preferences, prompt_in
 
 log = logging.getLogger("moa")
 Row = tuple[str, str, float]  # quantity, objective, value
-Report = Callable[[int, dict[tuple[str, str], float]], None]  # a finished step's number, its values by (quantity, objective)
+Report = Callable[
+    [int, dict[tuple[str, str], float]], None
+]  # a finished step's number, its values by (quantity, objective)
 # TRL's names of what the curve holds. KL and entropy are those of a step's first mini-batch: later ones have moved.
 FIRST = {"kl": "kl", "entropy": "entropy"}
 MEAN = {"clip_ratio/region_mean": "clip_fraction", "grad_norm": "grad_norm"}
@@ -59,8 +64,13 @@ class Trainer(Continued, GRPOTrainer):
         """Put one BOS in front where the tokenizer wants one; a chat template's text may hold it already."""
         return token_rows(prompts, self.processing_class), None, {}
 
-    def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Count positions from the first real token, as sampling did; TRL would count the padding, which GPT-2 notices."""
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, *args: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Count positions from the first real token, as sampling did.
+
+        TRL would count the padding, which GPT-2 notices.
+        """
 
         def placed(**inputs: Any) -> Any:
             return model(position_ids=positions(inputs["attention_mask"]), **inputs)
@@ -83,7 +93,13 @@ class Rewards:
         self.step = self.tokens = self.newest = 0
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[list[int]], plain: Sequence[str], preference: Sequence[list[float]], **_: Any
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[list[int]],
+        plain: Sequence[str],
+        preference: Sequence[list[float]],
+        **_: Any,
     ) -> list[float]:
         """Return B scalar rewards of the tokens sampled; TRL's own text `completions` may lack a first space.
 
@@ -115,12 +131,18 @@ class Rewards:
 class Recorder(TrainerCallback):
     """Makes the curve, adapts the KL's weight as the shared loop does, reports and keeps steps, and stops a diverged run."""
 
-    def __init__(self, rewards: Rewards, ppo: Ppo, micro: int, report: Report, checkpoints: Path, watch: Stopwatch) -> None:
+    def __init__(
+        self, rewards: Rewards, ppo: Ppo, micro: int, report: Report, checkpoints: Path, watch: Stopwatch
+    ) -> None:
         self.rewards, self.ppo, self.micro, self.report = rewards, ppo, micro, report
         self.checkpoints, self.watch = checkpoints, watch
         self.updates = updates(rewards.method, ppo)
         self.trainer: Trainer | None = None
-        self.kl = AdaptiveKl(ppo.kl.coefficient, ppo.kl.target, ppo.kl.horizon) if rewards.method.settings.beta is None else None
+        self.kl = (
+            AdaptiveKl(ppo.kl.coefficient, ppo.kl.target, ppo.kl.horizon)
+            if rewards.method.settings.beta is None
+            else None
+        )
         self.curve: list[CurveRow] = []
         self.seen: list[dict[str, float]] = []
         self.began, self.cpu = time.perf_counter(), time.process_time()
@@ -137,7 +159,14 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.cpu = time.perf_counter(), time.process_time()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         if logs is None or "loss" not in logs:  # the summary at the end
             return
         assert self.trainer is not None, "the recorder knows its trainer before training starts"
@@ -167,20 +196,32 @@ class Recorder(TrainerCallback):
         self.watch.cpu_seconds += cpu - self.cpu
         self.seen, self.began, self.cpu = [], now, cpu
         if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
-            kept = {"curve": self.curve, "tokens": self.rewards.tokens, "beta": trainer.beta, "micro": self.micro, "watch": self.watch.state()}
+            kept = {
+                "curve": self.curve,
+                "tokens": self.rewards.tokens,
+                "beta": trainer.beta,
+                "micro": self.micro,
+                "watch": self.watch.state(),
+            }
             checkpoint.save(self.checkpoints, step + 1, trainer.model, None, trainer.optimizer, kept)
         self.report(step, {(quantity, objective): value for quantity, objective, value in rows})
 
 
 def diverged(step: int, what: str, method: Method) -> Diverged:
     """Return the error of a number that is not finite."""
-    return Diverged(f"step {step}: {what} is NaN or infinite; training stopped. Lower methods.{method.row}.learning_rate or raise methods.{method.row}.beta, then run again")
+    return Diverged(
+        f"step {step}: {what} is NaN or infinite; training stopped. Lower methods.{method.row}.learning_rate or raise"
+        f" methods.{method.row}.beta, then run again"
+    )
 
 
 def data(task: Task, ppo: Ppo, group_size: int, seed: int, first: int = 0) -> Dataset:
-    """Return one row per group from step `first` on: the prompt as the policy reads it, the prompt as rewards see it, the preference.
+    """Return one row per group from step `first` on.
 
-    Prompts come in the loop's order, preferences as balanced as the loop's; a step takes batch_size / group_size of them.
+    The prompt as the policy reads it, the prompt as rewards see it, the preference.
+
+    Prompts come in the loop's order, preferences as balanced as the loop's; a step takes batch_size / group_size of
+    them.
     """
     groups = ppo.batch_size // group_size
     rows = []
@@ -192,8 +233,20 @@ def data(task: Task, ppo: Ppo, group_size: int, seed: int, first: int = 0) -> Da
     return Dataset.from_list(rows)
 
 
-def arguments(method: Method, ppo: Ppo, decoding: Decoding, seed: int, folder: str, micro: int, checkpointing: bool, first: int = 0) -> GRPOConfig:
-    """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on; nothing kept on disk, nothing reported elsewhere."""
+def arguments(
+    method: Method,
+    ppo: Ppo,
+    decoding: Decoding,
+    seed: int,
+    folder: str,
+    micro: int,
+    checkpointing: bool,
+    first: int = 0,
+) -> GRPOConfig:
+    """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on.
+
+    Nothing kept on disk, nothing reported elsewhere.
+    """
     chosen, cuda = method.settings, torch.cuda.is_available()
     return GRPOConfig(
         output_dir=folder,
@@ -235,9 +288,20 @@ def updates(method: Method, ppo: Ppo) -> int:
 
 
 def train(
-    actor: Actor, method: Method, ppo: Ppo, task: Task, seed: int, micro: int, checkpointing: bool, report: Report, checkpoints: Path, watch: Stopwatch
+    actor: Actor,
+    method: Method,
+    ppo: Ppo,
+    task: Task,
+    seed: int,
+    micro: int,
+    checkpointing: bool,
+    report: Report,
+    checkpoints: Path,
+    watch: Stopwatch,
 ) -> tuple[list[CurveRow], int]:
-    """Train the actor's adapter in place, from the newest checkpoint if there is one; return the curve and the number of sampled tokens.
+    """Train the actor's adapter in place, from the newest checkpoint if there is one.
+
+    Return the curve and the number of sampled tokens.
 
     Args:
         actor: base with a fresh adapter; its value heads are left alone.

@@ -66,7 +66,11 @@ def test_the_good_experiment_is_good() -> None:
         ("rewards.vader.kind", "vadr", "rewards.vader.kind: there is no kind 'vadr'. Did you mean 'vader'?"),
         ("rewards.vader.kind", GONE, "key 'rewards.vader.kind' is missing"),
         # wrong types
-        ("ppo.steps", "many", "ppo.steps: Input should be a valid integer, unable to parse string as an integer (got 'many')"),
+        (
+            "ppo.steps",
+            "many",
+            "ppo.steps: Input should be a valid integer, unable to parse string as an integer (got 'many')",
+        ),
         ("run.seeds", ["x"], "run.seeds.0: Input should be a valid integer"),
         ("data", None, "data: expected a section of keys, got nothing"),
         ("methods", ["moc"], "methods: expected a section of keys, got list"),
@@ -78,30 +82,69 @@ def test_the_good_experiment_is_good() -> None:
         ("ppo.mini_batch_size", 7, "ppo: mini_batch_size (7) must divide batch_size (64)"),
         ("ppo.group_size", 6, "ppo: group_size (6) must divide batch_size (64)"),
         ("ppo.kl.horizon", 12.8, "ppo: kl.horizon (12.8) must be above a fifth of batch_size (64)"),
-        ("ppo.advantages", "group", "ppo: advantages: group compares responses to one prompt with each other; set group_size to at least 2, e.g. 4 (it is 1)"),
+        (
+            "ppo.advantages",
+            "group",
+            (
+                "ppo: advantages: group compares responses to one prompt with each other; set group_size to at least 2,"
+                " e.g. 4 (it is 1)"
+            ),
+        ),
         ("ppo.advantages", "critic", "ppo.advantages: Input should be 'gae' or 'group' (got 'critic')"),
         ("model.scratch", GONE, "model: `source: scratch` and a `scratch:` section go together"),
         ("rewards.short.zero", 1, "rewards.short: zero (1) must be above full (20)"),
         ("conditioning.template", "{prompt}", "conditioning: template must hold {preference} exactly once"),
         ("data.source", "owner/reviews", "data: name one column"),
-        ("preferences.evaluation", {"points": [[0.5, 0.5], [0.5, 0.6]]}, "preferences.evaluation.points[1]: [0.5, 0.6] is off the simplex"),
-        ("preferences.evaluation", {"points": [[1.5, -0.5]]}, "preferences.evaluation.points[0]: [1.5, -0.5] is off the simplex"),
+        (
+            "preferences.evaluation",
+            {"points": [[0.5, 0.5], [0.5, 0.6]]},
+            "preferences.evaluation.points[1]: [0.5, 0.6] is off the simplex",
+        ),
+        (
+            "preferences.evaluation",
+            {"points": [[1.5, -0.5]]},
+            "preferences.evaluation.points[0]: [1.5, -0.5] is off the simplex",
+        ),
         ("preferences.evaluation", {"points": [[1.0]]}, "preferences.evaluation.points[0]: 1 weights for 2 objectives"),
         ("preferences.training", {"preset": "ric13"}, "preferences.training.points[0]: 3 weights for 2 objectives"),
         ("preferences.training", {}, "preferences.training: give exactly one of: divisions, preset, points"),
         # references
-        ("objectives", {"sentiment": {"reward": "vader"}}, "objectives: 1 given; multi-objective alignment needs at least two"),
-        ("objectives.sentiment.reward", "vadr", "objectives.sentiment: no reward 'vadr' in `rewards`. Did you mean 'vader'?"),
-        ("objectives.sentiment.judge", "shrt", "objectives.sentiment: no reward 'shrt' in `rewards`. Did you mean 'short'?"),
-        ("evaluation.reference_point", {"sentimnt": 0}, "evaluation.reference_point: no objective 'sentimnt'. Did you mean 'sentiment'?"),
+        (
+            "objectives",
+            {"sentiment": {"reward": "vader"}},
+            "objectives: 1 given; multi-objective alignment needs at least two",
+        ),
+        (
+            "objectives.sentiment.reward",
+            "vadr",
+            "objectives.sentiment: no reward 'vadr' in `rewards`. Did you mean 'vader'?",
+        ),
+        (
+            "objectives.sentiment.judge",
+            "shrt",
+            "objectives.sentiment: no reward 'shrt' in `rewards`. Did you mean 'short'?",
+        ),
+        (
+            "evaluation.reference_point",
+            {"sentimnt": 0},
+            "evaluation.reference_point: no objective 'sentimnt'. Did you mean 'sentiment'?",
+        ),
         # names and lists
-        ("task", "a/b", "task: a name is made of letters, digits and underscores, and begins with a letter (got 'a/b')"),
+        (
+            "task",
+            "a/b",
+            "task: a name is made of letters, digits and underscores, and begins with a letter (got 'a/b')",
+        ),
         ("task", "index", "task: 'index' is the name of the report's first page; choose another"),
         ("objectives.very-good", {"reward": "vader"}, "objectives.very-good: a name is made of letters"),
         ("run.seeds", [0, 0], "run.seeds: '0' is listed twice"),
         ("run.methods", [], "run.methods: List should have at least 1 item"),
         ("task", GONE, "key 'task' is missing"),
-        ("rewards.own", {"kind": "python", "function": "mine.py"}, "rewards.own.function: expected package.module:function (got 'mine.py')"),
+        (
+            "rewards.own",
+            {"kind": "python", "function": "mine.py"},
+            "rewards.own.function: expected package.module:function (got 'mine.py')",
+        ),
     ],
 )
 def test_message(path: str, value: object, message: str) -> None:
@@ -111,7 +154,10 @@ def test_message(path: str, value: object, message: str) -> None:
 def test_all_mistakes_are_listed_at_once() -> None:
     data = changed("ppo.stepz", 1)
     data["modle"] = {}
-    assert complaint(data).splitlines() == ["mine.yaml: unknown key 'ppo.stepz'. Did you mean 'steps'?", "mine.yaml: unknown key 'modle'. Did you mean 'model'?"]
+    assert complaint(data).splitlines() == [
+        "mine.yaml: unknown key 'ppo.stepz'. Did you mean 'steps'?",
+        "mine.yaml: unknown key 'modle'. Did you mean 'model'?",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,13 @@ from moa.stages.prompts import prepare
 from moa.tasks.tabular import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = [f"{a} {b} {c} {d} ends here." for a in ("red", "blue") for b in ("cat", "dog") for c in ("runs", "sleeps") for d in ("now", "later", "today")]
+TEXTS = [
+    f"{a} {b} {c} {d} ends here."
+    for a in ("red", "blue")
+    for b in ("cat", "dog")
+    for c in ("runs", "sleeps")
+    for d in ("now", "later", "today")
+]
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -27,7 +33,13 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def fails(source: Path | str, *parts: str, columns: tuple[str, ...] = ("text",), subset: str | None = None, split: str = "train") -> None:
+def fails(
+    source: Path | str,
+    *parts: str,
+    columns: tuple[str, ...] = ("text",),
+    subset: str | None = None,
+    split: str = "train",
+) -> None:
     """Reading must end in one MoaError that holds all `parts`."""
     with pytest.raises(MoaError) as error:
         read_rows(str(source), None, subset, split, list(columns))
@@ -61,7 +73,10 @@ def test_empty_data(tmp_path: Path) -> None:
 
 
 def test_a_column_without_any_value(tmp_path: Path) -> None:
-    fails(parquet(tmp_path / "a.parquet", [{"text": None}, {"text": None}]), "every one of the 2 rows lacks a value in text")
+    fails(
+        parquet(tmp_path / "a.parquet", [{"text": None}, {"text": None}]),
+        "every one of the 2 rows lacks a value in text",
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -40])
@@ -101,7 +116,9 @@ def test_folders_that_do_not_say_which_file(tmp_path: Path) -> None:
 
 
 def small(path: Path, **keys: Any) -> Data:
-    return Data(source=str(path), **{"texts": 8, "heldout_texts": 4, "train_prompts": 4, "evaluation_prompts": 2, **keys})
+    return Data(
+        source=str(path), **{"texts": 8, "heldout_texts": 4, "train_prompts": 4, "evaluation_prompts": 2, **keys}
+    )
 
 
 def test_too_few_rows_name_the_filter_that_took_them(tmp_path: Path) -> None:
@@ -110,10 +127,20 @@ def test_too_few_rows_name_the_filter_that_took_them(tmp_path: Path) -> None:
     prepare(small(path, text="text"))
     with pytest.raises(MoaError) as error:
         prepare(small(path, text="text", texts=21, text_characters=(1, 60)))
-    # 27 rows less one too short, one too long, one double, 2 for evaluation and 4 held out leave 18; some of them resemble those 6.
+    # 27 rows less one too short, one too long, one double, 2 for evaluation and 4 held out leave 18; some of them
+    # resemble those 6.
     message = str(error.value)
-    assert re.match(r"data.texts: 21 asked for, \d+ left \(.*a.parquet, split train: 27 rows; left out: ", message), message
-    for part in ("1 too short to be split", "1 outside text_characters", "1 exact duplicates", "2 used for evaluation", "4 held out", "lower data.texts"):
+    assert re.match(r"data.texts: 21 asked for, \d+ left \(.*a.parquet, split train: 27 rows; left out: ", message), (
+        message
+    )
+    for part in (
+        "1 too short to be split",
+        "1 outside text_characters",
+        "1 exact duplicates",
+        "2 used for evaluation",
+        "4 held out",
+        "lower data.texts",
+    ):
         assert part in message
     with pytest.raises(MoaError, match="data.evaluation_prompts: 300 asked for"):
         prepare(small(path, text="text", evaluation_prompts=300))
@@ -144,7 +171,9 @@ def test_blank_prompts_and_responses_are_dropped_and_counted(tmp_path: Path, cap
 
 
 def test_unpaired_surrogates_do_not_stop_the_writer(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t + " \ud83d"}) + "\n" for t in TEXTS), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": t + " \ud83d"}) + "\n" for t in TEXTS), encoding="utf-8"
+    )
     assert all(i.response.endswith(" ?") for i in prepare(small(tmp_path / "a.jsonl", text="text")).texts)
 
 
@@ -168,9 +197,13 @@ def test_columns_that_do_not_fit_together(keys: dict[str, Any], message: str) ->
 
 def command(data: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     section = json.dumps({"task": "test", "data": data})
-    outputs = [part for name in ("prompts", "texts", "costs") for part in (f"--{name}", str(folder / f"{name}.parquet"))]
+    outputs = [
+        part for name in ("prompts", "texts", "costs") for part in (f"--{name}", str(folder / f"{name}.parquet"))
+    ]
     line = [sys.executable, "-m", "moa.stages.prompts", "--section", section, *outputs]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120)
+    return subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120
+    )
 
 
 def test_a_hub_that_cannot_be_reached_ends_the_command_cleanly(tmp_path: Path) -> None:

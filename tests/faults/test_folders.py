@@ -1,4 +1,7 @@
-"""A disk that fills up, or a job that is killed, while a folder is written: nothing half-written, and what was there before stays."""
+"""A disk that fills up, or a job that is killed, while a folder is written.
+
+Nothing half-written, and what was there before stays.
+"""
 
 import os
 import resource
@@ -37,7 +40,12 @@ def room_for(size: int) -> Iterator[None]:
 def test_checkpoint(tmp_path: Path) -> None:
     steps = loop("moc", tmp_path).run()
     next(steps)
-    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*step-000002.*free some space and run the same command again"):
+    with (
+        room_for(4_000),
+        pytest.raises(
+            MoaError, match="no space left to write .*step-000002.*free some space and run the same command again"
+        ),
+    ):
         next(steps)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
     resumed = loop("moc", tmp_path)
@@ -47,12 +55,20 @@ def test_checkpoint(tmp_path: Path) -> None:
 
 def test_base(tmp_path: Path) -> None:
     tiny_models.save_base(tmp_path / "source")
-    section = BaseSection.model_validate({"task": "t", "model": {"source": str(tmp_path / "source")}, "conditioning": {}, "objectives": ["a", "b"]})
+    section = BaseSection.model_validate(
+        {"task": "t", "model": {"source": str(tmp_path / "source")}, "conditioning": {}, "objectives": ["a", "b"]}
+    )
     out = tmp_path / "out"
     texts = tmp_path / "texts.parquet"
     texts.touch()  # `sft: null` reads none
     arguments = Namespace(
-        section=section.model_dump_json(), texts=texts, scores=None, checkpoints=tmp_path / "checkpoints", model=out / "base", costs=out / "costs.parquet", depends=""
+        section=section.model_dump_json(),
+        texts=texts,
+        scores=None,
+        checkpoints=tmp_path / "checkpoints",
+        model=out / "base",
+        costs=out / "costs.parquet",
+        depends="",
     )
     with room_for(20_000), pytest.raises(MoaError, match="no space left to write .*base .*free some space"):
         base.main(arguments)
@@ -63,7 +79,11 @@ def test_base(tmp_path: Path) -> None:
 
 def test_tokenizer(tmp_path: Path) -> None:
     """It is written by another library than the weights, which says so in other words."""
-    with room_for(1_000), pytest.raises(MoaError, match="no space left to write .*base"), files.folder(tmp_path / "base") as folder:
+    with (
+        room_for(1_000),
+        pytest.raises(MoaError, match="no space left to write .*base"),
+        files.folder(tmp_path / "base") as folder,
+    ):
         tiny_models.tokenizer().save_pretrained(folder)
     assert list(tmp_path.iterdir()) == []
 
@@ -75,7 +95,11 @@ def test_policy(tmp_path: Path) -> None:
     place = tmp_path / "policies" / "s0"
     place.mkdir(parents=True)
     (place / "policy.json").write_text("before")
-    with room_for(4_000), pytest.raises(MoaError, match="no space left to write .*policies/s0"), command.folder(place) as folder:
+    with (
+        room_for(4_000),
+        pytest.raises(MoaError, match="no space left to write .*policies/s0"),
+        command.folder(place) as folder,
+    ):
         models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
     assert [p.name for p in place.parent.iterdir()] == ["s0"]
     assert (place / "policy.json").read_text() == "before"

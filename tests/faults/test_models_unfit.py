@@ -81,10 +81,15 @@ def test_a_revision_that_is_not_there(base: Path, tmp_path: Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(stored)
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run([sys.executable, "-c", REVISIONS, stored, missing], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", REVISIONS, stored, missing], env=environment, capture_output=True, text=True, check=True
+    )
     found, model, tokenizer = run.stdout.splitlines()
     assert found.split() == [str(tiny_models.SCRATCH.hidden), "1"]
-    assert model.startswith(f"model who/tiny at revision {missing}: cannot be loaded") and "check model.source, model.revision" in model
+    assert (
+        model.startswith(f"model who/tiny at revision {missing}: cannot be loaded")
+        and "check model.source, model.revision" in model
+    )
     assert tokenizer.startswith(f"model who/tiny at revision {missing}: no usable tokenizer")
 
 
@@ -106,19 +111,36 @@ def test_an_adapter_from_the_hub(tmp_path: Path) -> None:
     """A hub cache that holds one commit of an adapter: that one is used, another one is an error that names it."""
     stored, missing = "a" * 40, "b" * 40
     repository = tmp_path / "hub" / "models--who--adapter"
-    shutil.copytree(tiny_models.save_adapter(tmp_path / "policy", seed=0, name="a", weights=None, conditioned=True) / "adapter", repository / "snapshots" / stored)
+    shutil.copytree(
+        tiny_models.save_adapter(tmp_path / "policy", seed=0, name="a", weights=None, conditioned=True) / "adapter",
+        repository / "snapshots" / stored,
+    )
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(stored)
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run([sys.executable, "-c", ADAPTERS, stored, missing], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", ADAPTERS, stored, missing], env=environment, capture_output=True, text=True, check=True
+    )
     names, error = run.stdout.splitlines()
     assert names.split() == ["adapter_config.json", "adapter_model.safetensors"]
-    assert error.startswith(f"adapter who/adapter at revision {missing}: cannot be had from the hub") and "name a local folder" in error
+    assert (
+        error.startswith(f"adapter who/adapter at revision {missing}: cannot be had from the hub")
+        and "name a local folder" in error
+    )
 
 
 def test_an_external_row_that_names_nothing_is_refused_by_the_plan(tmp_path: Path) -> None:
-    ppo, refused = Ppo(), r"methods.theirs.(adapter|model|responses): .*(no adapter_config.json there|no config.json there|no such file)"
-    for settings in ({"model": "./typo"}, {"model": str(tmp_path)}, {"adapter": str(tmp_path / "nowhere")}, {"adapter": "some/local/folder"}, {"responses": str(tmp_path / "none.parquet")}):
+    ppo, refused = (
+        Ppo(),
+        r"methods.theirs.(adapter|model|responses): .*(no adapter_config.json there|no config.json there|no such file)",
+    )
+    for settings in (
+        {"model": "./typo"},
+        {"model": str(tmp_path)},
+        {"adapter": str(tmp_path / "nowhere")},
+        {"adapter": "some/local/folder"},
+        {"responses": str(tmp_path / "none.parquet")},
+    ):
         with pytest.raises(MoaError, match=refused):
             catalogue.load("theirs", {"kind": "external", **settings}, ["a", "b"]).check(ppo, None)
     for settings in ({"adapter": "who/adapter"}, {"model": "who/model"}):  # hub ids
@@ -170,7 +192,9 @@ def test_an_adapter_in_pickle_only(base: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_model(base: Path, tmp_path: Path) -> None:
-    other = tiny_models.scratch.new_model(tiny_models.SCRATCH.model_copy(update={"hidden": 48}), tiny_models.tokenizer(), 0)
+    other = tiny_models.scratch.new_model(
+        tiny_models.SCRATCH.model_copy(update={"hidden": 48}), tiny_models.tokenizer(), 0
+    )
     models.save_policy(tmp_path, models.add_adapter(other, tiny_models.LORA, 0), models.ValueHeads(48, 1), ["a"], {})
     with pytest.raises(MoaError, match="the adapter does not fit the base"):
         models.load_adapters(models.load_base(base, PLAIN), {"a": tmp_path})

@@ -27,13 +27,25 @@ def divide(prompts: list[str], responses: list[str]) -> list[float]:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (divide, r"reward own: raised ZeroDivisionError: division by zero \(first of 2 prompts: 'first prompt'\); correct the reward"),
-        (lambda p, r: [1.0], "reward own: returned 1 scores for 2 responses .*first prompt.* return one number per response"),
+        (
+            divide,
+            (
+                r"reward own: raised ZeroDivisionError: division by zero \(first of 2 prompts: 'first prompt'\);"
+                r" correct the reward"
+            ),
+        ),
+        (
+            lambda p, r: [1.0],
+            "reward own: returned 1 scores for 2 responses .*first prompt.* return one number per response",
+        ),
         (lambda p, r: [[1.0], [2.0]], r"returned an array of shape \(2, 1\) scores for 2 responses"),
         (lambda p, r: 3.0, "the function returned 3.0 .* return a list with one number per response"),
         (lambda p, r: None, "the function returned None"),
         (lambda p, r: ["high", "low"], r"the function returned \['high', 'low'\]"),
-        (lambda p, r: [0.0, float("nan")], "score nan in row 2 .prompt 'third', response 'three'.*must be a finite float32"),
+        (
+            lambda p, r: [0.0, float("nan")],
+            "score nan in row 2 .prompt 'third', response 'three'.*must be a finite float32",
+        ),
         (lambda p, r: [float("-inf"), 0.0], "score -inf in row 0 .prompt 'first prompt'"),
         (lambda p, r: [1e300, 0.0], "score inf in row 0"),  # finite in Python, not as float32
     ],
@@ -55,7 +67,12 @@ def test_a_reward_that_changes_its_arguments_does_no_harm() -> None:
 
 
 def load(source: Path | str, **settings: object) -> scoring.Scorer:
-    return scoring.load("harm", Classifier.model_validate({"kind": "classifier", "source": str(source), "max_length": 32, **settings}), [], "cpu")
+    return scoring.load(
+        "harm",
+        Classifier.model_validate({"kind": "classifier", "source": str(source), "max_length": 32, **settings}),
+        [],
+        "cpu",
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +91,11 @@ def test_a_declaration_that_the_model_cannot_meet(tmp_path: Path, settings: dict
 def test_a_model_without_classification_head_is_not_scored_with_a_random_one(tmp_path: Path) -> None:
     folder = tiny_rewards.gpt2(tmp_path / "gpt2")
     weights = load_file(folder / "model.safetensors")
-    save_file({key: value for key, value in weights.items() if key != "score.weight"}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if key != "score.weight"},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(MoaError, match="has no weights for score.weight, so its scores would be random"):
         load(folder)
 
@@ -86,7 +107,13 @@ def test_a_folder_that_is_not_there() -> None:
 
 def test_a_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(MoaError, match="reward harm: cannot load nobody/no-such-reward at revision abc .* check `source`, `revision` and the network"):
+    with pytest.raises(
+        MoaError,
+        match=(
+            "reward harm: cannot load nobody/no-such-reward at revision abc .* check `source`, `revision` and the"
+            " network"
+        ),
+    ):
         load("nobody/no-such-reward", revision="abc")
 
 
@@ -108,7 +135,11 @@ def test_truncated_weights(tmp_path: Path) -> None:
 def test_a_model_that_gives_nan(tmp_path: Path) -> None:
     folder = tiny_rewards.bert(tmp_path / "bert")
     weights = load_file(folder / "model.safetensors")
-    save_file({**weights, "classifier.bias": weights["classifier.bias"] * np.nan}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**weights, "classifier.bias": weights["classifier.bias"] * np.nan},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(MoaError, match="reward harm: score nan in row 1 .prompt 'p', response 'good film'"):
         scoring.score("harm", load(folder), ["p", "p"], ["", "good film"], 0.0)
 
@@ -123,21 +154,47 @@ TEXTS = [f"film number {i}" for i in range(20)]
 @pytest.mark.parametrize(
     ("table", "data", "message"),
     [
-        (rows(text=TEXTS, label=["pos"] * 10 + ["neg"] * 10), {"label": "label"}, r"one class only; label 'label' has the values 'neg', 'pos' and `positive` is \[1\]"),
+        (
+            rows(text=TEXTS, label=["pos"] * 10 + ["neg"] * 10),
+            {"label": "label"},
+            r"one class only; label 'label' has the values 'neg', 'pos' and `positive` is \[1\]",
+        ),
         (rows(text=TEXTS, label=[1] * 20), {"label": "label"}, "the training rows of .* hold one class only"),
         (rows(text=TEXTS, label=[1, 0] * 10), {"label": "lable"}, "no column 'lable'; .*Did you mean 'label'"),
-        (rows(text=list(range(20)), label=[1, 0] * 10), {"label": "label"}, r"rewards.mood.data, row 0 of .*: column 'text' holds int \(0\), expected text"),
-        (rows(text=TEXTS, stars=["five"] * 20), {"target": "stars"}, "row 0 of .*: target 'stars' is 'five', expected a finite number"),
+        (
+            rows(text=list(range(20)), label=[1, 0] * 10),
+            {"label": "label"},
+            r"rewards.mood.data, row 0 of .*: column 'text' holds int \(0\), expected text",
+        ),
+        (
+            rows(text=TEXTS, stars=["five"] * 20),
+            {"target": "stars"},
+            "row 0 of .*: target 'stars' is 'five', expected a finite number",
+        ),
         (rows(text=TEXTS, stars=[1.0, float("inf")] * 10), {"target": "stars"}, "row 1 of .*: target 'stars' is inf"),
         (rows(text=TEXTS, stars=[2.0] * 20), {"target": "stars"}, "all have the target 2; there is nothing to learn"),
-        (rows(text=TEXTS, text2=TEXTS), {"chosen": "text", "rejected": "text2"}, "the training rows of .* are 0, at least 1 are needed"),
-        (rows(text=["the same"] * 20, label=[1, 0] * 10), {"label": "label"}, "the training rows of .* are 0, at least 2 are needed"),
-        (rows(text=pa.array([], pa.string()), label=pa.array([], pa.int64())), {"label": "label"}, "no rows; the dataset is empty"),
+        (
+            rows(text=TEXTS, text2=TEXTS),
+            {"chosen": "text", "rejected": "text2"},
+            "the training rows of .* are 0, at least 1 are needed",
+        ),
+        (
+            rows(text=["the same"] * 20, label=[1, 0] * 10),
+            {"label": "label"},
+            "the training rows of .* are 0, at least 2 are needed",
+        ),
+        (
+            rows(text=pa.array([], pa.string()), label=pa.array([], pa.int64())),
+            {"label": "label"},
+            "no rows; the dataset is empty",
+        ),
     ],
 )
 def test_data_that_cannot_train_a_reward(tmp_path: Path, table: pa.Table, data: dict, message: str) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
-    spec = Linear.model_validate({"kind": "linear", "features": 256, "data": {"source": str(tmp_path / "rows.parquet"), **data}})
+    spec = Linear.model_validate(
+        {"kind": "linear", "features": 256, "data": {"source": str(tmp_path / "rows.parquet"), **data}}
+    )
     (tmp_path / "mood").mkdir()
     with pytest.raises(MoaError, match=message):
         scoring.train("mood", spec, tmp_path / "mood", Job(tmp_path))
@@ -145,14 +202,26 @@ def test_data_that_cannot_train_a_reward(tmp_path: Path, table: pa.Table, data: 
 
 
 def test_a_kind_that_is_not_trained_here(tmp_path: Path) -> None:
-    with pytest.raises(MoaError, match="rewards.harm: kind 'classifier' is not trained here; kinds that are: linear, transformer"):
+    with pytest.raises(
+        MoaError, match="rewards.harm: kind 'classifier' is not trained here; kinds that are: linear, transformer"
+    ):
         scoring.train("harm", Classifier(kind="classifier", source="x"), tmp_path, Job(tmp_path))
 
 
 @pytest.fixture
 def mood(tmp_path: Path) -> tuple[Linear, Path]:
-    pq.write_table(rows(text=[f"{t} was {'good' if i % 2 else 'bad'}" for i, t in enumerate(TEXTS * 2)], label=[0, 1] * 20), tmp_path / "rows.parquet")
-    spec = Linear.model_validate({"kind": "linear", "features": 256, "heldout": 0.4, "data": {"source": str(tmp_path / "rows.parquet"), "label": "label"}})
+    pq.write_table(
+        rows(text=[f"{t} was {'good' if i % 2 else 'bad'}" for i, t in enumerate(TEXTS * 2)], label=[0, 1] * 20),
+        tmp_path / "rows.parquet",
+    )
+    spec = Linear.model_validate(
+        {
+            "kind": "linear",
+            "features": 256,
+            "heldout": 0.4,
+            "data": {"source": str(tmp_path / "rows.parquet"), "label": "label"},
+        }
+    )
     (tmp_path / "mood").mkdir()
     scoring.train("mood", spec, tmp_path / "mood", Job(tmp_path))
     return spec, tmp_path / "mood"

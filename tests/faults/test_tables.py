@@ -1,4 +1,7 @@
-"""The one reader and the one writer: whatever is wrong is refused with file, table and column; nothing torn is ever seen."""
+"""The one reader and the one writer: whatever is wrong is refused with file, table and column.
+
+Nothing torn is ever seen.
+"""
 
 import os
 import subprocess
@@ -19,7 +22,9 @@ def value(column, i):
     kind = column.type
     if pa.types.is_list(kind):
         return ["a", "b"] if kind.value_type == tables.STRING else [0.25, 0.75]
-    return {tables.STRING: f"x{i}", tables.INT: i, tables.FLOAT: i + 0.5, tables.SCORE: i + 0.5, tables.BOOL: bool(i)}[kind]
+    return {tables.STRING: f"x{i}", tables.INT: i, tables.FLOAT: i + 0.5, tables.SCORE: i + 0.5, tables.BOOL: bool(i)}[
+        kind
+    ]
 
 
 def rows(table, count=3):
@@ -75,11 +80,17 @@ def refused_both_ways(table, broken, path, message):
 def test_every_column_missing_renamed_or_retyped(table, path):
     data = tables.from_rows(table, rows(table))
     for i, name in enumerate(table.columns):
-        refused_both_ways(table, data.drop_columns([name]), path, rf"columns of table {table.name}: missing \['{name}'\]")
+        refused_both_ways(
+            table, data.drop_columns([name]), path, rf"columns of table {table.name}: missing \['{name}'\]"
+        )
         renamed = data.rename_columns([f"{n}_" if n == name else n for n in data.schema.names])
-        refused_both_ways(table, renamed, path, rf"columns of table {table.name}: missing \['{name}'\], unknown \['{name}_'\]")
+        refused_both_ways(
+            table, renamed, path, rf"columns of table {table.name}: missing \['{name}'\], unknown \['{name}_'\]"
+        )
         for other in (pa.array([b"1"] * 3), pa.array(["1"] * 3, pa.large_string()), pa.array([1] * 3, pa.int32())):
-            refused_both_ways(table, data.set_column(i, name, other), path, f"column {name} of table {table.name} is {other.type}")
+            refused_both_ways(
+                table, data.set_column(i, name, other), path, f"column {name} of table {table.name} is {other.type}"
+            )
         with pytest.raises(MoaError, match=rf"table {table.name}, row 0: missing \['{name}'\], unknown \['surplus'\]"):
             tables.write(table, [{**{k: v for k, v in rows(table)[0].items() if k != name}, "surplus": 1}], path)
     refused_both_ways(table, data.select(data.schema.names[::-1]), path, f"columns of table {table.name}")
@@ -92,7 +103,12 @@ def test_every_null_that_means_nothing(table, path):
         given = rows(table)
         given[1][name] = None
         if not column.null:
-            refused_both_ways(table, pa.Table.from_pylist(given, schema=loose), path, f"column {name} of table {table.name} holds 1 nulls")
+            refused_both_ways(
+                table,
+                pa.Table.from_pylist(given, schema=loose),
+                path,
+                f"column {name} of table {table.name} holds 1 nulls",
+            )
 
 
 @pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
@@ -102,10 +118,18 @@ def test_every_number_that_is_none(table, path):
             given = rows(table)
             given[2][name] = bad
             if pa.types.is_floating(column.type):
-                refused_both_ways(table, tables.from_rows(table, given), path, f"column {name} of table {table.name} is NaN or infinite, first in value 2")
+                refused_both_ways(
+                    table,
+                    tables.from_rows(table, given),
+                    path,
+                    f"column {name} of table {table.name} is NaN or infinite, first in value 2",
+                )
 
 
-@pytest.mark.parametrize(("bad", "message"), [(float("nan"), "is NaN or infinite"), (float("inf"), "is NaN or infinite"), (None, "holds nulls inside 1 lists")])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [(float("nan"), "is NaN or infinite"), (float("inf"), "is NaN or infinite"), (None, "holds nulls inside 1 lists")],
+)
 def test_nothing_inside_a_preference(bad, message, path):
     given = rows(tables.POINTS)
     given[1]["preference"] = [bad, 1.0]
@@ -122,7 +146,9 @@ def test_two_rows_with_one_key(table, path):
 
 
 @pytest.mark.parametrize("preference", [[0.5, 0.6], [1.5, -0.5], [0.0, 0.0], [], [0.2, 0.2], [float(2**60), 1.0]])
-@pytest.mark.parametrize("table", [tables.GENERATIONS, tables.REFERENCE_RESPONSES, tables.POINTS, tables.QUALITY], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "table", [tables.GENERATIONS, tables.REFERENCE_RESPONSES, tables.POINTS, tables.QUALITY], ids=lambda t: t.name
+)
 def test_a_preference_off_the_simplex(table, preference, path):
     given = rows(table)
     given[1]["preference"] = preference
@@ -168,7 +194,9 @@ def test_missing_foreign_truncated_and_outdated_files(path):
     whole = path.read_bytes()
     for cut in (0, 1, 4, 20, len(whole) // 2, len(whole) - 8, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(MoaError, match=f"{path.name}: not a readable Parquet file .*; delete it and run snakemake again"):
+        with pytest.raises(
+            MoaError, match=f"{path.name}: not a readable Parquet file .*; delete it and run snakemake again"
+        ):
             tables.read(tables.PROMPTS, path)
     for foreign in (b"task,prompt_id\n", b"PAR1" * 50, os.urandom(500)):
         path.write_bytes(foreign)
@@ -177,7 +205,9 @@ def test_missing_foreign_truncated_and_outdated_files(path):
     raw(tables.PROMPTS, pa.table({"a": [1]}), path)
     with pytest.raises(MoaError, match="holds table 'none', expected 'prompts'"):
         tables.read(tables.PROMPTS, path)
-    old = tables.from_rows(tables.PROMPTS, rows(tables.PROMPTS)).replace_schema_metadata({"moa.table": "prompts", "moa.version": "0"})
+    old = tables.from_rows(tables.PROMPTS, rows(tables.PROMPTS)).replace_schema_metadata(
+        {"moa.table": "prompts", "moa.version": "0"}
+    )
     raw(tables.PROMPTS, old, path)
     with pytest.raises(MoaError, match=f"schema version 0, this is {tables.VERSION}"):
         tables.read(tables.PROMPTS, path)
@@ -206,26 +236,33 @@ def test_a_flipped_byte_is_an_error_or_changes_nothing(table, path):
 
 
 def child(code, *arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def test_disk_full_is_a_clear_message_and_leaves_nothing(path):
     tables.write(tables.PROMPTS, rows(tables.PROMPTS), path)
     before = path.read_bytes()
     code = (
-        "import os, resource, sys, pathlib\n"
-        "from moa import tables\n"
-        "from moa.stages import common\n"
-        "def main(arguments):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "    rows = [{'task': 't', 'prompt_id': str(i), 'split': 'train', 'prompt': os.urandom(100).hex()} for i in range(1000)]\n"
-        "    tables.write(tables.PROMPTS, rows, arguments.out)\n"
-        "common.run(main, common.parser('a stage', 'out'))\n"
+        "import os, resource, sys, pathlib\nfrom moa import tables\nfrom moa.stages import common\ndef"
+        " main(arguments):\n    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n    rows = [{'task': 't',"
+        " 'prompt_id': str(i), 'split': 'train', 'prompt': os.urandom(100).hex()} for i in range(1000)]\n   "
+        " tables.write(tables.PROMPTS, rows, arguments.out)\ncommon.run(main, common.parser('a stage', 'out'))\n"
     )
     with child(code, "--section", "{}", "--out", path) as process:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "no space left to write" in error and "table.parquet" in error and "free some space and run the same command again" in error, error
+    assert (
+        "no space left to write" in error
+        and "table.parquet" in error
+        and "free some space and run the same command again" in error
+    ), error
     assert "Traceback" not in error
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -241,7 +278,8 @@ def test_kill_9_of_a_writer_leaves_no_torn_file(path):
         "    version = 0\n"
         "    while True:\n"
         "        version += 1\n"
-        "        rows = [{'task': 't', 'prompt_id': f'{version}-{i}', 'split': 'train', 'prompt': 'x' * 200} for i in range(300)]\n"
+        "        rows = [{'task': 't', 'prompt_id': f'{version}-{i}', 'split': 'train', 'prompt': 'x' * 200} for i in"
+        " range(300)]\n"
         "        tables.write(tables.PROMPTS, rows, path)\n"
         "for i in range(14):\n"
         "    path = Path(sys.argv[1]) / f'{i}.parquet'\n"

@@ -35,8 +35,12 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tiny_models.save_adapter(folder / n / "s0", seed=i, name=n, weights=w) for i, (n, w) in enumerate(named)]
 
 
-def load(base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN, conditioned: bool = False) -> answering.Answerer:
-    return answering.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned)
+def load(
+    base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN, conditioned: bool = False
+) -> answering.Answerer:
+    return answering.load(
+        base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned
+    )
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -48,7 +52,11 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def products(base: Path, folder: Path) -> dict[str, torch.Tensor]:
     """Return s B A of every adapted layer by its name in the base, from PEFT's own arithmetic."""
     model = models.load_adapters(models.load_base(base, PLAIN), {"x": folder})
-    return {n.removeprefix("base_model.model."): m.get_delta_weight("x") for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    return {
+        n.removeprefix("base_model.model."): m.get_delta_weight("x")
+        for n, m in model.named_modules()
+        if hasattr(m, "get_delta_weight")
+    }
 
 
 def test_a_soup_is_the_average_of_the_products(base: Path, corners: list[Path]) -> None:
@@ -71,7 +79,9 @@ def test_not_the_average_of_the_factors(base: Path, corners: list[Path]) -> None
     soup.switch((0.5, 0.5))
     layer = soup.model.get_base_model().model.layers[0].self_attn.q_proj
     a, b, scale = layer.lora_A, layer.lora_B, layer.scaling["policy0"]
-    factors = (b["policy0"].weight + b["policy1"].weight) / 2 @ ((a["policy0"].weight + a["policy1"].weight) / 2) * scale
+    factors = (
+        (b["policy0"].weight + b["policy1"].weight) / 2 @ ((a["policy0"].weight + a["policy1"].weight) / 2) * scale
+    )
     exact = (b["policy0"].weight @ a["policy0"].weight + b["policy1"].weight @ a["policy1"].weight) / 2 * scale
     mixed = layer.get_delta_weight(answering.SOUP)
     assert torch.allclose(mixed, exact, atol=1e-5)
@@ -124,7 +134,9 @@ def test_nearest_needs_weights() -> None:
 def test_the_nearest_policy_answers(base: Path, corners: list[Path]) -> None:
     row = load(base, corners, "nearest")
     assert row.switch((0.9, 0.1)) == "a"
-    assert torch.equal(logits(row.model), logits(models.load_adapters(models.load_base(base, PLAIN), {"x": corners[1]})))
+    assert torch.equal(
+        logits(row.model), logits(models.load_adapters(models.load_base(base, PLAIN), {"x": corners[1]}))
+    )
     assert row.switch((0.1, 0.9)) == "b"
     with pytest.raises(MoaError, match="needs a preference"):
         row.switch(None)
@@ -220,7 +232,13 @@ def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None
     (policy / "policy.json").write_text(json.dumps({**card, "base_hash": file_hash(base)}))
     assert load(base, [policy], "policy").cards[0].base_hash == file_hash(base)
     other = tiny_models.save_base(tmp_path / "other", seed=1)
-    with pytest.raises(MoaError, match=r"policy: this policy was trained on another base \(hash [0-9a-f]{12}\) than .*other .*train the policy again"):
+    with pytest.raises(
+        MoaError,
+        match=(
+            r"policy: this policy was trained on another base \(hash [0-9a-f]{12}\) than .*other .*train the policy"
+            r" again"
+        ),
+    ):
         load(other, [policy], "policy")
     load(other, [policy / "adapter"], "policy")  # a plain adapter says nothing about its base
 
@@ -231,6 +249,8 @@ def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path)
          "conditioning": {}, "generation": {}, "ppo": {}, "training": [], "dirichlet": None, "settings": {}}
     )  # fmt: skip
     run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
-    arguments = Namespace(row="linear", policy="policy", seed=0, base=base, out=tmp_path / "out", curve=tmp_path / "curve.parquet")
+    arguments = Namespace(
+        row="linear", policy="policy", seed=0, base=base, out=tmp_path / "out", curve=tmp_path / "curve.parquet"
+    )
     train.save(run, section, arguments, None)
     assert answering.read_card(tmp_path / "out").base_hash == file_hash(base)

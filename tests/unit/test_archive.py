@@ -59,7 +59,9 @@ def test_another_scale_is_refused(database: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"std": 0.5}, {"mean": 0.125}, {"n": 7}])
-def test_another_base_is_refused_where_formulas_give_the_same_bounds(change: dict[str, Any], database: Path, tmp_path: Path) -> None:
+def test_another_base_is_refused_where_formulas_give_the_same_bounds(
+    change: dict[str, Any], database: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "archive"
     extend(database, "synthetic", folder)
     path = folder / "normaliser.parquet"
@@ -71,8 +73,19 @@ def test_another_base_is_refused_where_formulas_give_the_same_bounds(change: dic
     assert (folder / "metrics.parquet").read_bytes() == kept
 
 
-@pytest.mark.parametrize(("key", "value"), [("reference_responses", "another base"), ("evaluation_prompts", "others"), ("evaluation_temperature", 0.1), ("preferences", [[0.5, 0.5]]), ("samples", 2)])
-def test_other_prompts_preferences_or_decoding_are_refused_by_name(key: str, value: object, database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reference_responses", "another base"),
+        ("evaluation_prompts", "others"),
+        ("evaluation_temperature", 0.1),
+        ("preferences", [[0.5, 0.5]]),
+        ("samples", 2),
+    ],
+)
+def test_other_prompts_preferences_or_decoding_are_refused_by_name(
+    key: str, value: object, database: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "archive"
     extend(database, "synthetic", folder)
     path = folder / "settings.json"
@@ -102,9 +115,15 @@ def test_the_number_of_points_stands_beside_every_hypervolume(tmp_path: Path) ->
     """A row with one answer for all preferences has one point, and the table says so."""
     folder = tmp_path / "archive"
     extend(synthetic.warehouse(tmp_path / "run"), "synthetic", folder)
-    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, None).splitlines())
+    head, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, None).splitlines()
+    )
     shown = {line[0]: line[head.index("points")] for line in lines[1:]}
-    stored = {r["method"]: str(r["points"]) for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist() if r["metric"] == "hypervolume"}
+    stored = {
+        r["method"]: str(r["points"])
+        for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
+        if r["metric"] == "hypervolume"
+    }
     assert shown == stored and shown["pama"] == "1" and int(shown["linear"]) > 2
 
 
@@ -120,10 +139,16 @@ def test_the_bootstrap_over_prompts_stands_beside_the_interval_over_seeds(databa
     """The mean of the seeds' interval ends: (a_1 + a_2) / 2 to (b_1 + b_2) / 2."""
     folder = tmp_path / "archive"
     extend(database, "synthetic", folder)
-    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, "linear").splitlines())
+    head, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, "linear").splitlines()
+    )
     at = head.index("hypervolume over prompts")
     assert head[at - 1] == "hypervolume" and head[at + 1] == "hypervolume less linear's" and "tau over prompts" in head
-    ends = [(r["low"], r["high"]) for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist() if (r["method"], r["metric"]) == ("linear", "hypervolume")]
+    ends = [
+        (r["low"], r["high"])
+        for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
+        if (r["method"], r["metric"]) == ("linear", "hypervolume")
+    ]
     low, high = (sum(part) / len(ends) for part in zip(*ends, strict=True))
     assert next(line for line in lines if line[0] == "linear")[at] == f"{low:.3f} to {high:.3f}"
 

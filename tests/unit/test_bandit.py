@@ -1,4 +1,7 @@
-"""Fixed points that are known: quadratic rewards in the plane, with exact gradients. Learning from samples: test_bandit_learning.py."""
+"""Fixed points that are known: quadratic rewards in the plane, with exact gradients.
+
+Learning from samples: test_bandit_learning.py.
+"""
 
 from dataclasses import replace
 
@@ -35,7 +38,9 @@ def projection(point: Tensor, centres: Tensor) -> Tensor:
     ends = [(a, b) for i, a in enumerate(centres) for b in centres[i + 1 :]]
     found = [a + ((point - a) @ (b - a) / (b - a).square().sum()).clamp(0, 1) * (b - a) for a, b in ends]
     if len(centres) == 3:
-        shares = torch.linalg.solve(torch.cat([centres.T, centres.new_ones(1, 3)]), torch.cat([point, point.new_ones(1)]))
+        shares = torch.linalg.solve(
+            torch.cat([centres.T, centres.new_ones(1, 3)]), torch.cat([point, point.new_ones(1)])
+        )
         if (shares >= 0).all():
             return point
     return min(found, key=lambda q: float((q - point).norm()))
@@ -51,7 +56,10 @@ def test_rings_have_the_normal_distributions_moments() -> None:
 
 
 def test_the_policy_gradient_of_a_reward_is_exact() -> None:
-    """E[(r_k - J_k) (a - x)] / sigma^2 = g_k = 2 (a_k - x): single-objective weights show it through the method's file."""
+    """E[(r_k - J_k) (a - x)] / sigma^2 = g_k = 2 (a_k - x).
+
+    Single-objective weights show it through the method's file.
+    """
     problem, mean = Quadratic(TRIANGLE), at(0.7, -0.4)
     for k, corner in enumerate(np.eye(3)):
         got, weights = problem.direction(make("single_objective", 3), tuple(corner), mean)
@@ -80,14 +88,18 @@ def test_linear_weights_end_at_the_weighted_centre(kind: str) -> None:
 @pytest.mark.parametrize(("away", "sideways", "off"), [(True, 1e-5, 1e-5), (False, 0.1, 0.02)], ids=["away", "plain"])
 @pytest.mark.parametrize("centres", [SEGMENT, TRIANGLE], ids=["segment", "triangle"])
 def test_min_norm_goes_straight_to_the_hull(centres: Tensor, away: bool, sideways: float, off: float) -> None:
-    """Plain Frank-Wolfe misses the weights by some 1e-2, step after step: it reaches the hull, but beside the projection."""
+    """Plain Frank-Wolfe misses the weights by some 1e-2, step after step.
+
+    It reaches the hull, but beside the projection.
+    """
     problem = Quadratic(centres)
     for start in starts(6):
         mean = start
         for _ in range(40):  # the distance shrinks by 1 - 2 * 0.2 = 0.6 per step: 0.6^40 = 1e-9
             g = problem.gradients(mean)
             step = 0.2 * torch.from_numpy(min_norm((g @ g.T).numpy(), away=away, limit=250).weights) @ g
-            # J_k(x + s) - J_k(x) = g_k.s - |s|^2 >= |s|^2 (1/0.2 - 1) > 0: a common ascent direction, for the exact weights
+            # J_k(x + s) - J_k(x) = g_k.s - |s|^2 >= |s|^2 (1/0.2 - 1) > 0: a common ascent direction, for the exact
+            # weights
             if away:
                 assert (problem.expected(mean + step) >= problem.expected(mean) - 1e-9).all()
             mean = mean + step
@@ -111,7 +123,9 @@ def test_gram_of_advantages_has_the_gradients_weights() -> None:
         g = problem.gradients(mean)
         difference = (a @ a.T / a.shape[1] / problem.sigma**2 - g @ g.T).flatten()
         torch.testing.assert_close(difference, difference.mean().expand(9), atol=1e-9, rtol=0)
-        torch.testing.assert_close(min_norm((a @ a.T).numpy()).weights, min_norm((g @ g.T).numpy()).weights, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            min_norm((a @ a.T).numpy()).weights, min_norm((g @ g.T).numpy()).weights, atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize("centres", [SEGMENT, TRIANGLE], ids=["segment", "triangle"])
@@ -126,11 +140,16 @@ def test_mgda_ub_ends_at_the_projection(centres: Tensor) -> None:
 def test_mgda_ub_weighs_its_gram_matrix_by_sensitivity() -> None:
     """Sensitivity s = o_2^2 of the action's offset o, as if the representation moved the second coordinate alone.
 
-    For an isotropic o, E[o_i o_j o_2^2] is proportional to diag(1, 3) (1 and 3 are the normal distribution's moments), so
-    M_kl = g_k' diag(1, 3) g_l up to factor and constant: the weights lead straight to the point of the hull that is nearest in that
-    metric. From (1, 0) to t (1, 1): (1 - t)^2 + 3 t^2 is least at t = 1/4, where equal sensitivities end at 1/2.
+    For an isotropic o, E[o_i o_j o_2^2] is proportional to diag(1, 3) (1 and 3 are the normal distribution's moments),
+    so M_kl = g_k' diag(1, 3) g_l up to factor and constant: the weights lead straight to the point of the hull that is
+    nearest in that metric. From (1, 0) to t (1, 1): (1 - t)^2 + 3 t^2 is least at t = 1/4, where equal sensitivities
+    end at 1/2.
     """
-    problem, method, mean = Quadratic(torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)), make("mgda_ub"), at(1.0, 0.0)
+    problem, method, mean = (
+        Quadratic(torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)),
+        make("mgda_ub"),
+        at(1.0, 0.0),
+    )
     for _ in range(80):
         batch, offsets = problem.batch(method, FREE, mean)
         combined = method.combine(replace(batch, sensitivity=offsets[:, 1:].square())).advantages
@@ -140,10 +159,13 @@ def test_mgda_ub_weighs_its_gram_matrix_by_sensitivity() -> None:
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_mse_only_ends_where_its_target_is_inside_the_front(side: int) -> None:
-    """Target p: normalised rewards are 1 - |x - a_k|^2, so p asks for squared distances p_2 and p_1 from centres that are 1 apart.
+    """Target p: normalised rewards are 1 - |x - a_k|^2.
 
-    Both at once: x = (p_2, +-sqrt(p_1 p_2)), off the front, on the circle over the segment. Sampling adds the score's variance
-    4 sigma^2 |x - a_k|^2 to the squared error, so each squared distance is 2 sigma^2 less: y^2 = p_1 p_2 - 2 sigma^2.
+    So p asks for squared distances p_2 and p_1 from centres that are 1 apart.
+
+    Both at once: x = (p_2, +-sqrt(p_1 p_2)), off the front, on the circle over the segment. Sampling adds the score's
+    variance 4 sigma^2 |x - a_k|^2 to the squared error, so each squared distance is 2 sigma^2 less: y^2 = p_1 p_2 - 2
+    sigma^2.
     """
     problem = Quadratic(SEGMENT, sigma=0.01)
     end = problem.ascend(make("mse_only", target="plain"), (0.3, 0.7), at(0.4, 0.2 * side), steps=400)
@@ -152,7 +174,10 @@ def test_mse_only_ends_where_its_target_is_inside_the_front(side: int) -> None:
 
 @pytest.mark.parametrize("granularity", ["token", "sequence"])
 def test_pama_per_token_ends_at_the_compromise(granularity: str) -> None:
-    """Tokens that are better than average for both push alike from either side: by symmetry the rest point is the middle. A response has one token here, so per sequence is the same."""
+    """Tokens that are better than average for both push alike from either side.
+
+    By symmetry the rest point is the middle. A response has one token here, so per sequence is the same.
+    """
     end = Quadratic(SEGMENT).ascend(make("pama", granularity=granularity), FREE, at(0.2, 0.6), steps=200, rate=2.0)
     torch.testing.assert_close(end, at(0.5, 0.0), atol=1e-3, rtol=0)
 
@@ -170,18 +195,26 @@ def test_pama_per_batch_trains_the_objective_that_is_nearly_done(start: tuple[fl
 
 
 def test_pama_without_noon_weighs_rounding_errors() -> None:
-    """Whitened or centred advantages have batch mean 0, so Theorem 1 sees n zeros: per batch it needs Noon, or no whitening."""
+    """Whitened or centred advantages have batch mean 0, so Theorem 1 sees n zeros.
+
+    Per batch it needs Noon, or no whitening.
+    """
     batch, _ = Quadratic(SEGMENT).batch(make("pama", noon=False), FREE, at(0.3, 0.9))
     assert float(batch.advantages.mean((1, 2)).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize(("weights", "multiplier"), [("lagrangian", 2.0), ("uniform", 1.0)])
 @pytest.mark.parametrize("p", [(0.8, 0.2), (0.35, 0.65)])
-def test_moc_with_fixed_weights_ends_at_its_constrained_optimum(p: tuple[float, float], weights: str, multiplier: float) -> None:
-    """max U(x) - m C(x) for the multiplier m, which is 1 where utility and control weigh the same, with U = sum p_k J_k and C = (1/2) sum (J_k - p~_k)^2, p~ = p / max p: found on the hull by a grid.
+def test_moc_with_fixed_weights_ends_at_its_constrained_optimum(
+    p: tuple[float, float], weights: str, multiplier: float
+) -> None:
+    """max U(x) - m C(x) for the multiplier m.
 
-    Both ranges are 1, so J_1 = 1 - t^2 and J_2 = 1 - (1 - t)^2 at x = (t, 0) on the normalised scale. A C* for which this is
-    the optimum of max U s.t. C <= C* is the C that it has. All hull points are Pareto optimal.
+    It is 1 where utility and control weigh the same, with U = sum p_k J_k and C = (1/2) sum (J_k - p~_k)^2, p~ = p /
+    max p: found on the hull by a grid.
+
+    Both ranges are 1, so J_1 = 1 - t^2 and J_2 = 1 - (1 - t)^2 at x = (t, 0) on the normalised scale. A C* for which
+    this is the optimum of max U s.t. C <= C* is the C that it has. All hull points are Pareto optimal.
     """
     t = np.linspace(0, 1, 100_001)
     j, wanted = np.stack([1 - t**2, 1 - (1 - t) ** 2]), np.array(p) / max(p)
@@ -195,7 +228,9 @@ def test_moc_with_fixed_weights_ends_at_its_constrained_optimum(p: tuple[float, 
 
 def test_moc_with_a_multiplier_and_a_met_constraint_is_linear() -> None:
     method = make("moc", streams="utility", control="feedback", target="scaled", weights="lagrangian", phi=1e6)
-    torch.testing.assert_close(Quadratic(SEGMENT).ascend(method, (0.3, 0.7), at(0.4, 0.3), steps=80), at(0.7, 0.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        Quadratic(SEGMENT).ascend(method, (0.3, 0.7), at(0.4, 0.3), steps=80), at(0.7, 0.0), atol=1e-6, rtol=0
+    )
 
 
 def test_a_stream_of_zeros_takes_all_the_weight() -> None:
@@ -210,7 +245,10 @@ def test_a_stream_of_zeros_takes_all_the_weight() -> None:
 
 
 def test_min_norm_of_weighted_streams_inverts_the_preference() -> None:
-    """Streams p_k A^k of unrelated A^k of one size: c_k is proportional to 1 / p_k^2, so objective k counts c_k p_k ~ 1 / p_k."""
+    """Streams p_k A^k of unrelated A^k of one size.
+
+    C_k is proportional to 1 / p_k^2, so objective k counts c_k p_k ~ 1 / p_k.
+    """
     p = np.array([0.8, 0.2])
     effective = min_norm(np.diag(p**2)).weights * p
     # c = (1/17, 16/17): 1/17 * 0.8 = 0.047 and 16/17 * 0.2 = 0.188

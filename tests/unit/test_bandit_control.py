@@ -1,7 +1,8 @@
 """Where MOC's searches and MGDA-UB's normalised gradients rest on quadratic rewards, against roots and curves known in closed form.
 
-On the segment from (0, 0) to (1, 0), at x = (t, 0), normalised rewards are R = (1 - t^2, 1 - (1 - t)^2), and weights w of the objectives' own
-gradients rest at t = w_2 / (w_1 + w_2). A method whose weights depend on R rests where t solves that.
+On the segment from (0, 0) to (1, 0), at x = (t, 0), normalised rewards are R = (1 - t^2, 1 - (1 - t)^2), and weights w
+of the objectives' own gradients rest at t = w_2 / (w_1 + w_2). A method whose weights depend on R rests where t solves
+that.
 """
 
 from collections.abc import Callable
@@ -56,7 +57,9 @@ def test_weights_on_the_simplex_rest_where_they_point() -> None:
 
 
 def test_exact_search_balances_what_falls_short() -> None:
-    """p = (0.8, 0.2) asks for (1, 1/4). From t = 0.4 the second has more than that, so the first alone is raised, until t = 1 - sqrt(3/4) = 0.134;
+    """p = (0.8, 0.2) asks for (1, 1/4).
+
+    From t = 0.4 the second has more than that, so the first alone is raised, until t = 1 - sqrt(3/4) = 0.134;
     there both fall short, by t^2 and 1/4 - 2 t + t^2, and the weights are these shares: t s = s_2 for s = s_1 + s_2."""
     wanted = np.array([1.0, 0.25])[:, None]
     root = rest(lambda r: (wanted - r).clip(min=0) + np.array([[1e-12], [0.0]]))
@@ -67,7 +70,10 @@ def test_exact_search_balances_what_falls_short() -> None:
 
 
 def test_exact_search_stays_where_the_constraint_begins_to_be_violated() -> None:
-    """Within phi utility pulls to t = 0.2, where C = (t^4 + (1/4 - 2 t + t^2)^2) / 2 = 0.0069; at phi = 0.003 it is turned back on the way."""
+    """Within phi utility pulls to t = 0.2, where C = (t^4 + (1/4 - 2 t + t^2)^2) / 2 = 0.0069.
+
+    At phi = 0.003 it is turned back on the way.
+    """
     t = np.linspace(0.1, 0.2, 10_001)
     c = (((rewards(t) - np.array([[1.0], [0.25]])) ** 2).mean(0) - 0.003) > 0
     edge = float(t[int(np.argmax(c & (t > 0.134)))])
@@ -82,7 +88,10 @@ def test_exact_search_stays_where_the_constraint_begins_to_be_violated() -> None
 
 
 def simplex_rest(p: Array, wanted: Callable[[Array], Array]) -> float:
-    """Return where v = p + 4 (p~(R) - R) on the simplex points: for two objectives w_2 = (1 + v_2 - v_1) / 2, within 0 and 1."""
+    """Return where v = p + 4 (p~(R) - R) on the simplex points.
+
+    For two objectives w_2 = (1 + v_2 - v_1) / 2, within 0 and 1.
+    """
 
     def weights(r: Array) -> Array:
         v = p[:, None] + 4 * (wanted(r) - r)
@@ -102,7 +111,9 @@ def ends(method: Method, preferences: list[tuple[float, ...]], steps: int) -> tu
 
 @pytest.mark.parametrize("shrink", [False, True])
 def test_on_the_ray_preferences_spread_over_the_front_in_order(shrink: bool) -> None:
-    """Five preferences share the achieved range. Corners reach the ends (their weights are p), so the range becomes 0 to 1 and the target of p is
+    """Five preferences share the achieved range.
+
+    Corners reach the ends (their weights are p), so the range becomes 0 to 1 and the target of p is
     u (u . R), u = p / |p|: the nearest point of its ray."""
     preferences = lattice(2, 4)
     reached, off = ends(make("moc", target="ray", shrink=shrink, objective_weights="simplex"), preferences, 150)
@@ -122,23 +133,43 @@ def test_the_default_spreads_them_in_order_too() -> None:
     found = []
     for p in np.array(preferences):
         wanted = (p / np.linalg.norm(p))[:, None]
-        found.append(float(p[1]) if p.max() == 1 else rest(lambda r, p=p, wanted=wanted: (p[:, None] + 4 * (wanted - r)).clip(min=0)))
+        found.append(
+            float(p[1])
+            if p.max() == 1
+            else rest(lambda r, p=p, wanted=wanted: (p[:, None] + 4 * (wanted - r)).clip(min=0))
+        )
     assert reached == pytest.approx(found, abs=5e-3) and off < 1e-3
     order = np.argsort([p[1] for p in preferences])
     assert (np.diff(np.array(reached)[order]) > 0.1).all()
 
 
 def test_a_centred_shortfall_rests_in_order_too() -> None:
-    """Five preferences in one batch. Ranges and targets as above, where corners reach the ends; by symmetry the batch's mean shortfall m is the same for
-    both objectives. On the simplex only the difference of v = p + 4 (p~ - R - m) counts, so m has no part in it: w_2 = (1 + v_2 - v_1) / 2."""
+    """Five preferences in one batch. Ranges and targets as above, where corners reach the ends.
+
+    By symmetry the batch's mean shortfall m is the same for
+    both objectives. On the simplex only the difference of v = p + 4 (p~ - R - m) counts, so m has no part in it: w_2 =
+    (1 + v_2 - v_1) / 2.
+    """
     method, preferences = make("moc", shortfall="centred", objective_weights="simplex"), lattice(2, 4)
     means = [torch.tensor([0.5, 0.3], dtype=torch.float64) for _ in preferences]
     for _ in range(200):
-        batches, offsets = zip(*[PROBLEM.batch(method, p, mean) for p, mean in zip(preferences, means, strict=True)], strict=True)
-        scores = Scores(*[torch.cat([getattr(b.scores, name) for b in batches]) for name in ("raw", "quantile", "zscore")])
-        joint = Batch(torch.cat([b.advantages for b in batches], 1), torch.cat([b.mask for b in batches]), torch.cat([b.preferences for b in batches]), scores)
+        batches, offsets = zip(
+            *[PROBLEM.batch(method, p, mean) for p, mean in zip(preferences, means, strict=True)], strict=True
+        )
+        scores = Scores(
+            *[torch.cat([getattr(b.scores, name) for b in batches]) for name in ("raw", "quantile", "zscore")]
+        )
+        joint = Batch(
+            torch.cat([b.advantages for b in batches], 1),
+            torch.cat([b.mask for b in batches]),
+            torch.cat([b.preferences for b in batches]),
+            scores,
+        )
         advantages = method.combine(joint).advantages.split(len(offsets[0]))
-        means = [mean + 0.1 * (a * o).mean(0) / PROBLEM.sigma**2 for mean, a, o in zip(means, advantages, offsets, strict=True)]
+        means = [
+            mean + 0.1 * (a * o).mean(0) / PROBLEM.sigma**2
+            for mean, a, o in zip(means, advantages, offsets, strict=True)
+        ]
     found = []
     for p in np.array(preferences):
         wanted = (p / np.linalg.norm(p))[:, None]

@@ -31,7 +31,10 @@ SEEDS = range(3)
 
 
 def learn(kind: str, training: list[tuple[float, float]], seed: int, **settings: object) -> tuple[Tensor, Arms]:
-    """Train on the arms; returns the arms' probabilities (M, A) for M training preferences (any, for a policy without one)."""
+    """Train on the arms; returns the arms' probabilities (M, A) for M training preferences.
+
+    Any, for a policy without one.
+    """
     arms = Arms()
     method = catalogue.load("row", {"kind": kind, **settings}, arms.objectives)
     learner = Learner(arms, method, PPO.model_copy(update=SHORT), training, seed)
@@ -40,7 +43,9 @@ def learn(kind: str, training: list[tuple[float, float]], seed: int, **settings:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("kind", "weights"), [("single_objective", (1.0, 0.0)), ("single_objective", (0.0, 1.0)), ("morlhf", (0.3, 0.7))])
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("single_objective", (1.0, 0.0)), ("single_objective", (0.0, 1.0)), ("morlhf", (0.3, 0.7))]
+)
 def test_a_fixed_weight_learns_its_arm(kind: str, weights: tuple[float, float], seed: int) -> None:
     probabilities, arms = learn(kind, [weights], seed)
     assert float(probabilities[0] @ arms.position) == pytest.approx(weights[0], abs=0.15)
@@ -65,9 +70,12 @@ def test_pama_leaves_the_dominated_arms(seed: int, granularity: str) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mgda_ub_leaves_the_dominated_arms_near_the_middle(seed: int) -> None:
-    """The two rewards mirror each other and the policy begins uniform, so both weigh 1/2, for which the arm at 1/2 is best.
+    """The two rewards mirror each other and the policy begins uniform.
 
-    Every other arm of the front is Pareto stationary as well: noise that led there is not undone. In eight seeds 0.40 to 0.59.
+    So both weigh 1/2, for which the arm at 1/2 is best.
+
+    Every other arm of the front is Pareto stationary as well: noise that led there is not undone. In eight seeds 0.40
+    to 0.59.
     """
     probabilities, arms = learn("mgda_ub", [FREE], seed)
     assert float(probabilities[0, arms.optimal].sum()) > 0.9
@@ -76,7 +84,10 @@ def test_mgda_ub_leaves_the_dominated_arms_near_the_middle(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mse_only_matches_targets_beyond_the_front(seed: int) -> None:
-    """Target p / max p, nowhere inside the front: (1, 1) of the middle is nearest to the arm at 1/2, at (3/4, 3/4). In eight seeds 0.7 to 1.0 wide."""
+    """Target p / max p, nowhere inside the front: (1, 1) of the middle is nearest to the arm at 1/2, at (3/4, 3/4).
+
+    In eight seeds 0.7 to 1.0 wide.
+    """
     probabilities, arms = learn("mse_only", GRID, seed)
     position = probabilities @ arms.position
     assert float(probabilities[:, arms.optimal].sum(1).min()) > 0.9
@@ -86,7 +97,10 @@ def test_mse_only_matches_targets_beyond_the_front(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mse_only_matches_targets_inside_the_front(seed: int) -> None:
-    """Target (1/2, 1/2): the dominated arm at 1/2 pays (0.45, 0.45), an error of 0.05^2; the optimal one misses by 0.25^2."""
+    """Target (1/2, 1/2): the dominated arm at 1/2 pays (0.45, 0.45), an error of 0.05^2.
+
+    The optimal one misses by 0.25^2.
+    """
     probabilities, arms = learn("mse_only", GRID, seed, target="plain")
     error = (arms.table - 0.5).square().mean(1)
     assert int(error.argmin()) == 11 + 5 and float(error[5]) == pytest.approx(0.0625)
@@ -100,7 +114,10 @@ def test_mse_only_matches_targets_inside_the_front(seed: int) -> None:
     [
         ({}, 0.4),  # targets within the range achieved so far: 0.5 to 0.8 in eight seeds
         ({"target": "scaled"}, 0.6),  # 0.7 to 1.0
-        ({"control": "sample", "weights": "min_norm", "target": "range"}, 0.2),  # 0.3 to 0.7: min-norm gives a nearly met constraint the most weight
+        (
+            {"control": "sample", "weights": "min_norm", "target": "range"},
+            0.2,
+        ),  # 0.3 to 0.7: min-norm gives a nearly met constraint the most weight
     ],
     ids=["default", "scaled", "min_norm"],
 )

@@ -29,7 +29,9 @@ SFT = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "max_length": 48}
 
 
 def section(model: dict[str, Any], **conditioning: Any) -> BaseSection:
-    return BaseSection.model_validate({"task": "t", "model": model, "conditioning": conditioning, "objectives": ["a", "b"]})
+    return BaseSection.model_validate(
+        {"task": "t", "model": model, "conditioning": conditioning, "objectives": ["a", "b"]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, scores = [], []
     for i, review in enumerate(tiny_models.texts()[:20]):
         text_id = text_hash(review.prompt, review.response)
-        rows.append({"task": "t", "text_id": text_id, "split": "heldout" if i < 2 else "train", "prompt": review.prompt, "response": review.response})
+        rows.append(
+            {
+                "task": "t",
+                "text_id": text_id,
+                "split": "heldout" if i < 2 else "train",
+                "prompt": review.prompt,
+                "response": review.response,
+            }
+        )
         for objective, sign in (("a", 1), ("b", -1)):
-            scores.append({"task": "t", "text_id": text_id, "objective": objective, "role": "reward", "score": sign * len(review.response), "truncated": False})
+            scores.append(
+                {
+                    "task": "t",
+                    "text_id": text_id,
+                    "objective": objective,
+                    "role": "reward",
+                    "score": sign * len(review.response),
+                    "truncated": False,
+                }
+            )
     tables.write(tables.TEXTS, rows, folder / "texts.parquet")
     tables.write(tables.TEXT_SCORES, scores, folder / "scores.parquet")
     return folder
@@ -55,7 +74,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, made: BaseSection, folder: Path) -> Path:
     scores = data / "scores.parquet" if made.conditioning.warm_start else None
     outputs = {"checkpoints": folder / "checkpoints", "model": folder / "base", "costs": folder / "costs.parquet"}
-    base.main(Namespace(section=made.model_dump_json(), texts=data / "texts.parquet", scores=scores, depends="", **outputs))
+    base.main(
+        Namespace(section=made.model_dump_json(), texts=data / "texts.parquet", scores=scores, depends="", **outputs)
+    )
     return folder / "base"
 
 
@@ -96,7 +117,10 @@ def padding(lengths: Sequence[int], order: Sequence[int], batch: int) -> int:
 
 
 def test_random_batches_of_sorted_examples() -> None:
-    """Every pass uses every example once; micro-batches pad little; the longest example comes first; the seed decides."""
+    """Every pass uses every example once; micro-batches pad little; the longest example comes first.
+
+    The seed decides.
+    """
     lengths = torch.randint(5, 80, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
     order = sft.random_batches(lengths, 40, 2000, seed=1)
     assert sorted(order) == sorted([*range(1000), *range(1000)])
@@ -107,9 +131,12 @@ def test_random_batches_of_sorted_examples() -> None:
 
 
 def test_every_token_has_the_same_weight() -> None:
-    """The loss is a mean over a batch's tokens: were batches sorted, short texts' tokens would count several times as much.
+    """The loss is a mean over a batch's tokens.
 
-    Short texts of 10 tokens and long ones of 70: the mean weight (batch / tokens in it) of both kinds differs by a few per cent.
+    Were batches sorted, short texts' tokens would count several times as much.
+
+    Short texts of 10 tokens and long ones of 70: the mean weight (batch / tokens in it) of both kinds differs by a few
+    per cent.
     """
     lengths = [10] * 500 + [70] * 500
     order = sft.random_batches(lengths, 50, 1000, seed=0)
@@ -141,7 +168,10 @@ def test_micro_batches() -> None:
 def test_a_new_tokenizer() -> None:
     made = scratch.train_tokenizer(["the lamp is good"] * 9, Scratch(vocabulary=300))
     assert len(made) <= 300
-    assert made("0.75")["input_ids"] == [0, *(made.convert_tokens_to_ids(c) for c in "0.75")], "one BOS; digits are single tokens"
+    assert made("0.75")["input_ids"] == [
+        0,
+        *(made.convert_tokens_to_ids(c) for c in "0.75"),
+    ], "one BOS; digits are single tokens"
     assert made.decode(made("Grüße \U0001f600\n\t", add_special_tokens=False)["input_ids"]) == "Grüße \U0001f600\n\t"
     assert (made.bos_token, made.eos_token, made.pad_token) == ("<s>", "</s>", "<pad>")
 
@@ -165,7 +195,13 @@ def test_a_new_model() -> None:
 def test_from_scratch(data: Path, tmp_path: Path) -> None:
     made = section({"source": "scratch", "scratch": SCRATCH, "sft": SFT})
     folder = run(data, made, tmp_path)
-    assert {p.name for p in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "sft.json"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sft.json",
+    }
     facts = json.loads((folder / "sft.json").read_text())
     assert (facts["texts"], facts["conditioned"], facts["steps"], facts["micro_batch_size"]) == (18, 0, 2, 4)
     tokenizer, model = models.load_tokenizer(folder), models.load_base(folder, made.model)
@@ -192,7 +228,10 @@ def test_warm_start_mixes_plain_and_conditioned(data: Path) -> None:
     shortest = min(len(t.response) for t in conditioned)
     assert {t.preference[0] > 0.5 for t in conditioned if len(t.response) == shortest} == {False}
     prompts = base.prompts_of(conditioned[:1], made, BYTES)
-    assert prompts[0] == f"a {conditioned[0].preference[0]:.2f} b {conditioned[0].preference[1]:.2f} {conditioned[0].prompt}"
+    assert (
+        prompts[0]
+        == f"a {conditioned[0].preference[0]:.2f} b {conditioned[0].preference[1]:.2f} {conditioned[0].prompt}"
+    )
 
 
 def test_warm_start_needs_every_score(data: Path, tmp_path: Path) -> None:
@@ -215,17 +254,26 @@ def test_fine_tuning_moves_the_weights(data: Path, source: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
-def test_a_lora_is_merged_into_the_full_precision_base(data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantisation: str) -> None:
+def test_a_lora_is_merged_into_the_full_precision_base(
+    data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantisation: str
+) -> None:
     """What is saved is W + s B A of every adapted layer, with W as it was before it was quantised."""
     kept: list[PeftModel] = []
     monkeypatch.setattr(base, "merged", lambda s, m, real=base.merged: (kept.append(m), real(s, m))[1])
-    spec = {"source": str(source), "sft": {**SFT, "lora": True}, "lora": {"rank": 2, "alpha": 4, "dropout": 0.0}, "quantisation": quantisation}
+    spec = {
+        "source": str(source),
+        "sft": {**SFT, "lora": True},
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
+        "quantisation": quantisation,
+    }
     after = load_file(run(data, section(spec), tmp_path) / "model.safetensors")
     before, adapted = load_file(source / "model.safetensors"), 0
     for name, module in kept[0].named_modules():
         if hasattr(module, "get_delta_weight"):
             key = name.removeprefix("base_model.model.") + ".weight"
-            delta = (module.lora_B["default"].weight @ module.lora_A["default"].weight * module.scaling["default"]).detach()
+            delta = (
+                module.lora_B["default"].weight @ module.lora_A["default"].weight * module.scaling["default"]
+            ).detach()
             assert module.lora_A["default"].weight.dtype == torch.float32, "small updates survive"
             assert delta.abs().max() > 1e-4
             assert torch.allclose(after[key], before[key] + delta, atol=1e-6)
@@ -237,14 +285,18 @@ def test_a_lora_is_merged_into_the_full_precision_base(data: Path, source: Path,
 def test_a_finished_model_is_taken_as_it_is(data: Path, source: Path, tmp_path: Path) -> None:
     folder = run(data, section({"source": str(source), "sft": None, "dtype": "bfloat16"}), tmp_path)
     before, after = load_file(source / "model.safetensors"), load_file(folder / "model.safetensors")
-    assert all(torch.equal(before[n], after[n]) and before[n].dtype == after[n].dtype for n in before), "nothing is converted"
+    assert all(torch.equal(before[n], after[n]) and before[n].dtype == after[n].dtype for n in before), (
+        "nothing is converted"
+    )
     assert not (folder / "sft.json").exists()
     assert tables.read(tables.COSTS, tmp_path / "costs.parquet")["models"][0].as_py() == 0
 
 
 def test_training_lowers_the_loss(source: Path, tmp_path: Path) -> None:
     """Eight copies of one text, twelve steps: most of it is learnt by heart, its end included."""
-    spec = Model.model_validate({"source": str(source), "sft": {"steps": 12, "batch_size": 8, "learning_rate": 2e-2, "warmup": 0.1}})
+    spec = Model.model_validate(
+        {"source": str(source), "sft": {"steps": 12, "batch_size": 8, "learning_rate": 2e-2, "warmup": 0.1}}
+    )
     assert spec.sft is not None
     examples = sft.make_examples(["The lamp"] * 8, [" is good."] * 8, BYTES, 48, completion_only=True)
     model = models.load_base(source, spec)
@@ -259,7 +311,9 @@ def test_micro_batches_add_up(source: Path, tmp_path: Path) -> None:
     reviews = tiny_models.texts()[:8]
     spec = Model.model_validate({"source": str(source), "sft": {"steps": 2, "batch_size": 8, "learning_rate": 1e-3}})
     assert spec.sft is not None
-    examples = sft.make_examples([r.prompt for r in reviews], [r.response[:30] for r in reviews], BYTES, 64, completion_only=True)
+    examples = sft.make_examples(
+        [r.prompt for r in reviews], [r.response[:30] for r in reviews], BYTES, 64, completion_only=True
+    )
     weights = []
     for micro in (8, 2):
         trained = sft.fine_tune(models.load_base(source, spec), BYTES, examples, spec, spec.sft, micro, Job(tmp_path))
@@ -281,7 +335,9 @@ def test_out_of_memory_halves_the_micro_batch(data: Path, tmp_path: Path, monkey
     """A GPU that holds three of six examples: 6 do not fit, 3 do; the batch stays 6, and sft.json says 3."""
     tried, real = [], sft.fine_tune
 
-    def small_gpu(model: Any, tokenizer: Any, examples: Any, spec: Model, settings: Sft, micro: int, job: Job) -> sft.Trained:
+    def small_gpu(
+        model: Any, tokenizer: Any, examples: Any, spec: Model, settings: Sft, micro: int, job: Job
+    ) -> sft.Trained:
         tried.append(micro)
         if micro > 3:
             raise torch.OutOfMemoryError
@@ -294,13 +350,22 @@ def test_out_of_memory_halves_the_micro_batch(data: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_it_goes_on_where_it_was_killed(data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool) -> None:
-    """Eight steps, killed in the sixth: the base has the same bytes as one that was not, and five steps are not done twice.
+def test_it_goes_on_where_it_was_killed(
+    data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    """Eight steps, killed in the sixth.
 
-    The rate rises over two steps and falls to 0 over eight, so a schedule that began anew would show; dropout would, too.
+    The base has the same bytes as one that was not, and five steps are not done twice.
+
+    The rate rises over two steps and falls to 0 over eight, so a schedule that began anew would show; dropout would,
+    too.
     """
     settings = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "max_length": 48, "warmup": 0.25, "lora": lora}
-    made = section({"source": str(source), "sft": settings, "lora": {"dropout": 0.2}} if lora else {"source": "scratch", "scratch": SCRATCH, "sft": settings})
+    made = section(
+        {"source": str(source), "sft": settings, "lora": {"dropout": 0.2}}
+        if lora
+        else {"source": "scratch", "scratch": SCRATCH, "sft": settings}
+    )
     whole = run(data, made, tmp_path / "whole")
     done = killed.in_step(monkeypatch, sft.Tuner, 6)
     with pytest.raises(KeyboardInterrupt):
@@ -310,7 +375,9 @@ def test_it_goes_on_where_it_was_killed(data: Path, source: Path, tmp_path: Path
     assert len(done) == 6 + 3
     for file in ("model.safetensors", "sft.json"):
         assert (whole / file).read_bytes() == (resumed / file).read_bytes()
-    assert not list((tmp_path / "resumed" / "checkpoints").glob("*/step-*")), "nothing is left when the base is complete"
+    assert not list((tmp_path / "resumed" / "checkpoints").glob("*/step-*")), (
+        "nothing is left when the base is complete"
+    )
 
 
 def test_nothing_fits(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

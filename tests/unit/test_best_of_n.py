@@ -23,7 +23,10 @@ LOW, HIGH, FLOOR = 2.0, 12.0, 3.0  # of the reward without bounds, on the refere
 SCORING = {
     "task": "t",
     "objectives": {"long": {"reward": "characters"}, "short": {"reward": "concise"}},
-    "rewards": {"characters": {"kind": "python", "function": "tests.tiny_models:length"}, "concise": {"kind": "conciseness", "full": 0, "zero": 7}},
+    "rewards": {
+        "characters": {"kind": "python", "function": "tests.tiny_models:length"},
+        "concise": {"kind": "conciseness", "full": 0, "zero": 7},
+    },
 }
 
 
@@ -35,29 +38,44 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables.write(tables.PROMPTS, rows, folder / "prompts.parquet")
     tiny_models.save_base(folder / "base")
     rest = {"task": "t", "mean": 0.0, "std": 1.0, "reference_point": 0.0, "n": 9, "hash": "x"}
-    scales = [{"objective": "long", "low": LOW, "high": HIGH, "floor": FLOOR}, {"objective": "short", "low": 0.0, "high": 1.0, "floor": 0.0}]
+    scales = [
+        {"objective": "long", "low": LOW, "high": HIGH, "floor": FLOOR},
+        {"objective": "short", "low": 0.0, "high": 1.0, "floor": 0.0},
+    ]
     tables.write(tables.NORMALISER, [{**rest, **s} for s in scales], folder / "normaliser.parquet")
     return folder
 
 
 def section(n: int, **generation: Any) -> GenerateSection:
     decoding = {"max_new_tokens": 6, "evaluation_temperature": 1.0, "batch_size": 16, **generation}
-    given = {"task": "t", "model": {"source": "x"}, "conditioning": {}, "generation": decoding, "objectives": ["long", "short"]}
-    return GenerateSection.model_validate({**given, "evaluation": GRID, "settings": {"kind": "best_of_n", "n": n}, "scoring": SCORING})
+    given = {
+        "task": "t",
+        "model": {"source": "x"},
+        "conditioning": {},
+        "generation": decoding,
+        "objectives": ["long", "short"],
+    }
+    return GenerateSection.model_validate(
+        {**given, "evaluation": GRID, "settings": {"kind": "best_of_n", "n": n}, "scoring": SCORING}
+    )
 
 
 def run(world: Path, out: Path, n: int, seed: int = 0, **generation: Any) -> list[dict[str, Any]]:
     paths = {"prompts": world / "prompts.parquet", "base": world / "base", "normaliser": world / "normaliser.parquet"}
     outputs = {"out": out / "rows.parquet", "costs": out / "costs.parquet"}
-    stage.main(Namespace(section=section(n, **generation).model_dump_json(), row="mine", seed=seed, models=[], **paths, **outputs))
+    stage.main(
+        Namespace(
+            section=section(n, **generation).model_dump_json(), row="mine", seed=seed, models=[], **paths, **outputs
+        )
+    )
     return tables.read(tables.GENERATIONS, out / "rows.parquet").to_pylist()
 
 
 def test_the_choice_by_hand() -> None:
     """Two requests, three candidates, two objectives.
 
-    At (.5, .5) the first request's utilities are .5, .6, .5: the second. The second request's are .4, .4, .3: a tie, the first.
-    At (.75, .25) they are .75, .5, .25 and .4, .5, .15; at (.25, .75) .25, .7, .75 and .4, .3, .45.
+    At (.5, .5) the first request's utilities are .5, .6, .5: the second. The second request's are .4, .4, .3: a tie,
+    the first. At (.75, .25) they are .75, .5, .25 and .4, .5, .15; at (.25, .75) .25, .7, .75 and .4, .3, .45.
     """
     rewards = np.array([[[1.0, 0.0], [0.4, 0.8], [0.0, 1.0]], [[0.4, 0.4], [0.6, 0.2], [0.0, 0.6]]])
     assert best_of_n.choose(rewards, (0.5, 0.5)) == [1, 0]
@@ -66,21 +84,32 @@ def test_the_choice_by_hand() -> None:
 
 
 def test_rewards_are_normalised_and_blank_answers_get_the_floor(world: Path) -> None:
-    """5 characters: (5 - 2) / 10 = .3 and 1 - 5 / 7. Blank: (floor 3 - 2) / 10 = .1, and 0, conciseness's bound. Nothing is clipped."""
+    """5 characters: (5 - 2) / 10 = .3 and 1 - 5 / 7. Blank: (floor 3 - 2) / 10 = .1, and 0, conciseness's bound.
+
+    Nothing is clipped.
+    """
     responses = ["12345", "  ", "x" * 17]
-    rewards, tokens = stage.rate(ScoringSection.model_validate(SCORING), world / "normaliser.parquet", [], ["p"] * 3, responses)
+    rewards, tokens = stage.rate(
+        ScoringSection.model_validate(SCORING), world / "normaliser.parquet", [], ["p"] * 3, responses
+    )
     assert rewards == pytest.approx(np.array([[0.3, 2 / 7], [0.1, 0.0], [1.5, 0.0]]), abs=1e-6)
     assert tokens == 0, "formulas read no tokens"
 
 
 def test_an_objective_without_a_scale(world: Path) -> None:
-    other = ScoringSection.model_validate({**SCORING, "objectives": {"wide": {"reward": "characters"}, "short": {"reward": "concise"}}})
-    with pytest.raises(MoaError, match="normaliser.parquet: no row for objective 'wide'; run the stage reference_scores again"):
+    other = ScoringSection.model_validate(
+        {**SCORING, "objectives": {"wide": {"reward": "characters"}, "short": {"reward": "concise"}}}
+    )
+    with pytest.raises(
+        MoaError, match="normaliser.parquet: no row for objective 'wide'; run the stage reference_scores again"
+    ):
         stage.rate(other, world / "normaliser.parquet", [], ["p"], ["x"])
 
 
 def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Path) -> None:
-    """All preferences choose among the same 8 responses per prompt and sample, drawn once; the choice is made anew here.
+    """All preferences choose among the same 8 responses per prompt and sample, drawn once.
+
+    The choice is made anew here.
 
     At (.5, .5) lengths a < 7 <= b are worth as much where b = 10 - 3 a / 7: never, so that rounding decides no tie.
     """
@@ -91,16 +120,25 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
     requests = [({"prompt": p, "prompt_id": text_hash(p)}, s) for s in range(2) for p in PROMPTS]
     drawn = stage.sample(section(8, samples=2), base, requests, 8, 0, command.Progress("", 48))
     for row in rows:
-        first = 8 * next(i for i, (p, s) in enumerate(requests) if (p["prompt_id"], s) == (row["prompt_id"], row["sample"]))
+        first = 8 * next(
+            i for i, (p, s) in enumerate(requests) if (p["prompt_id"], s) == (row["prompt_id"], row["sample"])
+        )
         candidates = [r.text for r in drawn[first : first + 8]]
         assert len(set(candidates)) > 1
         w, v = row["preference"]
         # No response is blank here: the end token never comes first, and a blank one would have the floor.
-        utilities = [w * ((FLOOR if c.isspace() else len(c)) - LOW) / (HIGH - LOW) + v * (0 if c.isspace() else max(0, 1 - len(c) / 7)) for c in candidates]
+        utilities = [
+            w * ((FLOOR if c.isspace() else len(c)) - LOW) / (HIGH - LOW)
+            + v * (0 if c.isspace() else max(0, 1 - len(c) / 7))
+            for c in candidates
+        ]
         assert row["response"] == candidates[utilities.index(max(utilities))]
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     read = generate.add_fluency(section(8), base, [{"prompt": p, "prompt_id": text_hash(p)} for p in PROMPTS], rows)
-    assert (cost["stage"], cost["tokens"]) == ("generate", sum(r.tokens for r in drawn) + read), "every candidate counts, chosen or not"
+    assert (cost["stage"], cost["tokens"]) == (
+        "generate",
+        sum(r.tokens for r in drawn) + read,
+    ), "every candidate counts, chosen or not"
 
 
 def test_more_candidates_are_no_worse_and_the_preference_steers(world: Path, tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_add_a_method(tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     uniform = module.Method("uniform", method.Settings(), ["a", "b"])
     advantages = torch.tensor([[[2.0]], [[4.0]]])
-    got = uniform.combine(method.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), method.Scores(*torch.zeros(3, 1, 2))))
+    got = uniform.combine(
+        method.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), method.Scores(*torch.zeros(3, 1, 2)))
+    )
     assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
 
 
@@ -52,13 +54,10 @@ def test_an_experiment_plans_the_added_method(tmp_path: Path) -> None:
     experiment["run"]["methods"] = ["linear", "uniform"]
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     code = (
-        "import json\n"
-        "from pathlib import Path\n"
-        "from moa import plan\n"
-        "from moa.experiment import schema\n"
-        "plan = plan.Plan(schema.load(Path('experiment.yaml')), 'experiment.yaml')\n"
-        "codes = [plan.code('train', row=row) for row in ('linear', 'uniform')]\n"
-        "print(json.dumps([sorted(plan.policies), plan.train('uniform').settings, len(plan.train('uniform').training), codes[0] != codes[1]]))\n"
+        "import json\nfrom pathlib import Path\nfrom moa import plan\nfrom moa.experiment import schema\nplan ="
+        " plan.Plan(schema.load(Path('experiment.yaml')), 'experiment.yaml')\ncodes = [plan.code('train', row=row) for"
+        " row in ('linear', 'uniform')]\nprint(json.dumps([sorted(plan.policies), plan.train('uniform').settings,"
+        " len(plan.train('uniform').training), codes[0] != codes[1]]))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -80,11 +79,18 @@ def test_add_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.loads(block("## Add a dataset", "json"))
-    lines = [{**line, "question": f"{line['question']} Case {word}."} for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")]
+    lines = [
+        {**line, "question": f"{line['question']} Case {word}."}
+        for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")
+    ]
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
-    section = schema.PromptsSection(task="tickets", data=keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"]))
-    out = SimpleNamespace(section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet"))
+    section = schema.PromptsSection(
+        task="tickets", data=keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"])
+    )
+    out = SimpleNamespace(
+        section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet")
+    )
     stage.main(out)  # type: ignore[arg-type]
     splits = tables.read(tables.PROMPTS, out.prompts)["split"].to_pylist()
     assert (splits.count("train"), splits.count("evaluation")) == (30, 8)

@@ -53,6 +53,8 @@ def test_the_method_transforms_what_is_whitened() -> None:
 def test_gae_takes_the_settings_gamma_and_lambda() -> None:
     """delta_1 = 1 - 0.25 = 0.75; delta_0 = 0.5 * 0.25 - 0.5 = -0.375; A_0 = -0.375 + 0.5 * 0.8 * 0.75 = -0.075."""
     values, rewards = torch.tensor([[[0.5, 0.25, 9.0]]]), torch.tensor([[[0.0, 1.0, 7.0]]])
-    advantages, returns = estimate(Ppo(advantages="gae", group_size=1, gamma=0.5, lam=0.8), values, rewards, torch.tensor([[1.0, 1.0, 0.0]]))
+    advantages, returns = estimate(
+        Ppo(advantages="gae", group_size=1, gamma=0.5, lam=0.8), values, rewards, torch.tensor([[1.0, 1.0, 0.0]])
+    )
     torch.testing.assert_close(advantages, torch.tensor([[[-0.075, 0.75, 0.0]]]))
     torch.testing.assert_close(returns, torch.tensor([[[0.425, 1.0, 0.0]]]))

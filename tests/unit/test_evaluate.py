@@ -43,7 +43,12 @@ def test_metrics_of_a_front(hand):
     assert (volume["low"], volume["high"]) == (pytest.approx(0.4), pytest.approx(0.4))  # all prompts alike
     assert (volume["points"], volume["n"]) == (3, 2)
     assert metric(found, "tau")["value"] == metric(found, "tau", objective="a")["value"] == 1
-    assert metric(found, "order_rate")["value"] == metric(found, "tau_bound")["value"] == metric(found, "tau_bound", objective="b")["value"] == 1
+    assert (
+        metric(found, "order_rate")["value"]
+        == metric(found, "tau_bound")["value"]
+        == metric(found, "tau_bound", objective="b")["value"]
+        == 1
+    )
     # ((.2-0)^2 + (.9-1)^2)/2 = .025; (.1^2 + 0)/2 = .005; (.2^2 + .1^2)/2 = .025; mean .055/3
     assert metric(found, "control_error")["value"] == pytest.approx(0.055 / 3)
     assert metric(found, "non_dominated")["value"] == 3
@@ -60,7 +65,9 @@ def test_what_cannot_be_steered_has_no_tau(hand):
     found = hand.row("free", [(None, (5, 0.5))]).row("two", [(GRID[0], (1, 0.9)), (GRID[2], (9, 0.1))]).run()
     for method in ("free", "two"):
         for name in ("tau", "order_rate"):
-            assert {(r["value"], r["low"]) for r in found["metrics"] if r["method"] == method and r["metric"] == name} == {(None, None)}
+            assert {
+                (r["value"], r["low"]) for r in found["metrics"] if r["method"] == method and r["metric"] == name
+            } == {(None, None)}
     assert metric(found, "control_error", "free")["value"] is None
     assert metric(found, "control_error", "two")["value"] == pytest.approx(0.01)
     assert (metric(found, "hypervolume", "free")["points"], metric(found, "hypervolume", "two")["points"]) == (1, 2)
@@ -72,8 +79,14 @@ def test_a_blank_policy_is_never_on_a_front(hand):
     def blank_middle(generations, scores):
         return [{**g, "response": " \n", "nll": None} if g["point"] == 1 else g for g in generations], scores
 
-    found = hand.row("some", points, change=blank_middle).row("all", [(GRID[i], (0, 0)) for i in range(3)], responses=["", "\t"]).run()
-    verdicts = {(q["method"], q["point"]): (q["non_dominated"], q["below_reference"], q["degenerate"]) for q in found["quality"]}
+    found = (
+        hand.row("some", points, change=blank_middle)
+        .row("all", [(GRID[i], (0, 0)) for i in range(3)], responses=["", "\t"])
+        .run()
+    )
+    verdicts = {
+        (q["method"], q["point"]): (q["non_dominated"], q["below_reference"], q["degenerate"]) for q in found["quality"]
+    }
     assert verdicts["some", 1] == (False, True, True)
     assert verdicts["some", 0] == verdicts["some", 2] == (True, False, False)
     assert {verdicts["all", m] for m in range(3)} == {(False, True, True)}
@@ -94,12 +107,27 @@ def test_blank_responses_gain_nothing_from_a_reference_point_below_their_floor(t
     ("responses", "nll", "expected"),
     [
         (["one two", "three"], 2.0, None),
-        (["one two", "three"], 3.5, "mean NLL 3.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00"),
+        (
+            ["one two", "three"],
+            3.5,
+            "mean NLL 3.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00",
+        ),
         (["one two", "three"], 0.5, "mean NLL 0.50 nats"),
-        (["great " * 6, "three"], 2.0, "50 % of responses repeat a word 4-gram at least three times, or a word three times in a row (limit 10 %)"),
+        (
+            ["great " * 6, "three"],
+            2.0,
+            "50 % of responses repeat a word 4-gram at least three times, or a word three times in a row (limit 10 %)",
+        ),
         (["", "three"], 2.0, None),  # half of them is allowed
         (["", ""], 2.0, "100 % of responses are blank (limit 50 %)"),
-        (["great " * 6, "great " * 6], 0.5, "0.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00; 100 % of responses repeat"),
+        (
+            ["great " * 6, "great " * 6],
+            0.5,
+            (
+                "0.50 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00; 100 % of"
+                " responses repeat"
+            ),
+        ),
     ],
 )
 def test_degenerate_by_rule(hand, responses, nll, expected):
@@ -120,7 +148,11 @@ def of_lengths(*lengths):
 @pytest.mark.parametrize(
     ("lengths", "nll", "expected"),
     [
-        ((3, 3), 4.0, "mean NLL 4.00 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00"),
+        (
+            (3, 3),
+            4.0,
+            "mean NLL 4.00 nats per token, the central 98 % of held-out text of the same length has 1.00 to 3.00",
+        ),
         ((2, 2), 4.0, None),  # 6 is allowed at two tokens: few tokens spread more
         ((2, 3), 4.0, None),  # to (6 + 3) / 2
         ((2, 3), 4.6, "0.75 to 4.50"),
@@ -161,7 +193,14 @@ def test_payoff(hand):
     found = hand.run(payoff_row="single", reference_row="sft")["payoff"]
     losses = {(r["policy"], r["objective"]): r["loss"] for r in found}
     # a: 0.9 against 0.3 and 0.5; b: 0.8 against 0.2 and 0.4
-    expected = {("a", "a"): 0, ("a", "b"): 0.6, ("b", "a"): 0.6, ("b", "b"): 0, ("reference", "a"): 0.4, ("reference", "b"): 0.4}
+    expected = {
+        ("a", "a"): 0,
+        ("a", "b"): 0.6,
+        ("b", "a"): 0.6,
+        ("b", "b"): 0,
+        ("reference", "a"): 0.4,
+        ("reference", "b"): 0.4,
+    }
     assert losses == pytest.approx(expected)
     assert hand.run()["payoff"] == []
     with pytest.raises(MoaError, match="row 'sft', seed 0: no responses at the preference for 'a' alone"):
@@ -196,7 +235,9 @@ def test_judges_are_points_without_a_scale(tmp_path):
     folder = synthetic.build(tmp_path)
     points = tables.read(tables.POINTS, folder / "evaluation/points.parquet").to_pylist()
     judges = [p for p in points if p["role"] == "judge"]
-    assert {p["objective"] for p in judges} == {"sentiment"} and len(judges) == len([p for p in points if p["objective"] == "conciseness"])
+    assert {p["objective"] for p in judges} == {"sentiment"} and len(judges) == len(
+        [p for p in points if p["objective"] == "conciseness"]
+    )
     assert all(p["normalised"] is None and p["low"] <= p["mean"] <= p["high"] for p in judges)
 
 
@@ -205,8 +246,17 @@ def test_the_command_writes_the_four_tables(tmp_path, monkeypatch, objectives):
     folder = synthetic.build(tmp_path, objectives, seeds=(0, 3))
     world = synthetic.World(tmp_path, objectives, (0, 3))
     made = synthetic.experiment(world)
-    section = {"task": made.task, "methods": list(synthetic.SKILL), "seeds": [0, 3], "payoff_row": "single_objective", "reference_row": "reference"}
-    section |= {"objectives": {k: o.model_dump() for k, o in made.objectives.items()}, "evaluation": made.evaluation.model_dump()}
+    section = {
+        "task": made.task,
+        "methods": list(synthetic.SKILL),
+        "seeds": [0, 3],
+        "payoff_row": "single_objective",
+        "reference_row": "reference",
+    }
+    section |= {
+        "objectives": {k: o.model_dump() for k, o in made.objectives.items()},
+        "evaluation": made.evaluation.model_dump(),
+    }
     arguments = ["evaluate", "--section", json.dumps(section)]
     arguments += [f"--{name}={folder}/{name}.parquet" for name in ("normaliser", "fluency", "prompts")]
     for name in ("generations", "scores"):
@@ -218,5 +268,7 @@ def test_the_command_writes_the_four_tables(tmp_path, monkeypatch, objectives):
     for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF):
         again = tables.read(table, tmp_path / f"{table.name}.parquet")
         assert again.equals(tables.read(table, folder / f"evaluation/{table.name}.parquet"))
-        assert (tmp_path / f"{table.name}.parquet").read_bytes() == (folder / f"evaluation/{table.name}.parquet").read_bytes()
+        assert (tmp_path / f"{table.name}.parquet").read_bytes() == (
+            folder / f"evaluation/{table.name}.parquet"
+        ).read_bytes()
         assert again.num_rows > 0

@@ -67,7 +67,10 @@ def other_task(generations, scores):
         (drop_one_point_of_a_prompt, "row 'm', seed 0: 1 of 2 evaluation prompts lack responses"),
         (foreign_prompt, "3 responses to prompts that are not evaluation prompts of this task (zz)"),
         (drop_scores, "row 'm': 3 of 'b as reward' are missing among 2 prompts x 3 points"),
-        (foreign_objective, "scores of 'bb as reward', which this experiment does not have. Did you mean 'b as reward'?"),
+        (
+            foreign_objective,
+            "scores of 'bb as reward', which this experiment does not have. Did you mean 'b as reward'?",
+        ),
         (foreign_point, "scores of point 7, but its responses have points 0 to 2"),
         (foreign_score_prompt, "6 scores of prompts that are not evaluation prompts of this task (zz)"),
         (three_weights, "do not fit 2 objectives"),

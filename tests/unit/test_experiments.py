@@ -33,19 +33,31 @@ def test_the_full_experiment_is_full() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import time; t = time.process_time(); import moa; s = time.process_time() - t; import sys; print(s < 0.2, 'torch' in sys.modules)"
+    code = (
+        "import time; t = time.process_time(); import moa; s = time.process_time() - t; import sys; print(s < 0.2,"
+        " 'torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "False"]
 
 
 def test_the_plan_needs_no_torch() -> None:
-    code = "from pathlib import Path; from moa.experiment.schema import load; from moa.plan import Plan; Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
+    code = (
+        "from pathlib import Path; from moa.experiment.schema import load; from moa.plan import Plan;"
+        " Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]
 
 
 def test_nothing_is_reported_to_the_hub() -> None:
     code = "import moa; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
-    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")}
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert found.stdout.split() == ["True"]

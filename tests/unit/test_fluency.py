@@ -93,4 +93,6 @@ def test_short_held_out_text_spreads_more_than_long() -> None:
     drawn = np.random.default_rng(0).normal(3.0, 1.0, size=(2000, 48)).astype(np.float32)
     bounds = fluency.band(list(drawn), (0.01, 0.99))
     for tokens in (1, 4, 16, 48):
-        assert bounds[tokens - 1] == pytest.approx(3.0 + np.array([-2.326, 2.326]) / tokens**0.5, abs=0.25 / tokens**0.5)
+        assert bounds[tokens - 1] == pytest.approx(
+            3.0 + np.array([-2.326, 2.326]) / tokens**0.5, abs=0.25 / tokens**0.5
+        )

@@ -28,7 +28,10 @@ Rows = list[dict[str, Any]]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts, a base, and the policies a, b (corners) and c (conditioned)."""
     folder = tmp_path_factory.mktemp("world")
-    rows = [{"task": "t", "prompt_id": text_hash(p), "split": "train" if p == "It" else "evaluation", "prompt": p} for p in PROMPTS]
+    rows = [
+        {"task": "t", "prompt_id": text_hash(p), "split": "train" if p == "It" else "evaluation", "prompt": p}
+        for p in PROMPTS
+    ]
     tables.write(tables.PROMPTS, rows, folder / "prompts.parquet")
     tiny_models.save_base(folder / "base")
     for seed, (name, weights) in enumerate([("a", (1.0, 0.0)), ("b", (0.0, 1.0)), ("c", None)]):
@@ -36,15 +39,43 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(world: Path, out: Path, row: str, policies: str = "", *, seed: int = 0, grid: list[tuple[float, ...]] | None = None, **settings: Any) -> Rows:
-    generation = {"max_new_tokens": 6, "evaluation_temperature": 1.0, "batch_size": 2, "samples": settings.pop("samples", 1)}
+def run(
+    world: Path,
+    out: Path,
+    row: str,
+    policies: str = "",
+    *,
+    seed: int = 0,
+    grid: list[tuple[float, ...]] | None = None,
+    **settings: Any,
+) -> Rows:
+    generation = {
+        "max_new_tokens": 6,
+        "evaluation_temperature": 1.0,
+        "batch_size": 2,
+        "samples": settings.pop("samples", 1),
+    }
     section = GenerateSection.model_validate(
-        {"task": "t", "model": {"source": "x"}, "conditioning": {}, "generation": generation, "objectives": ["a", "b"], "evaluation": grid or GRID, "settings": settings}
+        {
+            "task": "t",
+            "model": {"source": "x"},
+            "conditioning": {},
+            "generation": generation,
+            "objectives": ["a", "b"],
+            "evaluation": grid or GRID,
+            "settings": settings,
+        }
     )
     generate.main(
         Namespace(
-            section=section.model_dump_json(), row=row, seed=seed, prompts=world / "prompts.parquet", base=world / "base",
-            policies=[world / name for name in policies], out=out / f"{row}.parquet", costs=out / "costs.parquet",
+            section=section.model_dump_json(),
+            row=row,
+            seed=seed,
+            prompts=world / "prompts.parquet",
+            base=world / "base",
+            policies=[world / name for name in policies],
+            out=out / f"{row}.parquet",
+            costs=out / "costs.parquet",
         )  # fmt: skip
     )
     return tables.read(tables.GENERATIONS, out / f"{row}.parquet").to_pylist()
@@ -58,7 +89,9 @@ def test_a_conditioned_policy_answers_the_whole_grid(world: Path, tmp_path: Path
     rows = run(world, tmp_path, "linear", "c", samples=2)
     assert len(rows) == 3 * 3 * 2, "points, evaluation prompts, samples"
     assert {(r["point"], tuple(r["preference"])) for r in rows} == set(enumerate(GRID))
-    assert {r["prompt_id"] for r in rows} == {text_hash(p) for p in PROMPTS if p != "It"}, "train prompts are not evaluated"
+    assert {r["prompt_id"] for r in rows} == {text_hash(p) for p in PROMPTS if p != "It"}, (
+        "train prompts are not evaluated"
+    )
     assert {(r["method"], r["seed"], r["policy"]) for r in rows} == {("linear", 0, "c")}
     assert texts(rows, sample=0) != texts(rows, sample=1)
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
@@ -77,7 +110,9 @@ def test_the_batch_that_fitted_is_on_record(world: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(answering, "sample", small_gpu)
     run(world, tmp_path / "tight", "linear", "c")
-    assert [tables.read(tables.COSTS, tmp_path / name / "costs.parquet")["batch"].to_pylist() for name in ("roomy", "tight")] == [[2], [1]]
+    assert [
+        tables.read(tables.COSTS, tmp_path / name / "costs.parquet")["batch"].to_pylist() for name in ("roomy", "tight")
+    ] == [[2], [1]]
 
 
 def test_the_same_run_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
@@ -100,7 +135,9 @@ def test_nll_is_the_references_to_the_plain_prompt(world: Path, tmp_path: Path) 
     """Not the policy's own, and without the preference in the prompt."""
     names = {text_hash(p): p for p in PROMPTS}
     for row in run(world, tmp_path, "linear", "c")[:4]:
-        assert row["nll"] == pytest.approx(by_hand(tiny_models.model(), names[row["prompt_id"]], row["response"]), abs=1e-3)
+        assert row["nll"] == pytest.approx(
+            by_hand(tiny_models.model(), names[row["prompt_id"]], row["response"]), abs=1e-3
+        )
 
 
 def test_the_reference_answers_once(world: Path, tmp_path: Path) -> None:
@@ -118,7 +155,9 @@ def test_soup_and_nearest(world: Path, tmp_path: Path) -> None:
 def test_external_adapter(world: Path, tmp_path: Path) -> None:
     rows = run(world, tmp_path, "theirs", kind="external", adapter=str(world / "c" / "adapter"), conditioned=True)
     assert texts(rows) == texts(run(world, tmp_path, "linear", "c")), "the same adapter, the same answers"
-    assert len(run(world, tmp_path, "theirs", kind="external", adapter=str(world / "c"))) == 3, "unconditioned: one point"
+    assert len(run(world, tmp_path, "theirs", kind="external", adapter=str(world / "c"))) == 3, (
+        "unconditioned: one point"
+    )
 
 
 def test_external_model(world: Path, tmp_path: Path) -> None:
@@ -128,7 +167,9 @@ def test_external_model(world: Path, tmp_path: Path) -> None:
     assert texts(rows) != texts(run(world, tmp_path, "reference"))
     assert {r["policy"] for r in rows} == {"external"}
     names = {text_hash(p): p for p in PROMPTS}
-    assert rows[0]["nll"] == pytest.approx(by_hand(tiny_models.model(), names[rows[0]["prompt_id"]], rows[0]["response"]), abs=1e-3)
+    assert rows[0]["nll"] == pytest.approx(
+        by_hand(tiny_models.model(), names[rows[0]["prompt_id"]], rows[0]["response"]), abs=1e-3
+    )
 
 
 def responses(path: Path, **columns: list[Any]) -> Path:
@@ -140,20 +181,38 @@ def test_external_responses(world: Path, tmp_path: Path) -> None:
     evaluated = [p for p in PROMPTS if p != "It"]
     path = responses(tmp_path / "r.parquet", prompt=[*evaluated, "It"], response=[" is good.", "", " x", " unused"])
     rows = run(world, tmp_path, "theirs", kind="external", responses=str(path))
-    assert [(r["response"], r["tokens"] > 0, r["nll"] is None) for r in rows] == [(" is good.", True, False), ("", False, True), (" x", True, False)]
+    assert [(r["response"], r["tokens"] > 0, r["nll"] is None) for r in rows] == [
+        (" is good.", True, False),
+        ("", False, True),
+        (" x", True, False),
+    ]
 
 
 def test_external_responses_with_preferences(world: Path, tmp_path: Path) -> None:
     ids = [text_hash(p) for p in PROMPTS if p != "It"]
-    columns = {"prompt_id": ids * 3, "response": [f" {i}" for i in range(9)], "preference": [list(p) for p in GRID for _ in ids]}
-    rows = run(world, tmp_path, "theirs", kind="external", responses=str(responses(tmp_path / "r.parquet", **columns)), conditioned=True)
+    columns = {
+        "prompt_id": ids * 3,
+        "response": [f" {i}" for i in range(9)],
+        "preference": [list(p) for p in GRID for _ in ids],
+    }
+    rows = run(
+        world,
+        tmp_path,
+        "theirs",
+        kind="external",
+        responses=str(responses(tmp_path / "r.parquet", **columns)),
+        conditioned=True,
+    )
     assert [(r["point"], r["response"]) for r in rows] == [(i // 3, f" {i}") for i in range(9)]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"prompt": ["The lamp"], "response": ["x"]}, r"theirs.responses .*2 of 3 pairs of preference and evaluation prompt have fewer than 1"),
+        (
+            {"prompt": ["The lamp"], "response": ["x"]},
+            r"theirs.responses .*2 of 3 pairs of preference and evaluation prompt have fewer than 1",
+        ),
         ({"prompt": ["Unknown"], "response": ["x"]}, r"3 of 3 pairs"),
         ({"prompt": ["The lamp"], "text": ["x"]}, r"columns \['prompt', 'text'\]; needs `response`"),
         ({"response": ["x"]}, r"needs `response` and `prompt` or `prompt_id`"),

@@ -14,7 +14,9 @@ BYTES, PIECES = tiny_models.tokenizer(), tiny_models.sentencepiece()
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<0x")
 
 
-def rollout(model: torch.nn.Module, prompts: list[str], seed: int, decoding: Decoding = Decoding(12, 1.0, 1.0)) -> Rollout:
+def rollout(
+    model: torch.nn.Module, prompts: list[str], seed: int, decoding: Decoding = Decoding(12, 1.0, 1.0)
+) -> Rollout:
     torch.manual_seed(seed)
     return sample(model, BYTES, prompts, decoding, 128)
 
@@ -25,13 +27,20 @@ def test_decoding_changes_nothing(tokenizer: PreTrainedTokenizerFast, text: str)
     """A response decodes to itself, its first space and all white space included."""
     if any(token in text for token in SPECIAL) or "\u2581" in text:
         return
-    text = text if tokenizer is BYTES else " " + text  # within a word, SentencePiece has no token that starts a response
+    text = (
+        text if tokenizer is BYTES else " " + text
+    )  # within a word, SentencePiece has no token that starts a response
     ((_, tail),) = continuation_rows(["I like"], [text], tokenizer)
     assert decode([tail], tokenizer) == [text]
 
 
 def test_decoding_skips_special_tokens_only() -> None:
-    ids = [BYTES.bos_token_id, *BYTES(" a</ s>", add_special_tokens=False)["input_ids"], BYTES.pad_token_id, BYTES.eos_token_id]
+    ids = [
+        BYTES.bos_token_id,
+        *BYTES(" a</ s>", add_special_tokens=False)["input_ids"],
+        BYTES.pad_token_id,
+        BYTES.eos_token_id,
+    ]
     assert decode([ids], BYTES) == [" a</ s>"], "no stripping of character sets: '</ s>' is text"
 
 

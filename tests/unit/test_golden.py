@@ -27,9 +27,13 @@ def test_ppo_matches_trl(case: dict[str, Any]) -> None:
     loss, clipped = policy_loss(x["new_logprobs"], x["old_logprobs"], advantages, mask, s["cliprange"], total)
     assert float(loss) == pytest.approx(expected["policy_loss"], abs=1e-5)
     assert float(clipped) == pytest.approx(expected["clip_fraction"], abs=1e-5)
-    values = value_loss(x["new_values"][None], (x["values"] * mask)[None], returns[None], mask, s["cliprange_value"], total)
+    values = value_loss(
+        x["new_values"][None], (x["values"] * mask)[None], returns[None], mask, s["cliprange_value"], total
+    )
     assert s["vf_coef"] * float(values[0]) == pytest.approx(expected["value_loss_times_vf_coef"], abs=1e-5)
-    assert float(approximate_kl(x["new_logprobs"], x["old_logprobs"], mask)) == pytest.approx(expected["approx_kl"], abs=1e-5)
+    assert float(approximate_kl(x["new_logprobs"], x["old_logprobs"], mask)) == pytest.approx(
+        expected["approx_kl"], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("case", GOLDEN["min_norm"], ids=[len(c["gram"]) for c in GOLDEN["min_norm"]])
@@ -41,6 +45,13 @@ def test_min_norm_matches_slsqp(case: dict[str, Any]) -> None:
 
 
 def test_plain_frank_wolfe_misses_what_away_steps_reach() -> None:
-    """The paper's solver after its 250 iterations is off by more than 1e-3 on some case; that is why it is not the default."""
-    misses = [np.abs(min_norm(np.array(c["gram"]), away=False, limit=250).weights - c["weights"]).max() for c in GOLDEN["min_norm"] if len(c["gram"]) >= 4]
+    """The paper's solver after its 250 iterations is off by more than 1e-3 on some case.
+
+    That is why it is not the default.
+    """
+    misses = [
+        np.abs(min_norm(np.array(c["gram"]), away=False, limit=250).weights - c["weights"]).max()
+        for c in GOLDEN["min_norm"]
+        if len(c["gram"]) >= 4
+    ]
     assert max(misses) > 1e-3

@@ -44,7 +44,18 @@ def tiny(kind: str, folder: Path, **changes: object) -> Loop:
 
 
 def train(run: Loop, micro: int = 3, checkpointing: bool = False) -> tuple[list[CurveRow], int]:
-    return trl_grpo.train(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, lambda step, values: None, run.checkpoints, Stopwatch())  # type: ignore[arg-type]
+    return trl_grpo.train(
+        run.actor,
+        run.method,
+        run.ppo,
+        run.task,
+        run.seed,
+        micro,
+        checkpointing,
+        lambda step, values: None,
+        run.checkpoints,
+        Stopwatch(),
+    )  # type: ignore[arg-type]
 
 
 def adapter(run: Loop) -> torch.Tensor:
@@ -62,9 +73,12 @@ def test_gdpo_weighs_what_it_has_normalised() -> None:
     rewards = torch.tensor([[0.0, 10.0], [2.0, 4.0], [0.0, 10.0], [2.0, 4.0]])
     preferences = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
     # group 1: (0 - 1) / sqrt(2) = -0.7071 and (10 - 7) / sqrt(18) = 0.7071, so S_1 = (-0.75 + 0.25) 0.7071 = -0.3536
-    # group 2: the same rewards with the weights exchanged, S_1 = (-0.25 + 0.75) 0.7071 = 0.3536; the second response mirrors the first
+    # group 2: the same rewards with the weights exchanged, S_1 = (-0.25 + 0.75) 0.7071 = 0.3536; the second response
+    # mirrors the first
     s = 0.5 / 2**0.5
-    torch.testing.assert_close(make("gdpo", 2).scalarise(rewards, preferences), torch.tensor([-s, s, s, -s]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        make("gdpo", 2).scalarise(rewards, preferences), torch.tensor([-s, s, s, -s]), atol=1e-4, rtol=0
+    )
     # GRPO in group 2 as well follows the reward with the larger spread
     assert make("grpo", 2).scalarise(rewards, preferences).tolist() == [2.5, 2.5, 7.5, 3.5]
 
@@ -89,10 +103,18 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
         return reward
 
     given = trl_grpo.arguments(theirs.method, theirs.ppo, theirs.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
-    aggregation = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [0.25, 0.75], "scale_rewards": "group"}
+    aggregation = {
+        "multi_objective_aggregation": "normalize_then_sum",
+        "reward_weights": [0.25, 0.75],
+        "scale_rewards": "group",
+    }
     given = replace(given, steps_per_generation=None, **aggregation)
     trainer = trl_grpo.Trainer(
-        theirs.actor.model, reward_funcs=[one(0), one(1)], args=given, train_dataset=trl_grpo.data(theirs.task, theirs.ppo, 4, 0), processing_class=theirs.actor.tokenizer
+        theirs.actor.model,
+        reward_funcs=[one(0), one(1)],
+        args=given,
+        train_dataset=trl_grpo.data(theirs.task, theirs.ppo, 4, 0),
+        processing_class=theirs.actor.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -113,7 +135,9 @@ def test_steps_take_the_loops_prompts_and_every_preference(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
-def test_as_many_responses_as_the_shared_loop_samples_in_whole_groups(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_responses_as_the_shared_loop_samples_in_whole_groups(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, seen, first = tiny(kind, tmp_path), [], []
     scored = trl_grpo.Rewards.__call__
 
@@ -136,7 +160,13 @@ def test_as_many_responses_as_the_shared_loop_samples_in_whole_groups(kind: str,
     assert tokens == sum(12 * v for v in per_step.values())
     kl = {s: v for s, q, _, v in curve if q == "kl"}
     assert kl[0] == 0.0 and kl[2] > 0.0
-    assert {(q, o) for _, q, o, _ in curve} >= {("reward", "a"), ("normalised_reward", "b"), ("weight", "a"), ("entropy", "all"), ("clip_fraction", "all")}
+    assert {(q, o) for _, q, o, _ in curve} >= {
+        ("reward", "a"),
+        ("normalised_reward", "b"),
+        ("weight", "a"),
+        ("entropy", "all"),
+        ("clip_fraction", "all"),
+    }
 
 
 def test_the_same_seed_trains_the_same_policy(tmp_path: Path) -> None:
@@ -149,7 +179,10 @@ def test_the_same_seed_trains_the_same_policy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) -> None:
-    """Rates fall linearly, Adam has its moments, the KL's weight adapts, dropout draws: all go on where the checkpoint has them."""
+    """Rates fall linearly, Adam has its moments, the KL's weight adapts, dropout draws.
+
+    All go on where the checkpoint has them.
+    """
 
     def make(folder: str) -> Loop:
         return tiny("grpo", tmp_path / folder, steps=5, checkpoint_every=1, schedule="linear", epochs=2)
@@ -163,9 +196,31 @@ def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) 
 
     stopped, resumed = make("parts"), make("parts")
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        trl_grpo.train(stopped.actor, stopped.method, stopped.ppo, stopped.task, stopped.seed, 6, False, pull, stopped.checkpoints, Stopwatch())  # type: ignore[arg-type]
+        trl_grpo.train(
+            stopped.actor,
+            stopped.method,
+            stopped.ppo,
+            stopped.task,
+            stopped.seed,
+            6,
+            False,
+            pull,
+            stopped.checkpoints,
+            Stopwatch(),
+        )  # type: ignore[arg-type]
     watch = Stopwatch()
-    again, count = trl_grpo.train(resumed.actor, resumed.method, resumed.ppo, resumed.task, resumed.seed, 6, False, lambda *_: None, resumed.checkpoints, watch)  # type: ignore[arg-type]
+    again, count = trl_grpo.train(
+        resumed.actor,
+        resumed.method,
+        resumed.ppo,
+        resumed.task,
+        resumed.seed,
+        6,
+        False,
+        lambda *_: None,
+        resumed.checkpoints,
+        watch,
+    )  # type: ignore[arg-type]
     assert adapter(resumed).equal(adapter(whole)) and count == tokens
     clock = ("seconds", "tokens_per_second", "memory")
     assert [row for row in again if row[1] not in clock] == [row for row in curve if row[1] not in clock]
@@ -176,7 +231,8 @@ def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) 
 def test_the_kl_weight_follows_the_shared_loops_rule_or_stays(tmp_path: Path) -> None:
     run = tiny("grpo", tmp_path / "1", kl={"coefficient": 0.05, "target": 1e-6, "horizon": 60.0})
     weights = [v for _, q, _, v in train(run)[0] if q == "kl_coefficient"]
-    # KL 0 at step 0 is 100 % below the target, which counts as 20 %: 0.05 (1 - 0.2 * 12 / 60); at step 1 it is far above: (1 + 0.2 * 12 / 60)
+    # KL 0 at step 0 is 100 % below the target, which counts as 20 %: 0.05 (1 - 0.2 * 12 / 60); at step 1 it is far
+    # above: (1 + 0.2 * 12 / 60)
     assert weights == pytest.approx([0.05, 0.05 * 0.96, 0.05 * 0.96 * 1.04])
     fixed = loop("grpo", tmp_path / "2", settings={"group_size": 4, "beta": 0.3}, steps=2)
     assert [v for _, q, _, v in train(fixed)[0] if q == "kl_coefficient"] == [0.3, 0.3]
@@ -192,14 +248,30 @@ def test_neither_checkpointing_nor_micro_batches_change_the_policy(tmp_path: Pat
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
 def test_it_learns_an_arm_per_preference(kind: str, seed: int, tmp_path: Path) -> None:
-    """Arm x = p_1 is best for p. A neighbour costs (1/4)^2 = 0.0625; in five seeds each the worst preference loses 0.003 to 0.065, in one of ten 0.25."""
+    """Arm x = p_1 is best for p. A neighbour costs (1/4)^2 = 0.0625.
+
+    In five seeds each the worst preference loses 0.003 to 0.065, in one of ten 0.25.
+    """
     arms, neighbour = Arms(divisions=4), 0.0625
-    run = arms_loop(kind, tmp_path, arms, seed, steps=50, batch_size=160, mini_batch_size=80, learning_rate=3e-3, schedule="linear", checkpoint_every=50)
+    run = arms_loop(
+        kind,
+        tmp_path,
+        arms,
+        seed,
+        steps=50,
+        batch_size=160,
+        mini_batch_size=80,
+        learning_rate=3e-3,
+        schedule="linear",
+        checkpoint_every=50,
+    )
     train(run, micro=80)
     texts = [run.task.text_of("", p) for p in run.task.training]
     rows = run.actor.tokenizer(texts, return_tensors="pt").input_ids
     with torch.no_grad():
-        chosen = run.actor.model(input_ids=rows).logits[:, -1].softmax(1)[:, 4 : 4 + arms.actions]  # the first four are special
+        chosen = (
+            run.actor.model(input_ids=rows).logits[:, -1].softmax(1)[:, 4 : 4 + arms.actions]
+        )  # the first four are special
     preferences = torch.tensor(run.task.training)
     loss = (preferences @ arms.table.T).amax(1) - (preferences * (chosen @ arms.table)).sum(1)
     assert float(chosen[:, arms.optimal].sum(1).min()) > 0.95
@@ -220,25 +292,51 @@ def test_a_prompt_is_read_with_one_bos_and_scored_without_its_preference(tmp_pat
     assert rows == token_rows(expected, run.actor.tokenizer)
     assert all(row.count(1) == 1 for row in rows)
     decoding = fed[0]["generation_config"]
-    assert (decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_new_tokens, decoding.min_new_tokens) == (1.0, 1.0, 0, 8, 1)
+    assert (decoding.temperature, decoding.top_p, decoding.top_k, decoding.max_new_tokens, decoding.min_new_tokens) == (
+        1.0,
+        1.0,
+        0,
+        8,
+        1,
+    )
 
 
 def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
     """GPT-2 numbers its positions: log-probabilities in training must be those of sampling, whatever the padding."""
     torch.manual_seed(0)
     shape = GPT2Config(
-        vocab_size=20, n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=1, eos_token_id=2, initializer_range=0.5, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        vocab_size=20,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.5,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
     )
     run = tiny("grpo", tmp_path, lm=GPT2LMHeadModel(shape).eval(), steps=1)
     given = trl_grpo.arguments(run.method, run.ppo, run.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
     rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
-    trainer = trl_grpo.Trainer(run.actor.model, reward_funcs=rewards, args=given, train_dataset=trl_grpo.data(run.task, run.ppo, 4, 0), processing_class=run.actor.tokenizer)
-    rollout = sample(run.actor.model, run.actor.tokenizer, ["p1", "p1 p2 p3 p4 p5"], run.actor.decoding, run.actor.context)
+    trainer = trl_grpo.Trainer(
+        run.actor.model,
+        reward_funcs=rewards,
+        args=given,
+        train_dataset=trl_grpo.data(run.task, run.ppo, 4, 0),
+        processing_class=run.actor.tokenizer,
+    )
+    rollout = sample(
+        run.actor.model, run.actor.tokenizer, ["p1", "p1 p2 p3 p4 p5"], run.actor.decoding, run.actor.context
+    )
     assert rollout.mask[0].sum() < rollout.mask[1].sum() + 8 and not bool(rollout.mask[0, 0])
     with torch.no_grad():
         logits, _ = forward(run.actor.model, rollout.ids, rollout.mask, rollout.response)
         expected, _ = logprobs_and_entropy(logits, rollout.ids[:, -rollout.response :], 1.0)
-        got, _, _ = trainer._get_per_token_logps_and_entropies(run.actor.model, rollout.ids, rollout.mask, rollout.response)
+        got, _, _ = trainer._get_per_token_logps_and_entropies(
+            run.actor.model, rollout.ids, rollout.mask, rollout.response
+        )
     real = rollout.response_mask.bool()
     torch.testing.assert_close(got[real], expected[real], atol=1e-4, rtol=1e-4)
 
@@ -246,14 +344,25 @@ def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
 def test_rewards_see_the_text_that_generation_decodes(tmp_path: Path) -> None:
     run, seen = tiny("grpo", tmp_path), []
     tokenizer = run.actor.tokenizer = tiny_models.sentencepiece()
-    run.task.score = lambda prompts, responses: seen.append((list(prompts), list(responses))) or np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    run.task.score = lambda prompts, responses: (
+        seen.append((list(prompts), list(responses))) or np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    )
     ids = tokenizer("works well", add_special_tokens=False)["input_ids"]  # the tokenizer puts a space before it
     rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
-    got = rewards(["", ""], ["works well", "works well"], [[*ids, tokenizer.eos_token_id], ids], ["The lamp", "The lamp"], [[0.75, 0.25]] * 2)
+    got = rewards(
+        ["", ""],
+        ["works well", "works well"],
+        [[*ids, tokenizer.eos_token_id], ids],
+        ["The lamp", "The lamp"],
+        [[0.75, 0.25]] * 2,
+    )
     assert seen == [(["The lamp", "The lamp"], [" works well", " works well"])]
     # scale: a from -1 to 1, b from 0 to 1; quantile (1, 0) and (0.5, 1): 0.75 and 0.75 * 0.5 + 0.25
     assert got == [0.75, 0.625]
-    assert rewards(["", ""], ["", ""], [ids, ids], ["", ""], [[0.0, 1.0]] * 2) == [0.0, 1.0]  # the preference column decides
+    assert rewards(["", ""], ["", ""], [ids, ids], ["", ""], [[0.0, 1.0]] * 2) == [
+        0.0,
+        1.0,
+    ]  # the preference column decides
     assert ("finished_rate", "all", 0.0) in rewards.rows and rewards.tokens == 4 * len(ids) + 1
 
 
@@ -265,7 +374,9 @@ def test_groups_must_fill_a_batch(tmp_path: Path) -> None:
 
 
 def test_divergence_stops_at_its_step(tmp_path: Path) -> None:
-    run = tiny("grpo", tmp_path / "reward", score=lambda prompts, responses: np.full((len(prompts), 2), np.nan, np.float32))
+    run = tiny(
+        "grpo", tmp_path / "reward", score=lambda prompts, responses: np.full((len(prompts), 2), np.nan, np.float32)
+    )
     with pytest.raises(Diverged, match=r"step 0: a reward .* methods\.grpo\.learning_rate"):
         train(run)
     run = tiny("grpo", tmp_path / "loss")
@@ -297,19 +408,37 @@ def section(kind: str) -> TrainSection:
     )  # fmt: skip
 
 
-def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second step on 6 rows do not fit, 3 do: the batch stays, time is counted once, and a third attempt starts with 3."""
+def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second step on 6 rows do not fit, 3 do.
+
+    The batch stays, time is counted once, and a third attempt starts with 3.
+    """
     run = tiny("grpo", tmp_path / "a", steps=4, checkpoint_every=1)
     watch, real = Stopwatch(), trl_grpo.Trainer.compute_loss
 
-    def limited(self: trl_grpo.Trainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **named: object) -> torch.Tensor:
+    def limited(
+        self: trl_grpo.Trainer, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **named: object
+    ) -> torch.Tensor:
         if self.sampled > 1 and len(inputs["completion_ids"]) > 3:
             raise torch.OutOfMemoryError("a limit of 3 rows")
         return real(self, model, inputs, *rest, **named)  # type: ignore[no-any-return]
 
     def attempt(micro: int, steps: int = 4) -> list[CurveRow]:
         again = tiny("grpo", tmp_path / "a", steps=steps, checkpoint_every=1)
-        return trl_grpo.train(again.actor, again.method, again.ppo, again.task, again.seed, micro, False, lambda *_: None, run.checkpoints, watch)[0]  # type: ignore[arg-type]
+        return trl_grpo.train(
+            again.actor,
+            again.method,
+            again.ppo,
+            again.task,
+            again.seed,
+            micro,
+            False,
+            lambda *_: None,
+            run.checkpoints,
+            watch,
+        )[0]  # type: ignore[arg-type]
 
     monkeypatch.setattr(trl_grpo.Trainer, "compute_loss", limited)
     with pytest.raises(torch.OutOfMemoryError):
@@ -325,7 +454,10 @@ def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(tmp_path
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
 def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -> None:
     tiny_models.save_base(tmp_path / "base")
-    prompts = [{"task": "t", "prompt_id": str(i), "split": "train", "prompt": t.prompt} for i, t in enumerate(tiny_models.texts()[:12])]
+    prompts = [
+        {"task": "t", "prompt_id": str(i), "split": "train", "prompt": t.prompt}
+        for i, t in enumerate(tiny_models.texts()[:12])
+    ]
     tables.write(tables.PROMPTS, prompts, tmp_path / "prompts.parquet")
     scale = {"mean": 0.0, "std": 1.0, "floor": 0.0, "low": 0.0, "high": 1.0, "reference_point": 0.0, "n": 1, "hash": ""}
     rows = [{"task": "t", "objective": o, **scale} for o in ("sentiment", "conciseness")]
@@ -338,17 +470,40 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
             costs=tmp_path / "costs.parquet",
         )
     )  # fmt: skip
-    assert sorted(str(p.relative_to(out)) for p in out.rglob("*")) == ["adapter", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "policy.json"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*")) == [
+        "adapter",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "policy.json",
+    ]
     card = json.loads((out / "policy.json").read_text())
     assert (card["method"], card["policy"], card["conditioned"], card["weights"]) == (kind, "policy", True, None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "checkpoints", "costs.parquet", "curve.parquet", "normaliser.parquet", "policy", "prompts.parquet"]
-    assert [p.suffix for p in (tmp_path / "checkpoints").iterdir()] == [".lock"], "checkpoints go when the policy is complete"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "base",
+        "checkpoints",
+        "costs.parquet",
+        "curve.parquet",
+        "normaliser.parquet",
+        "policy",
+        "prompts.parquet",
+    ]
+    assert [p.suffix for p in (tmp_path / "checkpoints").iterdir()] == [".lock"], (
+        "checkpoints go when the policy is complete"
+    )
     curve = tables.read(tables.CURVES, tmp_path / "curve.parquet").to_pylist()
     assert {(r["method"], r["step"]) for r in curve} == {(kind, 0), (kind, 1)}
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     assert cost["tokens"] == round(sum(8 * r["value"] for r in curve if r["quantity"] == "response_tokens"))
     assert cost["models"] == 1
-    loaded = answering.load(tmp_path / "base", Model(source="some/model"), [out], way="policy", objectives=["sentiment", "conciseness"], shown=Conditioning(), conditioned=True)
+    loaded = answering.load(
+        tmp_path / "base",
+        Model(source="some/model"),
+        [out],
+        way="policy",
+        objectives=["sentiment", "conciseness"],
+        shown=Conditioning(),
+        conditioned=True,
+    )
     assert loaded.switch((0.5, 0.5)) == "policy"
     trained = [p for n, p in loaded.model.named_parameters() if "lora_B" in n]
     assert trained and all(bool(p.any()) for p in trained)

@@ -45,11 +45,16 @@ def test_kl_is_exactly_zero_at_step_0(kind: str, place: str, tmp_path: Path) -> 
 
 
 def test_first_tokens_have_the_probabilities_that_they_were_drawn_with(tmp_path: Path) -> None:
-    """Prompt 'p0' with each of the 20 tokens as its whole response: without the end token, which no sample begins with, they sum to 1."""
+    """Prompt 'p0' with each of the 20 tokens as its whole response.
+
+    Without the end token, which no sample begins with, they sum to 1.
+    """
     run = loop("morlhf", tmp_path, weights=(0.5, 0.5))
     tokens, end = torch.arange(20), run.actor.tokenizer.eos_token_id
     ids = torch.stack([torch.full((20,), 1), torch.full((20,), 11), tokens], 1)
-    rollout = generation.Rollout(ids, torch.ones_like(ids), torch.ones(20, 1), torch.zeros(20, dtype=torch.bool), [""] * 20)
+    rollout = generation.Rollout(
+        ids, torch.ones_like(ids), torch.ones(20, 1), torch.zeros(20, dtype=torch.bool), [""] * 20
+    )
     seen = experience.read(run.actor, rollout, slice(0, 20), sensitive=False)
     logprobs, entropy = seen.logprobs, seen.entropy
     assert float(logprobs[end, 0].exp()) == 0.0
@@ -69,13 +74,20 @@ def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
 
 
 def test_moc_as_the_paper_has_it_trains_and_logs_its_weights(tmp_path: Path) -> None:
-    """A^1, A^2 and the control advantage of a head of its own, weighed by min-norm at every step: c lies on the simplex, near the minimum."""
+    """A^1, A^2 and the control advantage of a head of its own, weighed by min-norm at every step.
+
+    C lies on the simplex, near the minimum.
+    """
     literal = {"streams": "literal", "control": "sample", "target": "scaled", "weights": "min_norm", "solver": "plain"}
     run = loop("moc", tmp_path, settings=literal, steps=3)
     list(run.run())
     for step in range(3):
         weights = {o: v for s, q, o, v in run.curve if (s, q) == (step, "stream_weight")}
-        assert set(weights) == {"a", "b", "control"} and sum(weights.values()) == pytest.approx(1.0, abs=1e-5) and min(weights.values()) >= 0.0
+        assert (
+            set(weights) == {"a", "b", "control"}
+            and sum(weights.values()) == pytest.approx(1.0, abs=1e-5)
+            and min(weights.values()) >= 0.0
+        )
         (gap,) = (v for s, q, _, v in run.curve if (s, q) == (step, "duality_gap"))
         assert 0.0 <= gap < 1e-2
     assert max(v for _, q, _, v in run.curve if q == "policy_moved") > 0.0
@@ -97,8 +109,12 @@ def test_resuming_gives_the_bytes_of_never_stopping(kind: str, ppo: dict[str, ob
     assert [r for r in resumed.curve if r[1] not in timing] == [r for r in whole.curve if r[1] not in timing]
 
 
-@pytest.mark.parametrize("damaged", ["adapter.safetensors", "value_heads.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "damaged", ["adapter.safetensors", "value_heads.safetensors", "optimizer.safetensors", "state.json"]
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = loop("moc", tmp_path / "a")
     list(whole.run())
     stopped = loop("moc", tmp_path / "b")
@@ -124,7 +140,14 @@ def test_without_a_readable_checkpoint_training_starts_anew(tmp_path: Path, capl
     assert "step-000002 cannot be read" in caplog.text and "step-000001 cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("ppo", [{}, {"advantages": "group", "group_size": 8, "whiten": "none"}, {"advantages": "group", "group_size": 8, "whiten": "combined"}])
+@pytest.mark.parametrize(
+    "ppo",
+    [
+        {},
+        {"advantages": "group", "group_size": 8, "whiten": "none"},
+        {"advantages": "group", "group_size": 8, "whiten": "combined"},
+    ],
+)
 def test_single_objective_training_raises_its_reward(ppo: dict[str, object], tmp_path: Path) -> None:
     size = {"steps": 25, "batch_size": 32, "mini_batch_size": 32, "epochs": 4, "learning_rate": 5e-2}
     run = loop("single_objective", tmp_path, weights=(1.0, 0.0), kl={"coefficient": 0.0}, **size, **ppo)
@@ -143,19 +166,27 @@ def test_a_group_shares_prompt_and_preference_and_needs_no_critic(tmp_path: Path
     for step in range(2):
         prompts = [run.task.prompts[i] for i in prompt_indices(9, 4, 0, step)]
         preferences = [tuple(w) for w in batch_preferences(run.task.training, 4, None, 0, step).tolist()]
-        assert read[12 * step : 12 * step + 12] == [pair for pair in zip(prompts, preferences, strict=True) for _ in range(3)]
+        assert read[12 * step : 12 * step + 12] == [
+            pair for pair in zip(prompts, preferences, strict=True) for _ in range(3)
+        ]
     assert not any(p.any() for p in run.actor.heads.parameters()), "value heads stay as they began"
-    assert {q for _, q, _, _ in run.curve} >= {"policy_loss", "kl"} and "value_loss" not in {q for _, q, _, _ in run.curve}
+    assert {q for _, q, _, _ in run.curve} >= {"policy_loss", "kl"} and "value_loss" not in {
+        q for _, q, _, _ in run.curve
+    }
     assert {o for _, q, o, _ in run.curve if q == "weight"} == {"a", "b", "control"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "pama", "moc"])
-def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = loop(kind, tmp_path / "a", steps=1, epochs=1, mini_batch_size=12)
     list(plain.run())
     real = update.forward
 
-    def limited(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited(
+        model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(ids) > 3:
             raise torch.OutOfMemoryError("a limit of 3 rows, as a full GPU would set")
         return real(model, ids, mask, response)
@@ -190,9 +221,14 @@ def poison(run: Loop, value: float) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_divergence_stops_within_a_step_and_keeps_the_checkpoint(value: float, tmp_path: Path) -> None:
-    """The update that breaks a parameter is the one that says so: nothing is sampled from it and nothing of it is kept."""
+    """The update that breaks a parameter is the one that says so.
+
+    Nothing is sampled from it and nothing of it is kept.
+    """
     run = loop("moc", tmp_path, steps=6)
-    with pytest.raises(Diverged, match=r"step 3: parameter .*lora_A.* after the update is NaN or infinite; training stopped"):
+    with pytest.raises(
+        Diverged, match=r"step 3: parameter .*lora_A.* after the update is NaN or infinite; training stopped"
+    ):
         for step in run.run():
             if step == 2:
                 poison(run, value)
@@ -206,7 +242,9 @@ def test_parameters_too_large_to_compute_with_are_divergence_too(step: int, tmp_
     """1e38 is finite, what the model makes of it is not: the next forward pass says so, in the last step as well."""
     run = loop("linear", tmp_path, steps=6, epochs=1, mini_batch_size=12)
     poisoned = {2: "the policy's next-token distribution", 5: "the finished policy's log-probability"}
-    with pytest.raises(Diverged, match=rf"step {step + (step < 5)}: {poisoned[step]} is NaN or infinite; training stopped"):
+    with pytest.raises(
+        Diverged, match=rf"step {step + (step < 5)}: {poisoned[step]} is NaN or infinite; training stopped"
+    ):
         for finished in run.run():
             if finished == step - 1:
                 poison(run, 1e38)
@@ -218,14 +256,32 @@ def test_nan_reward_is_named(tmp_path: Path) -> None:
         scores[1:3, 1] = np.nan, np.inf
         return scores
 
-    with pytest.raises(Diverged, match="step 0: the reward of objective 'b' is NaN or infinite for 2 of 12 responses.*Correct the reward's function or model") as caught:
+    with pytest.raises(
+        Diverged,
+        match=(
+            "step 0: the reward of objective 'b' is NaN or infinite for 2 of 12 responses.*Correct the reward's"
+            " function or model"
+        ),
+    ) as caught:
         list(loop("pama", tmp_path, score=broken).run())
     assert "learning_rate" not in str(caught.value)
 
 
 def test_a_normaliser_without_width_is_named(tmp_path: Path) -> None:
-    row = {"task": "t", "low": 1.0, "high": 1.0, "mean": 1.0, "std": 0.0, "floor": 1.0, "reference_point": 1.0, "n": 5, "hash": "h"}
-    tables.write(tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet")
+    row = {
+        "task": "t",
+        "low": 1.0,
+        "high": 1.0,
+        "mean": 1.0,
+        "std": 0.0,
+        "floor": 1.0,
+        "reference_point": 1.0,
+        "n": 5,
+        "hash": "h",
+    }
+    tables.write(
+        tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet"
+    )
     with pytest.raises(MoaError, match=r"n.parquet: objective 'b' has the scale \[1, 1\], which is no scale"):
         train.read_scale(tmp_path / "n.parquet", ["a", "b"], torch.device("cpu"))
 
@@ -256,9 +312,12 @@ def test_gradient_checkpointing_acts_and_changes_nothing(tmp_path: Path) -> None
     saving.actor.model.enable_input_require_grads()
     modes: list[bool] = []
     layer = saving.actor.model.base_model.model.model.layers[0]
-    layer.mlp.register_forward_pre_hook(lambda module, _: modes.append(module.training and torch.is_grad_enabled()) and None)
+    layer.mlp.register_forward_pre_hook(
+        lambda module, _: modes.append(module.training and torch.is_grad_enabled()) and None
+    )
     list(saving.run())
-    # Per step 2 epochs x 2 mini-batches; a checkpointed layer's forward runs again in the backward pass: 2 x 4 x 2 = 16.
+    # Per step 2 epochs x 2 mini-batches; a checkpointed layer's forward runs again in the backward pass: 2 x 4 x 2 =
+    # 16.
     assert sum(modes) == 16
     assert not saving.actor.model.training
     for p, q in zip(plain.actor.model.parameters(), saving.actor.model.parameters(), strict=True):
@@ -298,11 +357,18 @@ def test_out_of_memory_in_the_rollout_samples_fewer_at_a_time(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("control", ["sample", "mean"])
-def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batch, all rewards at the top, fails for memory; the second, all at the bottom, is the first that counts: means 0, not 0.9."""
+def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(
+    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch, all rewards at the top, fails for memory.
+
+    The second, all at the bottom, is the first that counts: means 0, not 0.9.
+    """
     real, scored, reads = experience.read, [], []
 
-    def limited(actor: experience.Actor, rollout: generation.Rollout, rows: slice, sensitive: bool) -> experience.Reading:
+    def limited(
+        actor: experience.Actor, rollout: generation.Rollout, rows: slice, sensitive: bool
+    ) -> experience.Reading:
         reads.append(rows)
         if len(reads) == 1:
             raise torch.OutOfMemoryError("the first read")
@@ -310,20 +376,38 @@ def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(control: 
 
     def falling(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         scored.append(len(responses))
-        return np.full((len(responses), 2), 1.0, np.float32) if len(scored) == 1 else np.array([[-1.0, 0.0]] * len(responses), np.float32)
+        return (
+            np.full((len(responses), 2), 1.0, np.float32)
+            if len(scored) == 1
+            else np.array([[-1.0, 0.0]] * len(responses), np.float32)
+        )
 
     monkeypatch.setattr(experience, "read", limited)
     run = loop("moc", tmp_path, steps=1, score=falling, settings={"control": control, "target": "arc"})
     list(run.run())
     assert scored == [12, 12]
     kept = {"mean": [0.0, 0.0], "square": [0.0, 0.0], "size": [10.0, 100.0]}
-    assert run.method.state() == {f"{name} w{p}": value for name, value in kept.items() for p in ("0-1", "0.5-0.5", "1-0")}
+    assert run.method.state() == {
+        f"{name} w{p}": value for name, value in kept.items() for p in ("0-1", "0.5-0.5", "1-0")
+    }
 
 
 def test_joined_rollouts_keep_every_row() -> None:
     parts = [
-        generation.Rollout(torch.tensor([[5, 6, 7, 2]]), torch.ones(1, 4, dtype=torch.long), torch.ones(1, 2), torch.tensor([True]), ["x"]),
-        generation.Rollout(torch.tensor([[8, 9, 9, 9]]), torch.ones(1, 4, dtype=torch.long), torch.ones(1, 3), torch.tensor([False]), ["y"]),
+        generation.Rollout(
+            torch.tensor([[5, 6, 7, 2]]),
+            torch.ones(1, 4, dtype=torch.long),
+            torch.ones(1, 2),
+            torch.tensor([True]),
+            ["x"],
+        ),
+        generation.Rollout(
+            torch.tensor([[8, 9, 9, 9]]),
+            torch.ones(1, 4, dtype=torch.long),
+            torch.ones(1, 3),
+            torch.tensor([False]),
+            ["y"],
+        ),
     ]
     got = generation.join(parts, pad=0)
     # prompt widths 2 and 1, response widths 2 and 3: padded to 2 + 3

@@ -25,10 +25,14 @@ def test_a_resumed_attempt_begins_with_what_the_last_one_had_left(tmp_path: Path
     assert (checkpoint.micro_batch(tmp_path, 64), checkpoint.micro_batch(tmp_path, 2)) == (4, 2)
 
 
-def test_training_halves_the_micro_batch_where_the_cpu_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_halves_the_micro_batch_where_the_cpu_has_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = update.forward
 
-    def limited(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited(
+        model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(ids) > 3:
             torch.empty(10**15)
         return real(model, ids, mask, response)

@@ -17,7 +17,9 @@ def test_the_parts_of_a_page(method: str) -> None:
     assert f"`moa/methods/{method}.py`" in text
     parts = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sorted(part for part in parts if part in PARTS) == sorted(PARTS), f"{method}.md has {parts}"
-    assert parts[0] == "Overview" and parts.index("Equations") < parts.index("Differences and choices") < parts.index("Logged") < parts.index("Run")
+    assert parts[0] == "Overview" and parts.index("Equations") < parts.index("Differences and choices") < parts.index(
+        "Logged"
+    ) < parts.index("Run")
 
 
 @pytest.mark.parametrize("method", catalogue.names())

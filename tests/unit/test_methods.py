@@ -74,8 +74,16 @@ def test_batch_granularity_keeps_credit_per_token() -> None:
 @pytest.mark.parametrize(
     ("granularity", "expected", "weights"),
     [
-        ("token", [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [0.8, 0.2]),  # the second objective at the first token alone: 1 of 5
-        ("sequence", [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], [0.6, 0.4]),  # sample means (4 / 2, 2 / 2): the second; (3 / 3, 9 / 3): the first
+        (
+            "token",
+            [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]],
+            [0.8, 0.2],
+        ),  # the second objective at the first token alone: 1 of 5
+        (
+            "sequence",
+            [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]],
+            [0.6, 0.4],
+        ),  # sample means (4 / 2, 2 / 2): the second; (3 / 3, 9 / 3): the first
         ("batch", [[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1.0, 0.0]),  # 7 / 5 and 11 / 5: the first
     ],
 )
@@ -115,12 +123,17 @@ def test_policies_are_shared_not_trained_twice() -> None:
     assert shown.borrows() is None and make("morlhf").borrows() == ("corners", "single_objective")
     # a plain prompt's corner would be another policy
     names = ["w0-1", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25", "w1-0"]
-    assert [(p.row, p.name, p.weights) for p in shown.policies(grid)] == [("row", name, w) for name, w in zip(names, grid, strict=True)]
+    assert [(p.row, p.name, p.weights) for p in shown.policies(grid)] == [
+        ("row", name, w) for name, w in zip(names, grid, strict=True)
+    ]
 
 
 def test_single_objective_trains_and_answers_at_the_corners_alone() -> None:
     method = make("single_objective")
-    assert [(p.row, p.name, p.weights) for p in method.policies(lattice(2, 4))] == [("row", "a", (1.0, 0.0)), ("row", "b", (0.0, 1.0))]
+    assert [(p.row, p.name, p.weights) for p in method.policies(lattice(2, 4))] == [
+        ("row", "a", (1.0, 0.0)),
+        ("row", "b", (0.0, 1.0)),
+    ]
     assert method.evaluation_preferences(lattice(2, 4)) == [(1.0, 0.0), (0.0, 1.0)]
 
 
@@ -135,12 +148,17 @@ def test_unknown_method_and_key_name_the_nearest() -> None:
 
 def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
     # A^1 = (1, 0), A^2 = (0, 1), s = (4, 1): M = diag(4, 1) / 2, so c = (1, 4) / 5
-    advantages, mask, preferences = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), torch.ones(1, 2), torch.full((1, 2), 0.5)
+    advantages, mask, preferences = (
+        torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]),
+        torch.ones(1, 2),
+        torch.full((1, 2), 0.5),
+    )
     seen = Batch(advantages, mask, preferences, Scores(*torch.zeros(3, 1, 2)), sensitivity=torch.tensor([[4.0, 1.0]]))
     got = make("mgda_ub").combine(seen)
     torch.testing.assert_close(got.weights, torch.tensor([0.2, 0.8]), atol=1e-6, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[0.2, 0.8]]), atol=1e-6, rtol=0)
-    # With every gradient at length 1 both weigh the same: c = 1/2, divided by the norms sqrt(2) and sqrt(1/2), is 1 : 2.
+    # With every gradient at length 1 both weigh the same: c = 1/2, divided by the norms sqrt(2) and sqrt(1/2), is 1 :
+    # 2.
     even = make("mgda_ub", normalise=True).combine(seen)
     torch.testing.assert_close(even.weights, torch.tensor([1 / 3, 2 / 3]), atol=1e-6, rtol=0)
 
@@ -148,11 +166,19 @@ def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
 def test_mgda_ubs_solver_is_a_setting() -> None:
     """Plain Frank-Wolfe stops above the minimum that away-steps reach."""
     advantages = torch.randn(5, 1, 4, generator=torch.Generator().manual_seed(3))
-    seen = Batch(advantages, torch.ones(1, 4), torch.full((1, 2), 0.5), Scores(*torch.zeros(3, 1, 2)), sensitivity=torch.ones(1, 4))
+    seen = Batch(
+        advantages,
+        torch.ones(1, 4),
+        torch.full((1, 2), 0.5),
+        Scores(*torch.zeros(3, 1, 2)),
+        sensitivity=torch.ones(1, 4),
+    )
     rows = advantages[:, 0].double().numpy()
     found = {solver: make("mgda_ub", solver=solver).combine(seen).weights for solver in ("away", "plain")}
     for solver, weights in found.items():
-        torch.testing.assert_close(weights, torch.from_numpy(solve(rows @ rows.T / 4, solver).weights).float(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            weights, torch.from_numpy(solve(rows @ rows.T / 4, solver).weights).float(), atol=1e-6, rtol=0
+        )
     assert (found["plain"] - found["away"]).abs().max() > 1e-3
     torch.testing.assert_close(make("mgda_ub").combine(seen).weights, found["away"], atol=0, rtol=0)
 
@@ -164,7 +190,9 @@ def test_mgda_ub_is_the_min_norm_of_real_gradients_at_the_hidden_state() -> None
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     advantages = torch.randn(3, 2, 3, generator=generator) * mask
     logprobs = torch.log_softmax(hidden @ output.T, -1).gather(-1, tokens[..., None])[..., 0]
-    gradients = torch.stack([torch.autograd.grad((logprobs * a).sum(), hidden, retain_graph=True)[0].flatten() for a in advantages])
+    gradients = torch.stack(
+        [torch.autograd.grad((logprobs * a).sum(), hidden, retain_graph=True)[0].flatten() for a in advantages]
+    )
     found = mgda_ub.gram(advantages, sensitivity((hidden @ output.T).detach(), tokens, output, 1.0), mask)
     torch.testing.assert_close(found.float() * mask.sum(), gradients @ gradients.T, atol=1e-4, rtol=1e-4)
 
@@ -178,18 +206,29 @@ def test_mse_only_trains_on_the_control_stream_alone() -> None:
     # on the curve with the other sign; a second sample at (0, 1/3) misses by (1, 0): the mean of 0.0138889 and 1 / 2
     both = Scores(torch.zeros(2, 2), torch.tensor([[0.9, 0.2], [0.0, 1 / 3]]), torch.zeros(2, 2))
     torch.testing.assert_close(method.control_error(both, preferences.expand(2, 2)), torch.tensor(0.2569444))
-    # a quantile of 1.4 counts as 1, so that the first misses by nothing: -(1/3 - 0.2)^2 / 2; a z-score of 1.4 misses by 0.4
+    # a quantile of 1.4 counts as 1, so that the first misses by nothing: -(1/3 - 0.2)^2 / 2; a z-score of 1.4 misses by
+    # 0.4
     beyond = torch.tensor([[1.4, 0.2]])
-    torch.testing.assert_close(method.extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0088889]]))
-    torch.testing.assert_close(make("mse_only", scale="zscore").extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0888889]]))
+    torch.testing.assert_close(
+        method.extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0088889]])
+    )
+    torch.testing.assert_close(
+        make("mse_only", scale="zscore").extra_rewards(Scores(beyond, beyond, beyond), preferences),
+        torch.tensor([[-0.0888889]]),
+    )
     # shares of the sum: 0.9 / 1.1 - 0.75 = 0.0681818 = -(0.2 / 1.1 - 0.25)
-    torch.testing.assert_close(make("mse_only", target="simplex").extra_rewards(scores, preferences), torch.tensor([[-(0.0681818**2)]]))
+    torch.testing.assert_close(
+        make("mse_only", target="simplex").extra_rewards(scores, preferences), torch.tensor([[-(0.0681818**2)]])
+    )
     got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))
     assert got.advantages.tolist() == [[3.0]] and got.weights.tolist() == [0.0, 0.0, 1.0]
 
 
 def test_control_error_is_against_p_over_max_p_on_clipped_quantiles() -> None:
-    """Targets (1, 1/4) and (1, 1); rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875."""
+    """Targets (1, 1/4) and (1, 1).
+
+    Rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875.
+    """
     quantile = torch.tensor([[0.5, -3.0], [7.0, 0.25]])
     found = make("linear").control_error(Scores(quantile, quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
     assert float(found) == pytest.approx(0.875 / 4)

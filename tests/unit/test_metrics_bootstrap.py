@@ -36,7 +36,9 @@ def test_a_shift_shifts_the_interval_because_all_methods_share_the_resamples():
     low, high = bootstrap.interval(bootstrap.resampled_means(weights, values))
     shifted = bootstrap.interval(bootstrap.resampled_means(weights, values + 1))
     assert shifted == pytest.approx((low + 1, high + 1))
-    difference = bootstrap.interval(bootstrap.resampled_means(weights, values + 1) - bootstrap.resampled_means(weights, values))
+    difference = bootstrap.interval(
+        bootstrap.resampled_means(weights, values + 1) - bootstrap.resampled_means(weights, values)
+    )
     assert difference == pytest.approx((1, 1))  # no noise left in a paired difference
 
 

@@ -15,7 +15,10 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "hypervolume.json
 
 
 def sweep(points, reference):
-    """Area above the reference point: walk the points from the largest x down, add what rises above the highest y so far."""
+    """Area above the reference point.
+
+    Walk the points from the largest x down, add what rises above the highest y so far.
+    """
     area, highest = 0.0, reference[1]
     for x, y in sorted(map(tuple, points), reverse=True):
         if x > reference[0] and y > highest:
@@ -25,7 +28,10 @@ def sweep(points, reference):
 
 
 def inclusion_exclusion(points, reference):
-    """Volume of a union of boxes: the sum over all subsets of (-1)^(size + 1) times the volume of their intersection."""
+    """Volume of a union of boxes.
+
+    The sum over all subsets of (-1)^(size + 1) times the volume of their intersection.
+    """
     boxes = np.maximum(np.asarray(points) - reference, 0)
     total = 0.0
     for size in range(1, len(boxes) + 1):
@@ -72,14 +78,18 @@ def test_invariants(drawn, random, step):
     shuffled = list(range(len(points)))
     random.shuffle(shuffled)
     assert fronts.hypervolume(points[shuffled], REFERENCE) == pytest.approx(volume, abs=1e-12), "order of points"
-    assert fronts.hypervolume(points[:, ::-1].copy(), REFERENCE) == pytest.approx(volume, abs=1e-12), "order of objectives"
+    assert fronts.hypervolume(points[:, ::-1].copy(), REFERENCE) == pytest.approx(volume, abs=1e-12), (
+        "order of objectives"
+    )
     assert fronts.hypervolume(np.vstack([points, points]), REFERENCE) == pytest.approx(volume, abs=1e-12), "duplicates"
     assert fronts.hypervolume(points[:-1], REFERENCE) <= volume + 1e-12, "a point never takes away"
     better = points.copy()
     better[0] += step
     assert fronts.hypervolume(better, REFERENCE) >= volume - 1e-12, "a better point never takes away"
     scale = np.array([2.0, 0.5, 3.0])
-    assert fronts.hypervolume(points * scale, REFERENCE) == pytest.approx(3 * volume, abs=1e-9), "scaling by 2 * 0.5 * 3"
+    assert fronts.hypervolume(points * scale, REFERENCE) == pytest.approx(3 * volume, abs=1e-9), (
+        "scaling by 2 * 0.5 * 3"
+    )
     front = points[fronts.on_front(points, REFERENCE)]
     assert fronts.hypervolume(front, REFERENCE) == pytest.approx(volume, abs=1e-12), "only the front counts"
 
@@ -113,7 +123,8 @@ def test_front_is_strict_pareto_dominance():
 
 def test_points_at_or_below_the_reference():
     points = np.array([[0, 0], [-1, -2], [5, -1], [0, 6], [1, 1]], float)
-    # The reference point and what it dominates are on no front; an end of the front beside the box is, but adds no volume.
+    # The reference point and what it dominates are on no front; an end of the front beside the box is, but adds no
+    # volume.
     assert fronts.on_front(points, np.zeros(2)).tolist() == [False, False, True, True, True]
     assert fronts.above(points, np.zeros(2)).tolist() == [False, False, False, False, True]
     assert fronts.hypervolume(points, np.zeros(2)) == 1.0

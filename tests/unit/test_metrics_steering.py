@@ -24,7 +24,9 @@ def test_tau_equals_scipy(objectives):
     for _ in range(100):
         rewards = rng.normal(size=len(grid)).round(1)  # ties in both
         for component in grid.T:
-            assert steering.kendall_tau(component, rewards) == pytest.approx(kendalltau(component, rewards).statistic, abs=1e-12)
+            assert steering.kendall_tau(component, rewards) == pytest.approx(
+                kendalltau(component, rewards).statistic, abs=1e-12
+            )
 
 
 def test_tau_of_resamples_equals_one_at_a_time():

@@ -50,7 +50,10 @@ def mixed_model(base: Path, corners: list[Path]) -> PeftModel:
 
 
 def alone(base: Path, folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return one policy's next-token probabilities (B, V): a model with that adapter alone, no cache, one prompt at a time."""
+    """Return one policy's next-token probabilities (B, V).
+
+    A model with that adapter alone, no cache, one prompt at a time.
+    """
     model = models.load_adapters(models.load_base(base, PLAIN), {"x": folder})
     with torch.no_grad():
         rows = [model(input_ids=row[keep.bool()][None]).logits[0, -1] for row, keep in zip(ids, mask, strict=True)]
@@ -75,7 +78,9 @@ def test_the_mixture_by_hand(base: Path, corners: list[Path]) -> None:
 def test_positions_count_from_the_first_real_token() -> None:
     """GPT-2 learns a vector per position, so padding on the left would show; Llama's rotation only sees distances."""
     torch.manual_seed(0)
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(BYTES), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5)).eval()
+    lm = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(BYTES), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5)
+    ).eval()
     model = models.add_adapter(lm, Lora(rank=4, alpha=8, dropout=0.0, targets=["c_attn"]), 0)
     ids, mask = encode(PROMPTS, BYTES, 64)
     reader = mixture.Reader(model, {"default": 1.0})
@@ -83,7 +88,9 @@ def test_positions_count_from_the_first_real_token() -> None:
         found = reader.next(ids, mask)
         for row, keep, logits in zip(ids, mask, found, strict=True):
             with torch.no_grad():
-                torch.testing.assert_close(logits, lm(input_ids=row[keep.bool()][None]).logits[0, -1], atol=1e-3, rtol=1e-3)
+                torch.testing.assert_close(
+                    logits, lm(input_ids=row[keep.bool()][None]).logits[0, -1], atol=1e-3, rtol=1e-3
+                )
         ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
         mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
 
@@ -91,7 +98,8 @@ def test_positions_count_from_the_first_real_token() -> None:
 def test_before_or_after_the_temperature_is_the_same() -> None:
     """Two tokens and T = 0.5: (.8, .2) and (.5, .5) mixed half and half.
 
-    Mixed first: sqrt(.8 .5) : sqrt(.2 .5) = 2 : 1, squared 4 : 1. At T first: (.64, .04) -> 16 : 1 and 1 : 1, sqrt(16) : 1 = 4 : 1.
+    Mixed first: sqrt(.8 .5) : sqrt(.2 .5) = 2 : 1, squared 4 : 1. At T first: (.64, .04) -> 16 : 1 and 1 : 1, sqrt(16)
+    : 1 = 4 : 1.
     """
     policies = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
     warp = mixture.filters(Decoding(8, 0.5, 1.0), 4, 1, torch.device("cpu"))  # the end token may follow after the first
@@ -102,7 +110,10 @@ def test_before_or_after_the_temperature_is_the_same() -> None:
 
 
 class Tilted:
-    """Two policies over three arms: the reference (.5, .3, .2) tilted by one reward each, pi_k = pi_ref exp(r_k / beta) / Z."""
+    """Two policies over three arms.
+
+    The reference (.5, .3, .2) tilted by one reward each, pi_k = pi_ref exp(r_k / beta) / Z.
+    """
 
     reference = torch.tensor([0.5, 0.3, 0.2]).log()
     rewards = {"a": torch.tensor([0.9, 0.4, 0.1]), "b": torch.tensor([0.2, 0.7, 0.8])}
@@ -118,9 +129,14 @@ class Tilted:
 
 
 def test_mixing_tilted_policies_is_optimal_for_the_weighted_reward() -> None:
-    """The identity that MOD rests on: prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z, up to its own constant."""
+    """The identity that MOD rests on.
+
+    Prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z, up to its own constant.
+    """
     arms = Tilted()
-    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))  # type: ignore[arg-type]
+    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(
+        torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
+    )  # type: ignore[arg-type]
     optimum = arms.reference + (0.7 * arms.rewards["a"] + 0.3 * arms.rewards["b"]) / arms.beta
     torch.testing.assert_close(mixed.softmax(-1)[0], optimum.softmax(-1))
 
@@ -135,13 +151,19 @@ def test_the_filters_are_those_of_generate() -> None:
 
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), first), torch.tensor([2 / 3, 1 / 3, 0]))
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), later), torch.tensor([0.6, 0.3, 0.1]))
-    torch.testing.assert_close(probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46)  # squared
-    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0]))  # .6 < .85 <= .9: two tokens
+    torch.testing.assert_close(
+        probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46
+    )  # squared
+    torch.testing.assert_close(
+        probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0])
+    )  # .6 < .85 <= .9: two tokens
 
 
 @pytest.mark.parametrize("spec", [PLAIN, NF4])
 @pytest.mark.parametrize("decoding", [Decoding(16, 1.0, 1.0), Decoding(16, 0.7, 0.9)])
-def test_a_corner_is_its_policy_to_the_last_draw(base: Path, corners: list[Path], spec: Model, decoding: Decoding) -> None:
+def test_a_corner_is_its_policy_to_the_last_draw(
+    base: Path, corners: list[Path], spec: Model, decoding: Decoding
+) -> None:
     """Prompts of four lengths in two batches, responses that end and that do not."""
     row, prompts = load(base, corners, "mixture", spec), PROMPTS * 6
     drawn = {}
@@ -164,7 +186,9 @@ def test_padding_changes_nothing(base: Path, corners: list[Path]) -> None:
     """Almost greedy, a prompt gets the same answer alone and in a batch."""
     row, greedy = load(base, corners, "mixture"), Decoding(8, 1e-4, 1.0)
     row.switch((0.25, 0.75))
-    assert answering.respond(row, PROMPTS, greedy, 4, "s") == [answering.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS]
+    assert answering.respond(row, PROMPTS, greedy, 4, "s") == [
+        answering.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS
+    ]
 
 
 def test_it_is_not_the_soup(base: Path, corners: list[Path]) -> None:
@@ -181,7 +205,9 @@ def test_a_policy_without_weight_is_never_asked(base: Path, corners: list[Path])
     """3 tokens: 3 passes at a corner, 6 with two policies; every pass after the first reads one token per row."""
     for weights, passes in (({"first": 1.0, "second": 0.0}, 3), ({"first": 0.5, "second": 0.5}, 6)):
         model, read = mixed_model(base, corners), []
-        model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0].shape[1]))
+        model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, inputs, read=read: read.append(inputs[0].shape[1])
+        )
         mixture.sample(model, weights, BYTES, ["The lamp"], Decoding(3, 1e-4, 1.0), 128)
         assert read[passes // 3 :] == [1] * (passes - passes // 3)
         assert len(read) == passes
@@ -196,7 +222,10 @@ def test_a_missing_ingredient(base: Path, corners: list[Path]) -> None:
 
 def test_it_borrows_the_single_objective_policies() -> None:
     method = catalogue.load("mod", {}, ["a", "b"])
-    assert [(p.row, p.name) for p in method.policies(lattice(2, 4))] == [("single_objective", "a"), ("single_objective", "b")]
+    assert [(p.row, p.name) for p in method.policies(lattice(2, 4))] == [
+        ("single_objective", "a"),
+        ("single_objective", "b"),
+    ]
     assert method.evaluation_preferences(lattice(2, 4)) == lattice(2, 4)
     assert catalogue.load("mod", {"ingredients": "other"}, ["a", "b"]).policies([])[0].row == "other"
 
@@ -205,11 +234,22 @@ def test_the_stage_generates_with_it(base: Path, corners: list[Path], tmp_path: 
     """Corner points hold what the corner policies answer at the same points of the grid."""
     rows = [{"task": "t", "prompt_id": text_hash(p), "split": "evaluation", "prompt": p} for p in PROMPTS]
     tables.write(tables.PROMPTS, rows, tmp_path / "prompts.parquet")
-    section = {"task": "t", "model": {"source": "x"}, "conditioning": {}, "generation": {"max_new_tokens": 6}, "objectives": ["a", "b"]}
+    section = {
+        "task": "t",
+        "model": {"source": "x"},
+        "conditioning": {},
+        "generation": {"max_new_tokens": 6},
+        "objectives": ["a", "b"],
+    }
     answered = {}
     for row in ("mod", "rewarded_soups"):
         given = GenerateSection.model_validate({**section, "evaluation": [(1.0, 0.0), (0.5, 0.5)], "settings": {}})
-        paths = {"prompts": tmp_path / "prompts.parquet", "base": base, "out": tmp_path / "out.parquet", "costs": tmp_path / "costs.parquet"}
+        paths = {
+            "prompts": tmp_path / "prompts.parquet",
+            "base": base,
+            "out": tmp_path / "out.parquet",
+            "costs": tmp_path / "costs.parquet",
+        }
         generate.main(Namespace(section=given.model_dump_json(), row=row, seed=0, policies=corners, **paths))
         answered[row] = tables.read(tables.GENERATIONS, paths["out"]).to_pylist()
     assert [r["policy"] for r in answered["mod"]] == ["1 a"] * 4 + ["0.5 b + 0.5 a"] * 4

@@ -1,4 +1,7 @@
-"""The policy: base, adapters, value heads; the reference is the base with its adapters off, exactly; also on a 4-bit base."""
+"""The policy: base, adapters, value heads; the reference is the base with its adapters off, exactly.
+
+Also on a 4-bit base.
+"""
 
 import json
 import weakref
@@ -92,14 +95,19 @@ def test_a_quantised_base_trains(base: Path, spec: Model, packed: torch.dtype) -
 
 
 def test_seed_fixes_the_adapter(base: Path) -> None:
-    first, again, other = (models.add_adapter(models.load_base(base, PLAIN), tiny_models.LORA, s).state_dict() for s in (3, 3, 4))
+    first, again, other = (
+        models.add_adapter(models.load_base(base, PLAIN), tiny_models.LORA, s).state_dict() for s in (3, 3, 4)
+    )
     name = next(n for n in first if "lora_A" in n)
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])
 
 
 def test_positions_count_from_the_first_real_token() -> None:
-    assert models.positions(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 3]]
+    assert models.positions(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])).tolist() == [
+        [0, 0, 0, 1, 2],
+        [0, 1, 2, 3, 3],
+    ]
 
 
 def test_forward_gives_what_predicts_the_response(base: Path) -> None:
@@ -122,7 +130,13 @@ def test_the_hidden_states_are_those_that_the_model_reports(base: Path, spec: Mo
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.enable_input_require_grads()
     ids, mask = batch()
-    wanted = {"input_ids": ids, "attention_mask": mask, "position_ids": models.positions(mask), "use_cache": False, "logits_to_keep": 9}
+    wanted = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": models.positions(mask),
+        "use_cache": False,
+        "logits_to_keep": 9,
+    }
     parameters = [p for p in policy.parameters() if p.requires_grad]
     with models.recomputing(policy):
         logits, hidden = models.forward(policy, ids, mask, 8)
@@ -130,10 +144,15 @@ def test_the_hidden_states_are_those_that_the_model_reports(base: Path, spec: Mo
         assert torch.equal(logits, out.logits[:, :8])
         assert torch.equal(hidden, out.hidden_states[-1][:, -9:-1])
         ours = torch.autograd.grad(logits.float().square().sum() + hidden.float().sum(), parameters)
-        theirs = torch.autograd.grad(out.logits[:, :8].float().square().sum() + out.hidden_states[-1][:, -9:-1].float().sum(), parameters)
+        theirs = torch.autograd.grad(
+            out.logits[:, :8].float().square().sum() + out.hidden_states[-1][:, -9:-1].float().sum(), parameters
+        )
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     with policy.disable_adapter(), torch.no_grad():
-        assert torch.equal(models.forward(policy, ids, mask, 8)[1], policy(**wanted, output_hidden_states=True).hidden_states[-1][:, -9:-1])
+        assert torch.equal(
+            models.forward(policy, ids, mask, 8)[1],
+            policy(**wanted, output_hidden_states=True).hidden_states[-1][:, -9:-1],
+        )
 
 
 def test_forward_keeps_one_layer_at_a_time() -> None:
@@ -183,7 +202,10 @@ def test_a_saved_policy_is_the_policy(base: Path, tmp_path: Path) -> None:
     heads.linear.weight.data.normal_()
     models.save_policy(tmp_path, policy, heads, ["sentiment", "control"], {"policy": "x"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "policy.json", "value_heads.safetensors"]
-    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert json.loads((tmp_path / "policy.json").read_text()) == {"policy": "x"}
     saved = load_file(tmp_path / "value_heads.safetensors")
     assert sorted(saved) == ["control.bias", "control.weight", "sentiment.bias", "sentiment.weight"]
@@ -205,4 +227,7 @@ def test_stored_precision(base: Path) -> None:
 def test_a_checkpoints_own_sampling_does_not_leak_in(base: Path, tmp_path: Path) -> None:
     odd = tiny_models.save_base(tmp_path)
     (odd / "generation_config.json").write_text(json.dumps({"top_k": 1, "repetition_penalty": 9.0, "do_sample": True}))
-    assert models.load_base(odd, PLAIN).generation_config.to_diff_dict() == models.load_base(base, PLAIN).generation_config.to_diff_dict()
+    assert (
+        models.load_base(odd, PLAIN).generation_config.to_diff_dict()
+        == models.load_base(base, PLAIN).generation_config.to_diff_dict()
+    )

@@ -37,18 +37,27 @@ def test_the_loss_by_hand() -> None:
     """beta .5, gap 2, w_j dR_j = .4, w_k = .5: logit (1 - .4) / .5 = 1.2; the other way round it is -1.2."""
     gap, others = torch.tensor([2.0]), torch.tensor([0.4])
     assert modpo_loss(gap, others, ONE, 0.5, 0.5).item() == pytest.approx(log(1 + exp(-1.2)))
-    assert modpo_loss(-gap, -others, 1 - ONE, 0.5, 0.5).item() == pytest.approx(log(1 + exp(-1.2))), "the same pair, its responses exchanged"
-    assert modpo_loss(gap, others, 0.75 * ONE, 0.5, 0.5).item() == pytest.approx(0.75 * log(1 + exp(-1.2)) + 0.25 * log(1 + exp(1.2)))
+    assert modpo_loss(-gap, -others, 1 - ONE, 0.5, 0.5).item() == pytest.approx(log(1 + exp(-1.2))), (
+        "the same pair, its responses exchanged"
+    )
+    assert modpo_loss(gap, others, 0.75 * ONE, 0.5, 0.5).item() == pytest.approx(
+        0.75 * log(1 + exp(-1.2)) + 0.25 * log(1 + exp(1.2))
+    )
 
 
 def test_a_corner_is_plain_dpo() -> None:
     """w_k = 1: -log sigma(beta gap)."""
     gap = torch.tensor([-3.0, 0.0, 2.0])
-    torch.testing.assert_close(modpo_loss(gap, torch.zeros(3), torch.ones(3), 1.0, 0.1), -torch.nn.functional.logsigmoid(0.1 * gap))
+    torch.testing.assert_close(
+        modpo_loss(gap, torch.zeros(3), torch.ones(3), 1.0, 0.1), -torch.nn.functional.logsigmoid(0.1 * gap)
+    )
 
 
 def test_a_vanishing_weight_leaves_loss_and_gradient_finite() -> None:
-    """The divisor is .05: logit (.1 * 30 - 1) / .05 = 40, so the loss is about exp(-40); at gap -30 it is 80 and its slope -.1 / .05."""
+    """The divisor is .05: logit (.1 * 30 - 1) / .05 = 40, so the loss is about exp(-40).
+
+    At gap -30 it is 80 and its slope -.1 / .05.
+    """
     gap = torch.tensor([30.0, -30.0], requires_grad=True)
     loss = modpo_loss(gap, torch.tensor([1.0, 1.0]), torch.ones(2), 1e-6, 0.1)
     loss.sum().backward()
@@ -66,12 +75,19 @@ def bandit(weights: list[float], labelled: int, beta: float) -> tuple[torch.Tens
     others = margins @ w - w[labelled] * margins[:, labelled]
     frequency = (base[first] + base[second]).exp()
     policy = reference.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([policy], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [policy], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         ratio = policy.log_softmax(0) - base
-        loss = (frequency * modpo_loss(ratio[first] - ratio[second], others, label_probabilities(margins[:, labelled]), weights[labelled], beta)).sum()
+        loss = (
+            frequency
+            * modpo_loss(
+                ratio[first] - ratio[second], others, label_probabilities(margins[:, labelled]), weights[labelled], beta
+            )
+        ).sum()
         loss.backward()
         return loss
 
@@ -189,7 +205,9 @@ def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
     assert any(t.abs().max() > 0 for name, t in tensors(tmp_path).items() if "lora_B" in name)
 
 
-def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_gives_the_policy_of_never_stopping(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(inputs, tmp_path / "whole")
     real, done = pair_loop.PairLoop._update, []
 
@@ -210,8 +228,14 @@ def test_resuming_gives_the_policy_of_never_stopping(inputs: Path, tmp_path: Pat
     assert trained.curve(tmp_path / "whole") == trained.curve(tmp_path / "stopped")
 
 
-def test_samples_of_a_killed_attempt_count_and_damaged_ones_are_drawn_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, watch, later = tmp_path / "job" / "samples.safetensors", Stopwatch(seconds=40.0, cpu_seconds=70.0), Stopwatch()
+def test_samples_of_a_killed_attempt_count_and_damaged_ones_are_drawn_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, watch, later = (
+        tmp_path / "job" / "samples.safetensors",
+        Stopwatch(seconds=40.0, cpu_seconds=70.0),
+        Stopwatch(),
+    )
     assert Samples.load(path, later) is None
     made = Samples(*(torch.full((2, 3), float(i)) for i in range(7)))
     made.save(path, watch)
@@ -224,7 +248,9 @@ def test_samples_of_a_killed_attempt_count_and_damaged_ones_are_drawn_again(tmp_
 
 
 @pytest.mark.parametrize(("schedule", "shares"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)])
-def test_the_rate_falls_as_the_other_methods_does(schedule: str, shares: list[float], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_falls_as_the_other_methods_does(
+    schedule: str, shares: list[float], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, rates = pair_loop.PairLoop._update, []
 
     def watched(self: Any, chosen: torch.Tensor, step: int) -> dict[str, float]:
@@ -238,16 +264,27 @@ def test_the_rate_falls_as_the_other_methods_does(schedule: str, shares: list[fl
 
 def test_training_puts_the_pairs_in_order(inputs: Path, tmp_path: Path) -> None:
     """Expected labels, 64 pairs again and again: the policy's ranking comes to follow the weighted rewards."""
-    run(inputs, tmp_path, labels="expected", epochs=20, beta=0.05, ppo={"steps": 8, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 2e-2})
+    run(
+        inputs,
+        tmp_path,
+        labels="expected",
+        epochs=20,
+        beta=0.05,
+        ppo={"steps": 8, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 2e-2},
+    )
     accuracy = [v for _, q, _, v in trained.curve(tmp_path) if q == "pair_accuracy"]
     assert accuracy[-1] > max(0.8, accuracy[0]), accuracy
 
 
-def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(inputs, tmp_path / "plain")
     real = pair_loop.forward
 
-    def limited(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited(
+        model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(ids) > 2:
             raise torch.OutOfMemoryError("a limit of 2 rows, as a full GPU would set")
         return real(model, ids, mask, response)

@@ -1,7 +1,10 @@
-"""PAMA's closed form is optimal: a KKT certificate in many cases, an independent QP solver, and our own min-norm solver.
+"""PAMA's closed form is optimal.
 
-The problem: min over the simplex of (sum_i c_i a_i)^2. It is convex, so c is optimal exactly when, with s = sum_i c_i a_i,
-s a_i >= s^2 for every i: no vertex lies in a direction of descent. The minimum s*^2 is unique; with mixed signs c is not.
+A KKT certificate in many cases, an independent QP solver, and our own min-norm solver.
+
+The problem: min over the simplex of (sum_i c_i a_i)^2. It is convex, so c is optimal exactly when, with s = sum_i c_i
+a_i, s a_i >= s^2 for every i: no vertex lies in a direction of descent. The minimum s*^2 is unique; with mixed signs c
+is not.
 """
 
 import numpy as np
@@ -17,7 +20,10 @@ Array = np.ndarray
 
 
 def drawn(n: int, cases: int, seed: int) -> Array:
-    """Values (n, cases), a sixth of the cases each: all positive, all negative, mixed, with zeros, with ties, heavy-tailed."""
+    """Values (n, cases), a sixth of the cases each.
+
+    All positive, all negative, mixed, with zeros, with ties, heavy-tailed.
+    """
     rng = np.random.default_rng(seed)
     kinds = (
         lambda normal: np.abs(normal),
@@ -27,18 +33,28 @@ def drawn(n: int, cases: int, seed: int) -> Array:
         np.round,  # whole numbers from about -4 to 4: ties at both ends for large n
         lambda normal: normal * np.exp(5 * rng.normal(size=normal.shape)),
     )
-    return np.concatenate([kind(rng.normal(size=(n, len(part)))) for kind, part in zip(kinds, np.array_split(np.arange(cases), 6), strict=True)], axis=1)
+    return np.concatenate(
+        [
+            kind(rng.normal(size=(n, len(part))))
+            for kind, part in zip(kinds, np.array_split(np.arange(cases), 6), strict=True)
+        ],
+        axis=1,
+    )
 
 
 def projection_of_zero(a: Array) -> Array:
-    """s* (cases,) of (n, cases): the point of [min a, max a] nearest to 0, written without looking at the closed form."""
+    """s* (cases,) of (n, cases).
+
+    The point of [min a, max a] nearest to 0, written without looking at the closed form.
+    """
     return np.clip(0.0, a.min(0), a.max(0))
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 100, 1000])
 def test_certificate(n: int) -> None:
     a = drawn(n, CASES, seed=n)
-    # Scales from 1e-100 to 1e100. The certificate is homogeneous of degree 2 in a, so each case is judged after division by its
+    # Scales from 1e-100 to 1e100. The certificate is homogeneous of degree 2 in a, so each case is judged after
+    # division by its
     # largest |a|: a tolerance of 1e-12 there is 1e-12 max|a|^2 in the case's own unit.
     scaled = a * 10.0 ** np.random.default_rng(n).uniform(-100, 100, size=CASES)
     c = closed_form(torch.from_numpy(scaled)).numpy()
@@ -51,7 +67,10 @@ def test_certificate(n: int) -> None:
 
 
 def test_certificate_in_single_precision() -> None:
-    """What the loop computes in: one rounding of c moves s by at most 2^-24 max|a| per weight, and two weights are not zero."""
+    """What the loop computes in.
+
+    One rounding of c moves s by at most 2^-24 max|a| per weight, and two weights are not zero.
+    """
     a = drawn(10, CASES, seed=0).astype(np.float32)
     c = closed_form(torch.from_numpy(a)).numpy().astype(np.float64)
     unit = a / np.maximum(np.abs(a).max(0), np.float32(1e-30)).astype(np.float64)
@@ -94,7 +113,10 @@ def test_value_agrees_with_a_general_solver(n: int) -> None:
 @pytest.mark.parametrize("away", [True, False], ids=["away", "plain"])
 @pytest.mark.parametrize("n", [2, 3, 10, 100])
 def test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix(n: int, away: bool) -> None:
-    """a a' is the Gram matrix of n vectors of length one; min c'aa'c is the same problem, solved in n^2 per iteration."""
+    """a a' is the Gram matrix of n vectors of length one.
+
+    Min c'aa'c is the same problem, solved in n^2 per iteration.
+    """
     a = drawn(n, 120, seed=20 + n)
     a /= np.maximum(np.abs(a).max(0), 1e-30)
     c = closed_form(torch.from_numpy(a)).numpy()

@@ -27,8 +27,15 @@ def store(path: Path, rows: list[dict[str, Any]]) -> Path:
 def stories(count: int, seed: int = 0) -> list[str]:
     """Texts of two sentences whose words hardly agree."""
     rng = random.Random(seed)
-    names = [f"{a}{b}" for a in ("ka", "lo", "mi", "ra", "tu") for b in ("ben", "dor", "fin", "gol", "mek", "nar", "pas", "rix")]
-    return [" ".join(rng.choices(names, k=7)).capitalize() + ". " + " ".join(rng.choices(names, k=5)).capitalize() + "." for _ in range(count)]
+    names = [
+        f"{a}{b}"
+        for a in ("ka", "lo", "mi", "ra", "tu")
+        for b in ("ben", "dor", "fin", "gol", "mek", "nar", "pas", "rix")
+    ]
+    return [
+        " ".join(rng.choices(names, k=7)).capitalize() + ". " + " ".join(rng.choices(names, k=5)).capitalize() + "."
+        for _ in range(count)
+    ]
 
 
 def prepare(path: Path, **settings: Any) -> stage.Sets:
@@ -37,12 +44,19 @@ def prepare(path: Path, **settings: Any) -> stage.Sets:
 
 def command(data: dict[str, Any], folder: Path) -> argparse.Namespace:
     section = json.dumps({"task": "test", "data": data})
-    return argparse.Namespace(section=section, prompts=folder / "prompts.parquet", texts=folder / "texts.parquet", costs=folder / "costs.parquet")
+    return argparse.Namespace(
+        section=section,
+        prompts=folder / "prompts.parquet",
+        texts=folder / "texts.parquet",
+        costs=folder / "costs.parquet",
+    )
 
 
 def test_openings_of_texts(tmp_path: Path) -> None:
     texts = stories(40)
-    sets = prepare(store(tmp_path / "a.jsonl", [{"text": t} for t in texts]), text="text", opening_words=[2, 3], sentences=1)
+    sets = prepare(
+        store(tmp_path / "a.jsonl", [{"text": t} for t in texts]), text="text", opening_words=[2, 3], sentences=1
+    )
     assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [8, 4, 4, 2]
     firsts = {text.split(". ")[0] + "." for text in texts}
     for item in sets.texts + sets.heldout:
@@ -71,7 +85,9 @@ def test_the_evaluation_split_serves_evaluation_only(tmp_path: Path) -> None:
     sets = prepare(tmp_path, text="text", evaluation_split="test", evaluation_prompts=10, texts=20)
     assert len(sets.evaluation) == 10 and all(any(t.startswith(p + " ") for t in test) for p in sets.evaluation)
     trained = [i.content for i in sets.texts + sets.heldout] + sets.train
-    assert not any(text.startswith(test[0][:9]) or text.startswith(test[0].upper()[:9]) for text in trained), "also not in capitals"
+    assert not any(text.startswith(test[0][:9]) or text.startswith(test[0].upper()[:9]) for text in trained), (
+        "also not in capitals"
+    )
 
 
 def test_given_prompts_stay_as_they_are_and_responses_start_with_a_space(tmp_path: Path) -> None:
@@ -103,31 +119,43 @@ def test_texts_from_another_source(tmp_path: Path) -> None:
 
 
 def test_dialogues_are_split_after_the_last_mark(tmp_path: Path) -> None:
-    rows = [{"chosen": f"\n\nHuman: {t}\n\nAssistant: Well.\n\nHuman: So?\n\nAssistant: It is {n}."} for n, t in enumerate(stories(20))]
+    rows = [
+        {"chosen": f"\n\nHuman: {t}\n\nAssistant: Well.\n\nHuman: So?\n\nAssistant: It is {n}."}
+        for n, t in enumerate(stories(20))
+    ]
     rows += [{"chosen": "\n\nHuman: nobody answers\n\nAssistant:"}]
     sets = prepare(store(tmp_path / "a.jsonl", rows), text="chosen", prompt_end="\n\nAssistant:")
     assert all(p.endswith("\n\nHuman: So?\n\nAssistant:") for p in sets.train + sets.evaluation)
     assert all(i.response.startswith(" It is ") for i in sets.texts + sets.heldout)
 
 
-def test_near_duplicates_of_evaluation_prompts_are_dropped_from_train_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_near_duplicates_of_evaluation_prompts_are_dropped_from_train_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     questions = stories(30)
     store(tmp_path / "test.jsonl", [{"q": q, "a": "x"} for q in questions[:2]])
     # 12 words: another last word leaves 9 of 11 word triples, 0.82; another case leaves all of them
     variants = [questions[0].removesuffix(".") + "x.", questions[1].upper()]
     store(tmp_path / "train.jsonl", [{"q": q, "a": "x"} for q in [*questions[2:], *variants]])
     with caplog.at_level("INFO", "moa"):
-        sets = prepare(tmp_path, prompt="q", response="a", evaluation_split="test", heldout_texts=4, train_prompts=24, texts=24)
+        sets = prepare(
+            tmp_path, prompt="q", response="a", evaluation_split="test", heldout_texts=4, train_prompts=24, texts=24
+        )
     assert set(sets.evaluation) == set(questions[:2])
     assert not set(variants) & set(sets.train + [i.prompt for i in sets.texts])
     assert "near-duplicates" in caplog.text
 
 
-def test_train_prompts_are_no_openings_that_the_evaluation_uses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_train_prompts_are_no_openings_that_the_evaluation_uses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     # Different texts whose two-word openings agree but for case: the texts may train, the prompts may not.
     common = [("the end" if n % 2 else "The end,") + " " + text for n, text in enumerate(stories(12))]
     store(tmp_path / "train.jsonl", [{"text": t} for t in [*common, *stories(20, seed=1)]])
-    store(tmp_path / "test.jsonl", [{"text": "The end " + text} for text in stories(1, seed=2)] + [{"text": stories(1, seed=3)[0]}])
+    store(
+        tmp_path / "test.jsonl",
+        [{"text": "The end " + text} for text in stories(1, seed=2)] + [{"text": stories(1, seed=3)[0]}],
+    )
     with caplog.at_level("INFO", "moa"):
         sets = prepare(tmp_path, text="text", evaluation_split="test", opening_words=[2, 2], train_prompts=15, texts=28)
     assert "The end" in sets.evaluation
@@ -138,16 +166,27 @@ def test_train_prompts_are_no_openings_that_the_evaluation_uses(tmp_path: Path, 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_splits_are_disjoint_and_independent_of_the_order_of_rows(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_splits_are_disjoint_and_independent_of_the_order_of_rows(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("property")
     count, seed = data.draw(st.integers(25, 60)), data.draw(st.integers(0, 99))
     questions = stories(count, seed)
-    variants = [*questions, *(q.upper() for q in questions), *(q.replace(".", " !") for q in questions), *(q.removesuffix(".") + "x." for q in questions)]
+    variants = [
+        *questions,
+        *(q.upper() for q in questions),
+        *(q.replace(".", " !") for q in questions),
+        *(q.removesuffix(".") + "x." for q in questions),
+    ]
     questions += data.draw(st.lists(st.sampled_from(variants), max_size=30))
     rows = [{"q": q, "a": data.draw(st.sampled_from(["yes", "no"]))} for q in questions]
     settings = {"prompt": "q", "response": "a", "seed": seed}
     sets = prepare(store(folder / "a.jsonl", rows), **settings)
-    trained, heldout, evaluation = {i.prompt for i in sets.texts}, {i.prompt for i in sets.heldout}, set(sets.evaluation)
+    trained, heldout, evaluation = (
+        {i.prompt for i in sets.texts},
+        {i.prompt for i in sets.heldout},
+        set(sets.evaluation),
+    )
     assert not any(Near(evaluation | heldout).matches(prompt) for prompt in trained)
     assert not any(Near(evaluation).matches(prompt) for prompt in sets.train)
     assert not evaluation & heldout
@@ -178,7 +217,16 @@ def test_the_command_writes_the_three_tables_and_the_same_bytes_twice(tmp_path: 
 
 
 def test_imdb(shared: Path) -> None:
-    sets = stage.prepare(Data(source=str(shared / "imdb"), text="text", sentences=3, text_characters=(20, 300), texts=5_000, train_prompts=1_000))
+    sets = stage.prepare(
+        Data(
+            source=str(shared / "imdb"),
+            text="text",
+            sentences=3,
+            text_characters=(20, 300),
+            texts=5_000,
+            train_prompts=1_000,
+        )
+    )
     assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [5_000, 400, 1_000, 100]
     assert all("<br" not in i.content and 20 <= len(i.content) <= 300 for i in sets.texts)
     near = Near(sets.evaluation)
@@ -187,7 +235,15 @@ def test_imdb(shared: Path) -> None:
 
 def test_hh_prompts_with_responses_of_another_file(shared: Path) -> None:
     responses = {"source": str(shared / "hh_map_multireward"), "prompt": "prompt", "response": "response"}
-    sets = stage.prepare(Data(source=str(shared / "hh_rlhf_prompts"), prompt="prompt", responses=responses, prompt_characters=(8, 300), texts=3_000))
+    sets = stage.prepare(
+        Data(
+            source=str(shared / "hh_rlhf_prompts"),
+            prompt="prompt",
+            responses=responses,
+            prompt_characters=(8, 300),
+            texts=3_000,
+        )
+    )
     assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [3_000, 400, 4_000, 100]
     assert all(8 <= len(prompt) <= 300 for prompt in sets.train + sets.evaluation)
     near = Near([*sets.evaluation, *(i.prompt for i in sets.heldout)])

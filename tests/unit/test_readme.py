@@ -20,7 +20,11 @@ FILES = sorted((ROOT / "moa" / "report" / "queries").glob("0*.sql"))
 
 def test_the_command_with_local_folders_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every source of experiments/imdb.yaml is replaced by what the command under 'At 7B' names."""
-    block = re.search(r"--configfile (experiments/imdb.yaml) --config (.*?)\npython", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block = re.search(
+        r"--configfile (experiments/imdb.yaml) --config (.*?)\npython",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     assert block is not None
     data = yaml.safe_load((ROOT / block[1]).read_text(encoding="utf-8"))
     for key, value in re.findall(r"(\w+)='(.*?)'", block[2]):

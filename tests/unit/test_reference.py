@@ -40,9 +40,19 @@ def section(**changes: Any) -> ReferenceSection:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     reviews = tiny_models.texts()[:14]
-    prompts = [{"task": "t", "prompt_id": text_hash(r.prompt), "split": "evaluation" if i < 2 else "train", "prompt": r.prompt} for i, r in enumerate(reviews)]
+    prompts = [
+        {"task": "t", "prompt_id": text_hash(r.prompt), "split": "evaluation" if i < 2 else "train", "prompt": r.prompt}
+        for i, r in enumerate(reviews)
+    ]
     texts = [
-        {"task": "t", "text_id": str(i), "split": "heldout" if i < 5 else "train", "prompt": r.prompt, "response": r.response[:40]} for i, r in enumerate(reviews)
+        {
+            "task": "t",
+            "text_id": str(i),
+            "split": "heldout" if i < 5 else "train",
+            "prompt": r.prompt,
+            "response": r.response[:40],
+        }
+        for i, r in enumerate(reviews)
     ]
     tables.write(tables.PROMPTS, prompts, folder / "prompts.parquet")
     tables.write(tables.TEXTS, texts, folder / "texts.parquet")
@@ -52,8 +62,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(world: Path, out: Path, made: ReferenceSection) -> dict[str, list[dict[str, Any]]]:
     paths = {name: out / f"{name}.parquet" for name in NAMES}
-    reference.main(Namespace(section=made.model_dump_json(), prompts=world / "prompts.parquet", texts=world / "texts.parquet", base=world / "base", models=[], **paths))
-    declared = {"responses": tables.REFERENCE_RESPONSES, "scores": tables.REFERENCE_SCORES, "normaliser": tables.NORMALISER, "fluency": tables.FLUENCY, "costs": tables.COSTS}
+    reference.main(
+        Namespace(
+            section=made.model_dump_json(),
+            prompts=world / "prompts.parquet",
+            texts=world / "texts.parquet",
+            base=world / "base",
+            models=[],
+            **paths,
+        )
+    )
+    declared = {
+        "responses": tables.REFERENCE_RESPONSES,
+        "scores": tables.REFERENCE_SCORES,
+        "normaliser": tables.NORMALISER,
+        "fluency": tables.FLUENCY,
+        "costs": tables.COSTS,
+    }
     return {name: tables.read(table, paths[name]).to_pylist() for name, table in declared.items()}
 
 
@@ -61,7 +86,9 @@ def test_the_stage(world: Path, tmp_path: Path) -> None:
     made = run(world, tmp_path / "x", section())
     rows = made["responses"]
     assert len(rows) == 20
-    assert {(r["method"], r["seed"], r["point"], r["preference"], r["policy"]) for r in rows} == {("reference", 0, 0, None, "reference")}
+    assert {(r["method"], r["seed"], r["point"], r["preference"], r["policy"]) for r in rows} == {
+        ("reference", 0, 0, None, "reference")
+    }
     assert max(r["sample"] for r in rows) == 1, "12 train prompts, so 8 of them answer twice"
     evaluation = {text_hash(r.prompt) for r in tiny_models.texts()[:2]}
     assert not evaluation & {r["prompt_id"] for r in rows}
@@ -77,13 +104,20 @@ def test_the_stage(world: Path, tmp_path: Path) -> None:
 
     heldout = [by_hand(tiny_models.model(), r.prompt, r.response[:40]) for r in tiny_models.texts()[:5]]
     whole = made["fluency"][-1]
-    assert (whole["low"], whole["median"], whole["high"]) == pytest.approx(tuple(np.quantile(heldout, (0.01, 0.5, 0.99))), abs=1e-3)
-    lengths = [len(tiny_models.tokenizer()(r.response[:40], add_special_tokens=False)["input_ids"]) for r in tiny_models.texts()[:5]]
+    assert (whole["low"], whole["median"], whole["high"]) == pytest.approx(
+        tuple(np.quantile(heldout, (0.01, 0.5, 0.99))), abs=1e-3
+    )
+    lengths = [
+        len(tiny_models.tokenizer()(r.response[:40], add_special_tokens=False)["input_ids"])
+        for r in tiny_models.texts()[:5]
+    ]
     assert [(r["tokens"], r["n"]) for r in made["fluency"]] == [(t, 5) for t in range(1, max(lengths) + 1)]
     assert made["costs"][0]["tokens"] > sum(r["tokens"] for r in rows)
 
     again = run(world, tmp_path / "y", section())
-    assert {k: v for k, v in again.items() if k != "costs"} == {k: v for k, v in made.items() if k != "costs"}, "reproducible, hash included"
+    assert {k: v for k, v in again.items() if k != "costs"} == {k: v for k, v in made.items() if k != "costs"}, (
+        "reproducible, hash included"
+    )
     other = run(world, tmp_path / "z", section(generation={"max_new_tokens": 5, "temperature": 1.0}))
     assert other["normaliser"][0]["hash"] != made["normaliser"][0]["hash"]
 
@@ -95,12 +129,16 @@ def test_a_declared_reference_point() -> None:
 
 
 def test_a_constant_reward_is_named() -> None:
-    with pytest.raises(MoaError, match=r"reward open of objective 'b' is constant: its scale is \[3, 3\] on 5 responses"):
+    with pytest.raises(
+        MoaError, match=r"reward open of objective 'b' is constant: its scale is \[3, 3\] on 5 responses"
+    ):
         reference.scale(section(), "b", np.full(5, 3, np.float32))
 
 
 def test_no_train_prompts(tmp_path: Path) -> None:
-    tables.write(tables.PROMPTS, [{"task": "t", "prompt_id": "x", "split": "evaluation", "prompt": "It"}], tmp_path / "p.parquet")
+    tables.write(
+        tables.PROMPTS, [{"task": "t", "prompt_id": "x", "split": "evaluation", "prompt": "It"}], tmp_path / "p.parquet"
+    )
     with pytest.raises(MoaError, match="no train prompts"):
         reference.choose_prompts(tmp_path / "p.parquet", 20)
 

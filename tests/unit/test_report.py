@@ -1,4 +1,7 @@
-"""The HTML report of a synthetic run: nothing hostile gets out of its cell, nothing is fetched, and what must be said is said."""
+"""The HTML report of a synthetic run.
+
+Nothing hostile gets out of its cell, nothing is fetched, and what must be said is said.
+"""
 
 import base64
 import hashlib
@@ -56,17 +59,29 @@ def task(pages: dict[str, str]) -> Elements:
 
 
 def test_hostile_responses_stay_text(pages: dict[str, str], task: Elements) -> None:
-    assert [text for text in synthetic.HOSTILE if text.strip() and html.escape(text, quote=False) in pages["synthetic.html"]], "some hostile response must be among the examples, or this test says nothing"
+    assert [
+        text for text in synthetic.HOSTILE if text.strip() and html.escape(text, quote=False) in pages["synthetic.html"]
+    ], "some hostile response must be among the examples, or this test says nothing"
     assert "img" not in task.tags and "iframe" not in task.tags
     assert not [a for a in task.attributes if a[1].startswith("on")]
-    assert not [body[:80] for body in task.scripts if "alert(1)" in body], "generated text never enters a script, not even as data"
+    assert not [body[:80] for body in task.scripts if "alert(1)" in body], (
+        "generated text never enters a script, not even as data"
+    )
 
 
 @pytest.mark.parametrize("name", ["index.html", "synthetic.html"])
 def test_pages_fetch_nothing_and_run_only_their_own_scripts(pages: dict[str, str], name: str) -> None:
     found = parse(pages[name])
-    assert not [a for a in found.attributes if a[1] in ("src", "href", "action") and re.match(r"(https?:)?//|javascript:", a[2].strip(), re.IGNORECASE)]
-    policy = next(value for tag, attribute, value in found.attributes if tag == "meta" and attribute == "content" and "default-src" in value)
+    assert not [
+        a
+        for a in found.attributes
+        if a[1] in ("src", "href", "action") and re.match(r"(https?:)?//|javascript:", a[2].strip(), re.IGNORECASE)
+    ]
+    policy = next(
+        value
+        for tag, attribute, value in found.attributes
+        if tag == "meta" and attribute == "content" and "default-src" in value
+    )
     assert "default-src 'none'" in policy
     bodies = re.findall(r"<script(?![^>]*application/json)[^>]*>(.*?)</script>", pages[name], re.DOTALL)
     for body in bodies:
@@ -77,7 +92,14 @@ def test_pages_fetch_nothing_and_run_only_their_own_scripts(pages: dict[str, str
 
 def test_what_must_be_said_is_said(task: Elements) -> None:
     text = " ".join(" ".join(task.text).split())
-    for words in ("not steerable", "degenerate", "Do the objectives conflict?", "hypervolume", "tau", "reference point"):
+    for words in (
+        "not steerable",
+        "degenerate",
+        "Do the objectives conflict?",
+        "hypervolume",
+        "tau",
+        "reference point",
+    ):
         assert words in text, words
 
 
@@ -91,9 +113,12 @@ def test_pages_are_deterministic(pages: dict[str, str], tmp_path: Path) -> None:
 
 def test_three_objectives_have_their_pages(tmp_path: Path) -> None:
     database = synthetic.warehouse(tmp_path, objectives=("sentiment", "conciseness", "readability"))
-    page = next(p for p in build(database, tmp_path / "reports") if p.name == "synthetic.html").read_text(encoding="utf-8")
+    page = next(p for p in build(database, tmp_path / "reports") if p.name == "synthetic.html").read_text(
+        encoding="utf-8"
+    )
     assert page.count("readability") > 10
-    # Six preferences, an objective's weights 0, 1/2 and 1 occurring 3, 2 and 1 times: 3 + 1 of 15 pairs are tied, sqrt(11 / 15) = 0.856
+    # Six preferences, an objective's weights 0, 1/2 and 1 occurring 3, 2 and 1 times: 3 + 1 of 15 pairs are tied,
+    # sqrt(11 / 15) = 0.856
     assert page.count(" of 0.86<span") == 3 * len(set(synthetic.SKILL) - {*synthetic.FREE, "single_objective"})
     moc = next(cells for cells in leaderboard.rows(database)["synthetic"] if cells[0] == "moc")
     assert moc[4].endswith(" of 0.856") and summary.summary(database, "synthetic").count("; at most 0.86") == 4

@@ -33,8 +33,12 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "t"
     tiny_models.save_base(folder / "base")
     settings = {"conditioning": Conditioning(), "generation": Generation(max_new_tokens=6), "model": Model(source="x")}
-    for seed, (row, name, weights) in enumerate([("linear", "policy", None), ("single_objective", "a", (1.0, 0.0)), ("single_objective", "b", (0.0, 1.0))]):
-        path = tiny_models.save_adapter(folder / "policies" / row / name / "s3", seed=seed, name=name, weights=weights, conditioned=row == "linear")
+    for seed, (row, name, weights) in enumerate(
+        [("linear", "policy", None), ("single_objective", "a", (1.0, 0.0)), ("single_objective", "b", (0.0, 1.0))]
+    ):
+        path = tiny_models.save_adapter(
+            folder / "policies" / row / name / "s3", seed=seed, name=name, weights=weights, conditioned=row == "linear"
+        )
         card = json.loads((path / "policy.json").read_text()) | {k: v.model_dump() for k, v in settings.items()}
         (path / "policy.json").write_text(json.dumps(card))
     columns = {"code": "", "git": "", "versions": "{}", "hardware": "", "files": "{}", "policies": "{}"}
@@ -46,7 +50,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_conditioned_policy(task: Path) -> None:
     folder = task / "policies" / "linear" / "policy" / "s3"
     answer = respond(folder, "The lamp", HALF)
-    assert answer and answer == respond(folder, "The lamp", {"b": 0.5, "a": 0.5}), "the same call, the same answer; any order"
+    assert answer and answer == respond(folder, "The lamp", {"b": 0.5, "a": 0.5}), (
+        "the same call, the same answer; any order"
+    )
     assert answer != respond(folder, "The lamp", {"a": 1.0, "b": 0.0}), "the preference is in the prompt"
     assert respond(folder.parent, "The lamp", HALF) == answer, "the policy's folder without its seed"
 
@@ -56,14 +62,18 @@ def test_a_row_that_mixes_borrowed_policies(task: Path) -> None:
     assert not row.exists(), "a row that trains nothing has no folder"
     source = find(row, None)
     assert (source.way, [p.parent.name for p in source.folders]) == ("soup", ["a", "b"])
-    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 0.9, "b": 0.1})
+    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(
+        task / "policies" / "single_objective", "The lamp", {"a": 0.9, "b": 0.1}
+    )
 
 
 def test_a_mixture_of_borrowed_policies(task: Path) -> None:
     row = task / "policies" / "mod"
     assert (find(row, None).way, [p.parent.name for p in find(row, None).folders]) == ("mixture", ["a", "b"])
     assert respond(row, "The lamp", HALF) == respond(row, "The lamp", HALF) != ""
-    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(task / "policies" / "single_objective", "The lamp", {"a": 1.0, "b": 0.0})
+    assert respond(row, "The lamp", {"a": 1.0, "b": 0.0}) == respond(
+        task / "policies" / "single_objective", "The lamp", {"a": 1.0, "b": 0.0}
+    )
 
 
 def test_the_reference(task: Path) -> None:
@@ -85,9 +95,17 @@ def test_an_experiment_file_instead_of_the_record(task: Path, tmp_path: Path) ->
         ("linear/policy/s3", {"a": 0.9, "b": 0.3}, "off the simplex"),
         ("linear/policy/s3", None, "give a preference, e.g. --preference a=0.5,b=0.5"),
         ("single_objective/a/s3", HALF, "takes no preference"),
-        ("rewarded_soup", HALF, "neither a policy's folder nor a row of this experiment. Did you mean 'rewarded_soups'"),
+        (
+            "rewarded_soup",
+            HALF,
+            "neither a policy's folder nor a row of this experiment. Did you mean 'rewarded_soups'",
+        ),
         ("pama", None, "row 'pama' answers with this policy, which is not trained yet"),
-        ("best_of_n", HALF, "row 'best_of_n' chooses among responses by their rewards, which this command does not load"),
+        (
+            "best_of_n",
+            HALF,
+            "row 'best_of_n' chooses among responses by their rewards, which this command does not load",
+        ),
         ("linear/policy/s4", HALF, "no policy.json here"),
     ],
 )

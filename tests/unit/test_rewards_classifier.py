@@ -95,7 +95,8 @@ def test_bfloat16_measures_its_deviation_and_float32_has_none(folders: dict[str,
     exact, rough = load(folders["gpt2"]), load(folders["gpt2"], dtype="bfloat16", batch_size=16)
     reference, found = exact.score([""] * 40, texts).values, rough.score([""] * 40, texts).values
     assert exact.deviation is None
-    # bfloat16 has 8 bits of mantissa: scores of about 1 are off by 1/256 per operation and some more after several layers.
+    # bfloat16 has 8 bits of mantissa: scores of about 1 are off by 1/256 per operation and some more after several
+    # layers.
     assert rough.deviation is not None and 0 <= rough.deviation < 0.3
     assert 0 < np.abs(found - reference).max() < 0.5
     assert found.dtype == np.float32
@@ -118,7 +119,9 @@ def test_pad_id_is_one_that_no_row_holds() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
-def test_too_little_memory_halves_the_batch_and_changes_no_score(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_halves_the_batch_and_changes_no_score(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = tiny_rewards.texts(20)
     expected = load(folders["bert"]).score([""] * 20, texts).values
     scorer = load(folders["bert"], batch_size=16)

@@ -16,7 +16,8 @@ def scores(spec: dict, responses: list[str], floor: float | None = None) -> list
 
 
 def test_length_is_clipped_to_pamas_bounds() -> None:
-    # 140 / 140 = 1; 10 / 140 = 0.07 is raised to 70 / 140 = 0.5; 400 / 140 = 2.86 is cut to 210 / 140 = 1.5; 105 / 140 = 0.75
+    # 140 / 140 = 1; 10 / 140 = 0.07 is raised to 70 / 140 = 0.5; 400 / 140 = 2.86 is cut to 210 / 140 = 1.5; 105 / 140
+    # = 0.75
     assert scores({"kind": "length"}, ["x" * 140, "x" * 10, "x" * 400, "x" * 105]) == [1.0, 0.5, 1.5, 0.75]
 
 
@@ -32,7 +33,8 @@ def test_length_counts_code_points_not_bytes() -> None:
 
 
 def test_conciseness_falls_linearly_between_full_and_zero() -> None:
-    # full 20, zero 200: (200 - 20) / 180 = 1; (200 - 110) / 180 = 0.5; (200 - 155) / 180 = 0.25; from 200 on 0; 5 characters: 1
+    # full 20, zero 200: (200 - 20) / 180 = 1; (200 - 110) / 180 = 0.5; (200 - 155) / 180 = 0.25; from 200 on 0; 5
+    # characters: 1
     assert [conciseness.reward(n, 20, 200) for n in (20, 110, 155, 200, 500, 5)] == [1.0, 0.5, 0.25, 0.0, 0.0, 1.0]
     assert scores({"kind": "conciseness"}, ["x" * 110, "   \n", ""]) == [0.5, 0.0, 0.0]
 
@@ -46,7 +48,8 @@ def test_ari_of_counted_sentences() -> None:
 
 
 def test_coleman_liau_of_counted_sentences() -> None:
-    # 'The cat sat.': L = 100 * 9/3 = 300, S = 100 * 1/3: 0.0588 * 300 - 0.296 * 33.333 - 15.8 = 17.64 - 9.8667 - 15.8 = -8.0267
+    # 'The cat sat.': L = 100 * 9/3 = 300, S = 100 * 1/3: 0.0588 * 300 - 0.296 * 33.333 - 15.8 = 17.64 - 9.8667 - 15.8 =
+    # -8.0267
     assert readability.grade("The cat sat.", "coleman_liau") == pytest.approx(-8.02667, abs=1e-5)
     # A digit is a character for ARI, but no letter: 'It is 42.' has 4 letters, 6 characters, 3 words, 1 sentence.
     assert readability.grade("It is 42.", "ari") == pytest.approx(4.71 * 2 + 1.5 - 21.43)
@@ -74,7 +77,8 @@ def test_readability_maps_grades_to_the_unit_interval() -> None:
     texts = ["The cat sat.", "Considerable deliberation preceded it. Why?", "!!! ...", "internationalisation " * 30]
     spec = {"kind": "readability", "easy": easy, "hard": hard}
     assert scores(spec, texts) == pytest.approx([1.0, 0.0, 0.0, 0.0], abs=1e-6)
-    # 'It is 42.' has ARI 9.42 + 1.5 - 21.43 = -10.51, 'It was a fine day.' 13 letters, 5 words: 12.246 + 2.5 - 21.43 = -6.684
+    # 'It is 42.' has ARI 9.42 + 1.5 - 21.43 = -10.51, 'It was a fine day.' 13 letters, 5 words: 12.246 + 2.5 - 21.43 =
+    # -6.684
     # with easy -10, hard 0: -6.684 gives 6.684 / 10
     assert scores({"kind": "readability", "easy": -10, "hard": 0}, ["It was a fine day."]) == pytest.approx([0.6684])
 

@@ -27,12 +27,22 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def reviews(n: int) -> list[dict]:
-    """Alternating good and bad sentences of distinct wording; 'stars' is 2 for good and -1 for bad, plus the sentence's number / 1000."""
+    """Alternating good and bad sentences of distinct wording.
+
+    'stars' is 2 for good and -1 for bad, plus the sentence's number / 1000.
+    """
     rows = []
     for i in range(n):
         words = GOOD if i % 2 == 0 else BAD
         text = f"film {i} was {words[i % 3]} and {words[(i + 1) % 3]}"
-        rows.append({"text": text, "label": 1 - i % 2, "stars": (2.0 if i % 2 == 0 else -1.0) + i / 1000, "scene": f"scene {i // 4}"})
+        rows.append(
+            {
+                "text": text,
+                "label": 1 - i % 2,
+                "stars": (2.0 if i % 2 == 0 else -1.0) + i / 1000,
+                "scene": f"scene {i // 4}",
+            }
+        )
     return rows
 
 
@@ -65,7 +75,9 @@ def test_held_out_rows_share_no_prompt_with_training_rows_whatever_the_order(tmp
     rows = reviews(40)  # 10 scenes of 4 rows
     data = {"label": "label", "prompt": "scene"}
     one = labelled.examples("r", Labelled(source=str(write(tmp_path / "a.parquet", rows)), **data), "{response}", 0.3)
-    other = labelled.examples("r", Labelled(source=str(write(tmp_path / "b.parquet", rows[::-1])), **data), "{response}", 0.3)
+    other = labelled.examples(
+        "r", Labelled(source=str(write(tmp_path / "b.parquet", rows[::-1])), **data), "{response}", 0.3
+    )
     training, heldout = ({e.group for e in part} for part in one)
     assert len(heldout) == 3 and len(training) == 7 and not training & heldout  # round(0.3 * 10) = 3
     assert heldout == {e.group for e in other[1]}
@@ -82,7 +94,9 @@ def test_duplicate_texts_fall_on_one_side(tmp_path: Path) -> None:
 
 def test_template_takes_prompt_and_text(tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", reviews(20))
-    training, _ = labelled.examples("r", Labelled(source=str(source), label="label", prompt="scene"), "{prompt}: {response}", 0.25)
+    training, _ = labelled.examples(
+        "r", Labelled(source=str(source), label="label", prompt="scene"), "{prompt}: {response}", 0.25
+    )
     assert all(e.text.startswith(f"{e.group}: film") for e in training)
 
 
@@ -108,15 +122,20 @@ def test_logistic_regression_on_labels(tmp_path: Path) -> None:
 def test_ridge_regression_on_targets(tmp_path: Path) -> None:
     declared = spec(write(tmp_path / "a.parquet", reviews(80)), data={"target": "stars"}, regularisation=0.01)
     trained = train(tmp_path / "stars", declared)
-    # Which half a film is in can be known, its number cannot: two halves in order, random within, have a rank correlation of 3/4.
+    # Which half a film is in can be known, its number cannot: two halves in order, random within, have a rank
+    # correlation of 3/4.
     assert trained.heldout["n"] == 20 and trained.heldout["spearman"] > 0.65
     scorer = scoring.load("stars", declared, [tmp_path / "stars"])
-    values = scoring.score("stars", scorer, ["", ""], ["film 90 was great and bright", "film 91 was dull and awful"], None).values
+    values = scoring.score(
+        "stars", scorer, ["", ""], ["film 90 was great and bright", "film 91 was dull and awful"], None
+    ).values
     assert values.tolist() == pytest.approx([2, -1], abs=0.4)  # regression values, in the target's unit
 
 
 def test_bradley_terry_on_pairs(tmp_path: Path) -> None:
-    rows = [{"q": f"scene {i}", "yes": f"take {i} was {GOOD[i % 3]}", "no": f"take {i} was {BAD[i % 3]}"} for i in range(60)]
+    rows = [
+        {"q": f"scene {i}", "yes": f"take {i} was {GOOD[i % 3]}", "no": f"take {i} was {BAD[i % 3]}"} for i in range(60)
+    ]
     rows.append({"q": "tie", "yes": "same", "no": "same"})  # says nothing, left out
     declared = spec(write(tmp_path / "a.parquet", rows), data={"prompt": "q", "chosen": "yes", "rejected": "no"})
     trained = train(tmp_path / "pairs", declared)
@@ -133,8 +152,18 @@ def test_bradley_terry_is_logistic_regression_on_both_directions(tmp_path: Path)
     declared = spec(write(tmp_path / "a.parquet", rows), data={"chosen": "yes", "rejected": "no"}, heldout=0.1)
     training, _ = labelled.examples("r", declared.data, "{response}", 0.1)
     scorer = linear._fit(declared, training)
-    differences = np.array([float(scorer.texts([e.text]).values[0] - scorer.texts([e.rejected]).values[0]) for e in training])
-    x = np.stack([(linear.weigh(linear.counts([e.text], 2**12), scorer.idf) - linear.weigh(linear.counts([e.rejected], 2**12), scorer.idf)).toarray()[0] for e in training])
+    differences = np.array(
+        [float(scorer.texts([e.text]).values[0] - scorer.texts([e.rejected]).values[0]) for e in training]
+    )
+    x = np.stack(
+        [
+            (
+                linear.weigh(linear.counts([e.text], 2**12), scorer.idf)
+                - linear.weigh(linear.counts([e.rejected], 2**12), scorer.idf)
+            ).toarray()[0]
+            for e in training
+        ]
+    )
     # Stationary point of the penalised likelihood: w = sum_i sigma(-w'x_i) x_i
     assert scorer.coefficients == pytest.approx((x / (1 + np.exp(differences))[:, None]).sum(0), abs=2e-3)
 
@@ -159,14 +188,20 @@ def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 def test_a_reward_trained_with_other_settings_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", reviews(60))
     train(tmp_path / "mood", spec(source, data={"label": "label"}))
-    with pytest.raises(MoaError, match="mood was trained with another regularisation than the config's; delete the folder"):
+    with pytest.raises(
+        MoaError, match="mood was trained with another regularisation than the config's; delete the folder"
+    ):
         scoring.load("mood", spec(source, data={"label": "label"}, regularisation=2.0), [tmp_path / "mood"])
 
 
 def test_real_reviews(shared: Path, tmp_path: Path) -> None:
-    declared = Linear.model_validate({"kind": "linear", "features": 2**16, "data": {"source": str(shared / "imdb"), "label": "label", "rows": 1500}})
+    declared = Linear.model_validate(
+        {"kind": "linear", "features": 2**16, "data": {"source": str(shared / "imdb"), "label": "label", "rows": 1500}}
+    )
     trained = train(tmp_path / "sentiment", declared)
     assert trained.heldout["n"] == 150 and trained.heldout["auc"] > 0.85  # 0.966 with all 25 000 rows
     scorer = scoring.load("sentiment", declared, [tmp_path / "sentiment"])
-    good, bad = scorer.score(["", ""], ["A wonderful film, one of the best.", "The worst, a boring waste of time."]).values
+    good, bad = scorer.score(
+        ["", ""], ["A wonderful film, one of the best.", "The worst, a boring waste of time."]
+    ).values
     assert good > bad

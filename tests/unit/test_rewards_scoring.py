@@ -26,15 +26,24 @@ class Listed(Scorer):
         return Scores(np.array([len(r) / 10 for r in responses], np.float32), np.array([len(r) > 4 for r in responses]))
 
 
-RESPONSES = ["abc", "", "abcde", " \n\t\u200b\ufeff", "a"]  # 0.3, blank, 0.5 and cut, blank (the last two characters are invisible), 0.1
+RESPONSES = [
+    "abc",
+    "",
+    "abcde",
+    " \n\t\u200b\ufeff",
+    "a",
+]  # 0.3, blank, 0.5 and cut, blank (the last two characters are invisible), 0.1
 
 
 @pytest.mark.parametrize(
     ("low", "floor", "blank"),
-    # The bound, else the least of the floor and of 0.3, 0.5, 0.1: a trained policy can fall below what the reference was seen to do.
+    # The bound, else the least of the floor and of 0.3, 0.5, 0.1: a trained policy can fall below what the reference
+    # was seen to do.
     [(-1.0, 0.05, -1.0), (None, 0.05, 0.05), (None, 0.2, 0.1), (None, None, 0.1)],
 )
-def test_a_blank_response_is_worth_the_least_and_never_reaches_the_reward(low: float | None, floor: float | None, blank: float) -> None:
+def test_a_blank_response_is_worth_the_least_and_never_reaches_the_reward(
+    low: float | None, floor: float | None, blank: float
+) -> None:
     reward = Listed(low)
     found = scoring.score("r", reward, ["p"] * 5, RESPONSES, floor)
     assert found.values.tolist() == pytest.approx([0.3, blank, 0.5, blank, 0.1])
@@ -60,7 +69,10 @@ def test_prompts_and_responses_must_match() -> None:
 
 
 def test_fill_leaves_braces_of_the_texts_alone() -> None:
-    assert scoring.fill("{prompt} > {response} {x} {{", "say {response}", "{prompt}!") == "say {response} > {prompt}! {x} {{"
+    assert (
+        scoring.fill("{prompt} > {response} {x} {{", "say {response}", "{prompt}!")
+        == "say {response} > {prompt}! {x} {{"
+    )
 
 
 def test_a_trained_reward_is_found_by_folder_name(tmp_path: Path) -> None:
@@ -76,10 +88,10 @@ def test_a_trained_reward_is_found_by_folder_name(tmp_path: Path) -> None:
 
 def test_scoring_with_formulas_loads_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys; from moa.rewards import scoring; from moa.experiment.rewards import *\n"
-        "for spec in (Vader(kind='vader'), Length(kind='length'), Conciseness(kind='conciseness'), Readability(kind='readability')):\n"
-        "    scoring.load('r', spec, [])\n"
-        "print([m for m in ('torch', 'sklearn', 'transformers', 'scipy') if m in sys.modules])"
+        "import sys; from moa.rewards import scoring; from moa.experiment.rewards import *\nfor spec in"
+        " (Vader(kind='vader'), Length(kind='length'), Conciseness(kind='conciseness'),"
+        " Readability(kind='readability')):\n    scoring.load('r', spec, [])\nprint([m for m in ('torch', 'sklearn',"
+        " 'transformers', 'scipy') if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
@@ -119,7 +131,11 @@ def python(function: str, **bounds: float) -> Scorer:
 def test_a_reward_of_the_users_own(user_folder: Path) -> None:
     found = scoring.score("own", python("manners.words:polite"), ["p", "pp"], ["please do", "do"], None)
     assert found.values.tolist() == [2.0, 2.0]  # 1 + 1 and 2 + 0
-    assert scoring.score("own", python("manners.words:array"), ["p"] * 3, ["a", " ", "b"], -1.0).values.tolist() == [0.0, -1.0, 1.0]
+    assert scoring.score("own", python("manners.words:array"), ["p"] * 3, ["a", " ", "b"], -1.0).values.tolist() == [
+        0.0,
+        -1.0,
+        1.0,
+    ]
 
 
 def test_declared_bounds_are_kept_or_it_is_an_error(user_folder: Path) -> None:

@@ -36,13 +36,22 @@ def response_row(prompt: str, point: int, response: str) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """prompts, generations, normaliser (floors 0.25 of objective a, -7 of b) and texts."""
-    prompts = [{"task": "t", "prompt_id": key, "split": "evaluation", "prompt": prompt} for key, prompt in PROMPTS.items()]
+    prompts = [
+        {"task": "t", "prompt_id": key, "split": "evaluation", "prompt": prompt} for key, prompt in PROMPTS.items()
+    ]
     tables.write(tables.PROMPTS, prompts, tmp_path / "prompts.parquet")
-    tables.write(tables.GENERATIONS, [response_row(*key, text) for key, text in RESPONSES.items()], tmp_path / "generations.parquet")
+    tables.write(
+        tables.GENERATIONS,
+        [response_row(*key, text) for key, text in RESPONSES.items()],
+        tmp_path / "generations.parquet",
+    )
     floors = {"a": 0.25, "b": -7.0}
     normaliser = [{"task": "t", "objective": o, "floor": floor, **NORMALISER} for o, floor in floors.items()]
     tables.write(tables.NORMALISER, normaliser, tmp_path / "normaliser.parquet")
-    written = [{"task": "t", "text_id": f"x{i}", "split": "train", "prompt": "the", "response": r} for i, r in enumerate(["film " * 28, "", "bad"])]
+    written = [
+        {"task": "t", "text_id": f"x{i}", "split": "train", "prompt": "the", "response": r}
+        for i, r in enumerate(["film " * 28, "", "bad"])
+    ]
     tables.write(tables.TEXTS, written, tmp_path / "texts.parquet")
     return tmp_path
 
@@ -53,7 +62,13 @@ def section(objectives: dict[str, Any], declared: dict[str, Any]) -> str:
 
 def score_arguments(folder: Path, text: str) -> list[str]:
     inputs = [f"--{name}={folder / name}.parquet" for name in ("generations", "prompts", "normaliser")]
-    return ["--section", text, *inputs, f"--scores={folder / 'scores.parquet'}", f"--costs={folder / 'costs' / 'score.parquet'}"]
+    return [
+        "--section",
+        text,
+        *inputs,
+        f"--scores={folder / 'scores.parquet'}",
+        f"--costs={folder / 'costs' / 'score.parquet'}",
+    ]
 
 
 def run_score(folder: Path, text: str) -> list[dict[str, Any]]:
@@ -67,13 +82,20 @@ def values(rows: list[dict[str, Any]], objective: str, role: str) -> dict[tuple[
 
 
 def test_every_response_gets_every_score(folder: Path) -> None:
-    classifier = {"kind": "classifier", "source": str(tiny_rewards.gpt2(folder / "gpt2")), "max_length": 4, "template": "{prompt} {response}"}
+    classifier = {
+        "kind": "classifier",
+        "source": str(tiny_rewards.gpt2(folder / "gpt2")),
+        "max_length": 4,
+        "template": "{prompt} {response}",
+    }
     text = section(
         {"a": {"reward": "size", "judge": "model"}, "b": {"reward": "model", "judge": "size"}},
         {"size": {"kind": "length", "divisor": 24, "low": 0, "high": 9}, "model": classifier},
     )
     rows = run_score(folder, text)
-    assert len(rows) == 4 * 4 and {(r["task"], r["method"], r["seed"], r["sample"]) for r in rows} == {("t", "moc", 3, 0)}
+    assert len(rows) == 4 * 4 and {(r["task"], r["method"], r["seed"], r["sample"]) for r in rows} == {
+        ("t", "moc", 3, 0)
+    }
     # Lengths 13 and 24 over 24; blank responses get the formula's lower bound 0, not the normaliser's 0.25.
     expected = {("p1", 0): 13 / 24, ("p1", 1): 0.0, ("p2", 0): 1.0, ("p2", 1): 0.0}
     assert values(rows, "a", "reward") == pytest.approx(expected)
@@ -85,14 +107,27 @@ def test_every_response_gets_every_score(folder: Path) -> None:
     assert (as_judge["p1", 1], as_judge["p2", 1]) == (smallest, smallest)
     assert as_reward["p1", 0] == as_judge["p1", 0] != as_judge["p2", 0]
     # 'the plot a bright film' and 'a film it was dull and very bad' have more than 4 words.
-    assert {r["prompt_id"]: r["truncated"] for r in rows if r["role"] == "judge" and r["objective"] == "a" and r["point"] == 0} == {"p1": True, "p2": True}
+    assert {
+        r["prompt_id"]: r["truncated"]
+        for r in rows
+        if r["role"] == "judge" and r["objective"] == "a" and r["point"] == 0
+    } == {"p1": True, "p2": True}
     cost = tables.read(tables.COSTS, folder / "costs" / "score.parquet").to_pylist()[0]
-    assert (cost["stage"], cost["method"], cost["seed"], cost["tokens"], cost["models"]) == ("score", "moc", 3, 16, 0)  # 4 texts of 4 tokens
+    assert (cost["stage"], cost["method"], cost["seed"], cost["tokens"], cost["models"]) == (
+        "score",
+        "moc",
+        3,
+        16,
+        0,
+    )  # 4 texts of 4 tokens
 
 
 def test_bfloat16_deviation_stands_in_the_files_metadata(folder: Path) -> None:
     source = str(tiny_rewards.bert(folder / "bert"))
-    declared = {dtype: {"kind": "classifier", "source": source, "max_length": 32, "dtype": dtype} for dtype in ("float32", "bfloat16")}
+    declared = {
+        dtype: {"kind": "classifier", "source": source, "max_length": 32, "dtype": dtype}
+        for dtype in ("float32", "bfloat16")
+    }
     run_score(folder, section({"a": {"reward": "float32"}, "b": {"reward": "bfloat16"}}, declared))
     metadata = pq.read_schema(folder / "scores.parquet").metadata
     deviation = json.loads(metadata[b"moa.deviation"])
@@ -104,35 +139,64 @@ def test_a_policy_that_only_writes_blanks_is_still_judged(folder: Path) -> None:
     blank = [response_row(*key, " ") for key in RESPONSES]
     tables.write(tables.GENERATIONS, blank, folder / "generations.parquet")
     source = str(tiny_rewards.bert(folder / "bert"))
-    text = section({"a": {"reward": "short", "judge": "model"}}, {"short": {"kind": "conciseness"}, "model": {"kind": "classifier", "source": source, "max_length": 32}})
+    text = section(
+        {"a": {"reward": "short", "judge": "model"}},
+        {"short": {"kind": "conciseness"}, "model": {"kind": "classifier", "source": source, "max_length": 32}},
+    )
     rows = run_score(folder, text)
     assert set(values(rows, "a", "reward").values()) == {0.0}
-    expected = min(tiny_rewards.plain(Path(source), prompt)[0] for prompt in PROMPTS.values())  # the judge's smallest score of the prompts
+    expected = min(
+        tiny_rewards.plain(Path(source), prompt)[0] for prompt in PROMPTS.values()
+    )  # the judge's smallest score of the prompts
     assert list(values(rows, "a", "judge").values()) == pytest.approx([expected] * 4, abs=1e-5)
 
 
 def test_texts_are_scored_with_rewards_and_never_with_judges(folder: Path) -> None:
-    text = section({"a": {"reward": "size", "judge": "mood"}}, {"size": {"kind": "length"}, "mood": {"kind": "python", "function": "not_there:f"}})
+    text = section(
+        {"a": {"reward": "size", "judge": "mood"}},
+        {"size": {"kind": "length"}, "mood": {"kind": "python", "function": "not_there:f"}},
+    )
     parser = command.parser(texts.__doc__, "texts", "models*", "scores", "costs")
-    arguments = ["--section", text, f"--texts={folder / 'texts.parquet'}", f"--scores={folder / 'out.parquet'}", f"--costs={folder / 'c.parquet'}"]
+    arguments = [
+        "--section",
+        text,
+        f"--texts={folder / 'texts.parquet'}",
+        f"--scores={folder / 'out.parquet'}",
+        f"--costs={folder / 'c.parquet'}",
+    ]
     texts.main(parser.parse_args(arguments))
     rows = tables.read(tables.TEXT_SCORES, folder / "out.parquet").to_pylist()
     # 28 * 5 = 140 characters: 1; blank: the lower bound 0.5; 3 characters: raised to 0.5
-    assert [(r["text_id"], r["objective"], r["role"], r["score"]) for r in rows] == [("x0", "a", "reward", 1.0), ("x1", "a", "reward", 0.5), ("x2", "a", "reward", 0.5)]
+    assert [(r["text_id"], r["objective"], r["role"], r["score"]) for r in rows] == [
+        ("x0", "a", "reward", 1.0),
+        ("x1", "a", "reward", 0.5),
+        ("x2", "a", "reward", 0.5),
+    ]
     assert tables.read(tables.COSTS, folder / "c.parquet").to_pylist()[0]["stage"] == "text_scores"
 
 
 def test_training_a_reward_and_scoring_with_it(folder: Path) -> None:
     data = folder / "rows.csv"
-    data.write_text("text,label\n" + "".join(f"film {i} was {'bright' if i % 2 else 'dull'},{i % 2}\n" for i in range(60)))
+    data.write_text(
+        "text,label\n" + "".join(f"film {i} was {'bright' if i % 2 else 'dull'},{i % 2}\n" for i in range(60))
+    )
     spec = {"kind": "linear", "features": 1024, "data": {"source": str(data), "label": "label"}}
-    arguments = ["--section", json.dumps({"task": "t", "reward": "mood", "spec": spec}), f"--model={folder / 'rewards' / 'mood'}", f"--costs={folder / 'c.parquet'}"]
+    arguments = [
+        "--section",
+        json.dumps({"task": "t", "reward": "mood", "spec": spec}),
+        f"--model={folder / 'rewards' / 'mood'}",
+        f"--costs={folder / 'c.parquet'}",
+    ]
     arguments += ["--checkpoints", str(folder / "checkpoints"), "--depends", ""]
     rewards.main(command.parser(rewards.__doc__, "checkpoints", "model", "costs", depends=str).parse_args(arguments))
     cost = tables.read(tables.COSTS, folder / "c.parquet").to_pylist()[0]
     assert (cost["stage"], cost["job"], cost["models"], cost["tokens"]) == ("rewards", "mood", 1, 0)
     parser = command.parser(score.__doc__, "generations", "prompts", "normaliser", "models*", "scores", "costs")
-    scored = [*score_arguments(folder, section({"a": {"reward": "mood"}}, {"mood": spec})), "--models", str(folder / "rewards" / "mood")]
+    scored = [
+        *score_arguments(folder, section({"a": {"reward": "mood"}}, {"mood": spec})),
+        "--models",
+        str(folder / "rewards" / "mood"),
+    ]
     score.main(parser.parse_args(scored))
     found = values(tables.read(tables.SCORES, folder / "scores.parquet").to_pylist(), "a", "reward")
     assert found["p1", 0] > 0 > found["p2", 0]  # 'a bright film', 'it was dull and very bad'
@@ -140,7 +204,10 @@ def test_training_a_reward_and_scoring_with_it(folder: Path) -> None:
 
 
 def test_scoring_twice_gives_the_same_bytes(folder: Path) -> None:
-    text = section({"a": {"reward": "mood"}, "b": {"reward": "short"}}, {"mood": {"kind": "vader"}, "short": {"kind": "readability"}})
+    text = section(
+        {"a": {"reward": "mood"}, "b": {"reward": "short"}},
+        {"mood": {"kind": "vader"}, "short": {"kind": "readability"}},
+    )
     run_score(folder, text)
     first = (folder / "scores.parquet").read_bytes()
     run_score(folder, text)
@@ -170,14 +237,25 @@ def test_a_reward_that_raises_ends_the_command_with_one_line_and_no_output(folde
     (folder / "mine.py").write_text("def f(prompts, responses):\n    return [float(r) for r in responses]\n")
     text = section({"a": {"reward": "own"}}, {"own": {"kind": "python", "function": "mine:f"}})
     environment = {"PYTHONPATH": str(Path.cwd()), "PATH": ""}
-    ran = subprocess.run([sys.executable, "-m", "moa.stages.score", *score_arguments(folder, text)], cwd=folder, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "moa.stages.score", *score_arguments(folder, text)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 1
     last = ran.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: reward own: raised ValueError: could not convert string to float: 'a bright film' (first of 2 prompts: 'the plot')")
+    assert last.startswith(
+        "error: reward own: raised ValueError: could not convert string to float: 'a bright film' (first of 2 prompts:"
+        " 'the plot')"
+    )
     assert "Traceback" not in ran.stderr
     assert not (folder / "scores.parquet").exists() and not (folder / "costs").exists()
 
 
 def test_scores_are_float32_and_unrounded(folder: Path) -> None:
-    rows = run_score(folder, section({"a": {"reward": "size"}}, {"size": {"kind": "length", "divisor": 7, "low": 0, "high": 9}}))
+    rows = run_score(
+        folder, section({"a": {"reward": "size"}}, {"size": {"kind": "length", "divisor": 7, "low": 0, "high": 9}})
+    )
     assert values(rows, "a", "reward")["p1", 0] == np.float32(13 / 7)

@@ -28,8 +28,17 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec(pairs: Path, source: Path, **settings: object) -> Transformer:
     data = {"source": str(pairs), "prompt": "q", "chosen": "yes", "rejected": "no"}
-    defaults = {"template": "it ends {prompt} {response}", "max_length": 32, "batch_size": 8, "epochs": 4, "learning_rate": 1e-2, "heldout": 0.2}
-    return Transformer.model_validate({"kind": "transformer", "source": str(source), "data": data, **defaults, **settings})
+    defaults = {
+        "template": "it ends {prompt} {response}",
+        "max_length": 32,
+        "batch_size": 8,
+        "epochs": 4,
+        "learning_rate": 1e-2,
+        "heldout": 0.2,
+    }
+    return Transformer.model_validate(
+        {"kind": "transformer", "source": str(source), "data": data, **defaults, **settings}
+    )
 
 
 def train(folder: Path, declared: Transformer) -> scoring.Trained:
@@ -48,7 +57,11 @@ def test_it_learns_the_pairs_and_says_so(trained: tuple[Transformer, Path, scori
     declared, folder, result = trained
     assert result.heldout == {"n": 8.0, "accuracy": 1.0} and result.rows == 32  # round(0.2 * 40) prompts held out
     card = json.loads((folder / "reward.json").read_text())
-    assert card["heldout"] == result.heldout and card["settings"]["epochs"] == 4 and set(card["versions"]) == {"torch", "transformers", "trl"}
+    assert (
+        card["heldout"] == result.heldout
+        and card["settings"]["epochs"] == 4
+        and set(card["versions"]) == {"torch", "transformers", "trl"}
+    )
     # 4 epochs of the training pairs; a token is a word: 'it ends', 'the plot 7', and a text with its last word
     training, _ = labelled.examples("liking", declared.data, declared.template, 0.2)
     assert result.tokens == 4 * sum(len(text.split()) for pair in training for text in (pair.text, pair.rejected))
@@ -79,13 +92,17 @@ def test_training_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> Non
         assert (tmp_path / "one" / "liking" / file).read_bytes() == (tmp_path / "two" / "liking" / file).read_bytes()
 
 
-def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """8 pairs are 16 rows, which do not fit; 4 pairs do: twice as many passes, as many updates, as good a reward."""
     declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
     plain = train(tmp_path / "plain" / "liking", declared)
     run, rows = transformer.Tuner.training_step, []
 
-    def limited(self: transformer.Tuner, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
+    def limited(
+        self: transformer.Tuner, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object
+    ) -> torch.Tensor:
         rows.append(len(inputs["input_ids"]))
         if rows[-1] > 8:
             raise torch.OutOfMemoryError("a limit of 8 rows")
@@ -96,7 +113,9 @@ def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(pairs: Path, tmp
     assert rows == [16, *[8] * 32] and (plain.micro_batch, tight.micro_batch) == (8, 4)
     assert json.loads((tmp_path / "tight" / "liking" / "reward.json").read_text())["micro_batch"] == 4
     assert tight.heldout == plain.heldout == {"n": 8.0, "accuracy": 1.0}
-    monkeypatch.setattr(transformer.Tuner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr(
+        transformer.Tuner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full"))
+    )
     with pytest.raises(MoaError, match="reward liking: out of memory with a single pair"):
         train(tmp_path / "full" / "liking", declared)
 
@@ -113,15 +132,23 @@ def test_it_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path, monkeypatch
     assert len(done) == 9 + 8
     assert resumed == whole
     for file in ("model.safetensors", "reward.json"):
-        assert (tmp_path / "whole" / "liking" / file).read_bytes() == (tmp_path / "resumed" / "liking" / file).read_bytes()
+        assert (tmp_path / "whole" / "liking" / file).read_bytes() == (
+            tmp_path / "resumed" / "liking" / file
+        ).read_bytes()
 
 
 def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
     base = tiny_rewards.gpt2(tmp_path / "base")
     weights = load_file(base / "model.safetensors")
     name = next(iter(weights))
-    save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Diverged, match="reward liking step 1: the loss is NaN or infinite; lower rewards.liking.learning_rate"):
+    save_file(
+        {**weights, name: torch.full_like(weights[name], torch.nan)},
+        base / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        Diverged, match="reward liking step 1: the loss is NaN or infinite; lower rewards.liking.learning_rate"
+    ):
         train(tmp_path / "liking", spec(pairs, base))
 
 

@@ -48,7 +48,9 @@ def test_queries_answer_and_say_what(database, path):
 
 
 def test_the_queries_know_the_answers_that_the_tree_was_made_with(database):
-    first, front, steering, payoff, judges, readability, responses, costs = (ask(database, p.read_text(encoding="utf-8")) for p in QUERIES)
+    first, front, steering, payoff, judges, readability, responses, costs = (
+        ask(database, p.read_text(encoding="utf-8")) for p in QUERIES
+    )
     assert first[0]["method"] == "morlhf" and first[0]["seeds"] == 2 and first[-1]["method"] == "reference"
     assert {r["tau"] for r in first if r["method"] in synthetic.FREE} == {None}
     # The point that was made to lie behind the front, and only where the seeds say so.
@@ -102,7 +104,10 @@ def test_hostile_statements_are_refused(database, statement, tmp_path):
 
 
 def test_the_connection_alone_refuses_them_too(database, tmp_path):
-    """Without the check of the statement's kind, which makes the message clear and stops what is harmless but no query."""
+    """Without the check of the statement's kind.
+
+    It makes the message clear and stops what is harmless but no query.
+    """
     harmless = ("PRAGMA", "CALL", "CHECKPOINT", "CREATE TEMP")
     for statement in [s.format(folder=tmp_path) for s in HOSTILE if not s.startswith(harmless)]:
         with sql.connect(database) as connection, pytest.raises(duckdb.Error):
@@ -137,10 +142,18 @@ def test_a_database_of_another_version(module, tmp_path):
     old = synthetic.warehouse(tmp_path, ("sentiment", "conciseness"), seeds=(0,))
     with duckdb.connect(str(old)) as connection:
         connection.execute("ALTER TABLE leaderboard DROP COLUMN kl")
-    with pytest.raises(MoaError, match=r"built by another version, it lacks what this one reads .*kl.*make it anew with snakemake"):
+    with pytest.raises(
+        MoaError, match=r"built by another version, it lacks what this one reads .*kl.*make it anew with snakemake"
+    ):
         leaderboard.rows(old)
     task = ["--task", "synthetic", *(["--out", str(tmp_path / "x.svg")] if module.endswith("front") else [])]
-    ended = subprocess.run([sys.executable, "-m", module, "--database", str(old), *task], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", module, "--database", str(old), *task],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 1 and ended.stderr.startswith(f"error: {old}") and "Traceback" not in ended.stderr
 
 
@@ -159,7 +172,13 @@ def test_no_database_foreign_file_and_lock(tmp_path, database):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline() == "open\n"
-            with pytest.raises(MoaError, match=f"locked.duckdb: another process has opened the database for writing; close it first .*PID {other.pid}"):
+            with pytest.raises(
+                MoaError,
+                match=(
+                    "locked.duckdb: another process has opened the database for writing; close it first .*PID"
+                    f" {other.pid}"
+                ),
+            ):
                 ask(locked, "SELECT 1")
         finally:
             other.kill()
@@ -167,7 +186,11 @@ def test_no_database_foreign_file_and_lock(tmp_path, database):
 
 def test_two_queries_at_once(database):
     with sql.connect(database) as first, sql.connect(database) as second:
-        assert first.execute("SELECT count(*) FROM runs").fetchall() == second.execute("SELECT count(*) FROM runs").fetchall() == [(1,)]
+        assert (
+            first.execute("SELECT count(*) FROM runs").fetchall()
+            == second.execute("SELECT count(*) FROM runs").fetchall()
+            == [(1,)]
+        )
 
 
 def test_csv_and_json_give_every_row_and_value_unchanged(database):
@@ -182,9 +205,10 @@ def test_csv_and_json_give_every_row_and_value_unchanged(database):
 
 
 def test_json_is_json_where_numbers_are_not(database):
-    assert ask(database, "SELECT 'nan'::DOUBLE AS a, [1.5, 'inf'::DOUBLE] AS b, {'c': '-inf'::DOUBLE} AS d, DATE '2026-01-02' AS e") == [
-        {"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}
-    ]
+    assert ask(
+        database,
+        "SELECT 'nan'::DOUBLE AS a, [1.5, 'inf'::DOUBLE] AS b, {'c': '-inf'::DOUBLE} AS d, DATE '2026-01-02' AS e",
+    ) == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
     assert ask(database, "SELECT 1 AS a WHERE false") == []
 
 
@@ -203,7 +227,9 @@ def test_the_table_stops_somewhere_and_says_so(database):
 
 
 def test_numbers_nulls_and_lists_in_the_table(database):
-    shown = ask(database, "SELECT 0.123456789::DOUBLE AS a, NULL AS b, [1/3, 2/3] AS c, true AS d, 12345678 AS e", "table")
+    shown = ask(
+        database, "SELECT 0.123456789::DOUBLE AS a, NULL AS b, [1/3, 2/3] AS c, true AS d, 12345678 AS e", "table"
+    )
     for text in ("0.123457", "NULL", "[0.3333, 0.6667]", "True", "12345678"):
         assert text in shown
 

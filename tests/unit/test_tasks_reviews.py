@@ -74,7 +74,14 @@ def test_a_text_is_opening_and_sentences(corpus: Corpus) -> None:
 
 def test_any_predicate_continues_any_opening() -> None:
     # A singular subject at the end of each opening, a verb in the third person singular at the start of each predicate.
-    assert {form.rsplit(" ", 1)[-1] for form in grammar.PART_OPENINGS + grammar.ITEM_OPENINGS} <= {"{item}", "{part}", "it", "one", "ordered", "shop"}
+    assert {form.rsplit(" ", 1)[-1] for form in grammar.PART_OPENINGS + grammar.ITEM_OPENINGS} <= {
+        "{item}",
+        "{part}",
+        "it",
+        "one",
+        "ordered",
+        "shop",
+    }
     predicates = (
         grammar.SHORT_NEUTRAL,
         grammar.SHORT_NEUTRAL_QUALITY,
@@ -90,7 +97,9 @@ def test_any_predicate_continues_any_opening() -> None:
 
 
 def test_only_polar_words_carry_valence(corpus: Corpus) -> None:
-    vocabulary = set(chain.from_iterable(words(r.prompt + r.response) for r in corpus.texts)) | set(chain.from_iterable(words(p) for p in corpus.evaluation_prompts))
+    vocabulary = set(chain.from_iterable(words(r.prompt + r.response) for r in corpus.texts)) | set(
+        chain.from_iterable(words(p) for p in corpus.evaluation_prompts)
+    )
     degrees = set(chain.from_iterable(d.split() for d in grammar.NEUTRAL["degree"]))
     assert {w for w in vocabulary - POLAR if w in VADER.lexicon or w in NEGATE} == set()
     assert {w for w in vocabulary if w in BOOSTER_DICT} <= degrees
@@ -112,7 +121,9 @@ def test_a_sentence_carries_at_most_one_polar_word(corpus: Corpus) -> None:
         assert max(sum(w in POLAR for w in words(part)) for part in review.response.split(".")) <= 1
 
 
-def test_sentiment_depends_little_on_length_and_not_on_the_opening(corpus: Corpus, compound: np.ndarray, characters: np.ndarray) -> None:
+def test_sentiment_depends_little_on_length_and_not_on_the_opening(
+    corpus: Corpus, compound: np.ndarray, characters: np.ndarray
+) -> None:
     # Complaints outweigh praise, and more sentences hold more of them: longer texts are a little more negative.
     assert -0.15 < np.corrcoef(compound, characters)[0, 1] < -0.09
     first = np.array([r.prompt.split()[0] for r in corpus.texts])
@@ -121,7 +132,9 @@ def test_sentiment_depends_little_on_length_and_not_on_the_opening(corpus: Corpu
         assert abs(chosen.mean() - compound.mean()) < 4 * compound.std() / np.sqrt(len(chosen)), word
 
 
-def test_short_texts_are_mild_and_a_high_compound_takes_several_sentences(corpus: Corpus, compound: np.ndarray, characters: np.ndarray) -> None:
+def test_short_texts_are_mild_and_a_high_compound_takes_several_sentences(
+    corpus: Corpus, compound: np.ndarray, characters: np.ndarray
+) -> None:
     sentences = np.array([r.sentences for r in corpus.texts])
     # One mild word: praise of 1.8 gives 1.8 / sqrt(1.8^2 + 15) = 0.42, a complaint of 2.1 gives -0.48
     assert compound[characters < 20].max() <= 0.43
@@ -147,7 +160,14 @@ def test_more_prompts_than_openings_is_an_error() -> None:
 
 
 def test_article() -> None:
-    assert [article(w) for w in ("odd", "useful", "easy", "nice", "useless", "unstable")] == ["an odd", "a useful", "an easy", "a nice", "a useless", "an unstable"]
+    assert [article(w) for w in ("odd", "useful", "easy", "nice", "useless", "unstable")] == [
+        "an odd",
+        "a useful",
+        "an easy",
+        "a nice",
+        "a useless",
+        "an unstable",
+    ]
 
 
 def test_the_table_of_the_documentation() -> None:

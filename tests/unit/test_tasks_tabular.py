@@ -48,7 +48,11 @@ def test_a_json_file_may_hold_lines(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path) -> None:
-    for name, body in (("a.csv", "text\nhello\n"), ("a.jsonl", '{"text": "hello"}\n'), ("a.json", '[{"text": "hello"}]')):
+    for name, body in (
+        ("a.csv", "text\nhello\n"),
+        ("a.jsonl", '{"text": "hello"}\n'),
+        ("a.json", '[{"text": "hello"}]'),
+    ):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + body.encode())
         assert read(tmp_path / name, ["text"]) == [{"text": "hello"}]
 
@@ -68,7 +72,12 @@ def test_a_csv_field_may_be_longer_than_a_block(tmp_path: Path) -> None:
 
 
 def test_rows_with_a_missing_value_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"text": "a", "score": 1.0}, {"text": None, "score": 1.0}, {"text": "c", "score": float("nan")}, {"text": "d", "score": 2.0}]
+    rows = [
+        {"text": "a", "score": 1.0},
+        {"text": None, "score": 1.0},
+        {"text": "c", "score": float("nan")},
+        {"text": "d", "score": 2.0},
+    ]
     path = store(tmp_path / "a.parquet", rows)
     with caplog.at_level(logging.INFO, "moa"):
         assert [row["text"] for row in read(path, ["text", "score"])] == ["a", "d"]
@@ -88,7 +97,12 @@ def test_an_empty_csv_field_is_missing_and_a_quoted_one_is_empty(tmp_path: Path)
 
 
 def test_splits_of_a_folder(tmp_path: Path) -> None:
-    for name, value in (("train-00001-of-00002.parquet", "b"), ("train-00000-of-00002.parquet", "a"), ("test.jsonl", "t"), ("trainers.csv", "no")):
+    for name, value in (
+        ("train-00001-of-00002.parquet", "b"),
+        ("train-00000-of-00002.parquet", "a"),
+        ("test.jsonl", "t"),
+        ("trainers.csv", "no"),
+    ):
         store(tmp_path / name, [{"text": value}])
     (tmp_path / "NOTICE.txt").write_text("not data", encoding="utf-8")
     assert [row["text"] for row in read(tmp_path, ["text"])] == ["a", "b"], "shards in order, not the file trainers.csv"

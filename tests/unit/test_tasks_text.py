@@ -68,6 +68,9 @@ def test_openings_use_every_allowed_length() -> None:
 
 def test_a_dialogue_is_split_after_the_last_mark() -> None:
     talk = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: So long."
-    assert split_after(talk, "\n\nAssistant:") == ("\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:", " So long.")
+    assert split_after(talk, "\n\nAssistant:") == (
+        "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:",
+        " So long.",
+    )
     assert split_after("\n\nHuman: Hi\n\nAssistant: ", "\n\nAssistant:") is None, "nothing follows"
     assert split_after("Hi", "\n\nAssistant:") is None

@@ -35,14 +35,21 @@ def test_ends_of_the_front() -> None:
 
 @pytest.mark.parametrize("seen", PLAYED)
 def test_mo_gymnasium_pays_the_same(seen: dict[str, Any]) -> None:
-    """2000 episodes of its fishwood-v0: our expectation is within four standard errors of its mean, our spread within a fifth of its."""
+    """2000 episodes of its fishwood-v0.
+
+    Our expectation is within four standard errors of its mean, our spread within a fifth of its.
+    """
     policy = stationary(seen["fish_from_wood"], seen["fish_from_river"])
     error = np.array(seen["deviation"]) / np.sqrt(seen["episodes"])
     assert (abs(ENVIRONMENT.expected(policy)[0].numpy() - seen["mean"]) <= 4 * error + 1e-9).all()
     torch.manual_seed(0)
     returns = ENVIRONMENT.play(policy.expand(2000, -1, -1)).rewards.sum(2)  # (2, 2000): fish, wood
-    assert (abs(returns.mean(1).numpy() - seen["mean"]) <= 4 * np.sqrt(2) * error + 1e-9).all(), "two samples' means differ by sqrt(2) errors"
-    np.testing.assert_allclose(returns.std(1).numpy(), seen["deviation"], rtol=0.2)  # two samples of a coin with p = 0.9: 0.042 is one error
+    assert (abs(returns.mean(1).numpy() - seen["mean"]) <= 4 * np.sqrt(2) * error + 1e-9).all(), (
+        "two samples' means differ by sqrt(2) errors"
+    )
+    np.testing.assert_allclose(
+        returns.std(1).numpy(), seen["deviation"], rtol=0.2
+    )  # two samples of a coin with p = 0.9: 0.042 is one error
 
 
 def test_every_policy_is_on_the_segment() -> None:
@@ -71,14 +78,19 @@ def test_play_agrees_with_the_expectation() -> None:
 
 
 def test_log_probabilities_are_of_the_actions_taken() -> None:
-    logits = torch.tensor([[[0.0, np.log(3.0)], [np.log(4.0), 0.0]]], dtype=torch.float64)  # river with 3/4 from the wood, 1/5 from the river
+    logits = torch.tensor(
+        [[[0.0, np.log(3.0)], [np.log(4.0), 0.0]]], dtype=torch.float64
+    )  # river with 3/4 from the wood, 1/5 from the river
     episodes = ENVIRONMENT.play(torch.softmax(logits, -1))
     expected = torch.tensor([[0.25, 0.75], [0.8, 0.2]], dtype=torch.float64)[episodes.states, episodes.actions].log()
     torch.testing.assert_close(logprobs(logits, episodes), expected)
 
 
 def test_critic_can_hold_a_stationary_value() -> None:
-    """V = slope (T - t) / T + level, per state: with last-layer biases 3 and 5 the first step is worth 8, the last 3/200 + 5."""
+    """V = slope (T - t) / T + level, per state.
+
+    With last-layer biases 3 and 5 the first step is worth 8, the last 3/200 + 5.
+    """
     critic = Critic(ENVIRONMENT, heads=1, hidden=4)
     last = critic.net[-1]
     assert isinstance(last, torch.nn.Linear)
@@ -95,12 +107,17 @@ def test_policies_start_near_a_coin_toss() -> None:
 
 
 def trained(row: str, seed: int = 0) -> np.ndarray:
-    """Return where a row of the benchmark ends with the benchmark's steps: expected (fish, wood) per preference, (11, 2)."""
+    """Return where a row of the benchmark ends with the benchmark's steps.
+
+    Expected (fish, wood) per preference, (11, 2).
+    """
     return benchmark.train(benchmark.ROWS[row], seed=seed, steps=train.PPO.steps).points
 
 
 def test_linear_weights_end_at_the_ends_on_raw_rewards() -> None:
-    """A step at the river pays 0.1 fish and one in the wood 0.9 wood, so (0.9, 0.1) is the only tie: the paper's own statement.
+    """A step at the river pays 0.1 fish and one in the wood 0.9 wood, so (0.9, 0.1) is the only tie.
+
+    The paper's own statement.
 
     In three seeds the other preferences end within 0.06 of their end, and the tie at 0.59 to 0.80.
     """
@@ -111,9 +128,12 @@ def test_linear_weights_end_at_the_ends_on_raw_rewards() -> None:
 
 
 def test_linear_weights_end_at_the_ends_of_a_straight_front() -> None:
-    """On the normalised scale a step at the river pays 1 / 199 fish and one in the wood 1 / 199 wood, so 1/2 is the only tie.
+    """On the normalised scale a step at the river pays 1 / 199 fish and one in the wood 1 / 199 wood.
 
-    In 13 seeds the other ten preferences end within 0.06 of their end, and the hypervolume is 0.03 to 0.51 of the front's.
+    So 1/2 is the only tie.
+
+    In 13 seeds the other ten preferences end within 0.06 of their end, and the hypervolume is 0.03 to 0.51 of the
+    front's.
     """
     points = trained("linear")
     position, fish = points[:, 0] / ENDS[1][0], np.array(benchmark.GRID)[:, 0]
@@ -124,31 +144,48 @@ def test_linear_weights_end_at_the_ends_of_a_straight_front() -> None:
 
 
 def test_moc_covers_a_straight_front() -> None:
-    """With its default settings. In four of five seeds the hypervolume is 0.85 to 0.88 of the front's and the largest gap at most 0.23, in one (seed 2) 0.63 and 0.45; tau is 1.00 in all (`python benchmarks/fishwood.py --seeds 5`)."""
+    """With its default settings.
+
+    In four of five seeds the hypervolume is 0.85 to 0.88 of the front's and the largest gap at most 0.23, in one (seed
+    2) 0.63 and 0.45; tau is 1.00 in all (`python benchmarks/fishwood.py --seeds 5`).
+    """
     found = [benchmark.metrics(trained("moc, default (arc, weights of at least 0)", seed)) for seed in range(3)]
     assert all(f["tau"] > 0.95 and f["hypervolume"] > 0.5 for f in found)
     assert sorted(f["hypervolume"] for f in found)[1] > 0.8 and sorted(f["gap"] for f in found)[1] < 0.3, "two of three"
 
 
-@pytest.mark.parametrize("row", ["mse_only", "moc, utility", "moc, ray, shrunk", "moc, exact search, phi 0.005, target p"])
+@pytest.mark.parametrize(
+    "row", ["mse_only", "moc, utility", "moc, ray, shrunk", "moc, exact search, phi 0.005, target p"]
+)
 def test_what_asks_for_a_place_or_a_direction_covers_a_straight_front(row: str) -> None:
-    """Five seeds have 0.853 to 0.904 on average and gaps of 0.13 to 0.21 (docs/testbed.md); eleven points can have 11 / 12 at most."""
+    """Five seeds have 0.853 to 0.904 on average and gaps of 0.13 to 0.21 (docs/testbed.md).
+
+    Eleven points can have 11 / 12 at most.
+    """
     found = benchmark.metrics(trained(row))
     assert found["tau"] > 0.95 and found["gap"] < 0.35 and 0.75 < found["hypervolume"] <= 11 / 12
 
 
 def test_preference_free_streams_end_at_one_end() -> None:
-    """The literal reading: two sums without a preference outvote one control stream; 0.118 +- 0.071 of the hypervolume over five seeds."""
+    """The literal reading: two sums without a preference outvote one control stream.
+
+    0.118 +- 0.071 of the hypervolume over five seeds.
+    """
     assert benchmark.metrics(trained("moc, literal"))["hypervolume"] < 0.4
 
 
 def test_the_combined_advantage_has_the_loops_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `whiten: combined` the policy loss sees what it sees without whitening over its root mean square: every episode has one token."""
+    """With `whiten: combined` the policy loss sees what it sees without whitening over its root mean square.
+
+    Every episode has one token.
+    """
     seen: dict[str, torch.Tensor] = {}
     real = train.policy_loss
     for whiten in ("none", "combined"):
 
-        def watched(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, *rest: object, name: str = whiten) -> object:
+        def watched(
+            new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, *rest: object, name: str = whiten
+        ) -> object:
             seen[name] = advantages
             return real(new, old, advantages, *rest)  # type: ignore[arg-type]
 
@@ -168,13 +205,19 @@ def test_metrics_by_hand() -> None:
     asked = np.array([(19.9 * p, 0.9 + 179.1 * q) for p, q in benchmark.GRID])
     ideal = benchmark.metrics(asked)
     assert ideal["hypervolume"] == pytest.approx(0.9)
-    assert ideal["gap"] == pytest.approx(0.1, abs=1e-6) and ideal["tau"] == pytest.approx(1) and ideal["error"] == pytest.approx(0, abs=1e-6)
+    assert (
+        ideal["gap"] == pytest.approx(0.1, abs=1e-6)
+        and ideal["tau"] == pytest.approx(1)
+        and ideal["error"] == pytest.approx(0, abs=1e-6)
+    )
     assert hypervolume(np.array([(0.5, 0.5)]), np.zeros(2)) / benchmark.TRIANGLE == pytest.approx(0.5)
 
 
 def test_table_and_figure_hold_every_row() -> None:
     asked = np.array([(19.9 * p, 0.9 + 179.1 * q) for p, q in benchmark.GRID])
     outcomes = {"one & two": [benchmark.Outcome(asked, 1.0), benchmark.Outcome(asked, 3.0)]}
-    assert "| one & two | 0.900 ± 0.000 | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.000 ± 0.000 | 2.0 |" in benchmark.table(outcomes)
+    assert "| one & two | 0.900 ± 0.000 | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.000 ± 0.000 | 2.0 |" in benchmark.table(
+        outcomes
+    )
     drawn = strips("A < B", ("left", "right"), {"one & two": [[0.0, 0.5, 1.0]]})
     assert "one &amp; two" in drawn and "A &lt; B" in drawn and drawn.count("<line") == 1

@@ -1,4 +1,7 @@
-"""What the stages that train share: checkpoints outlive a death before the last output, and costs count what came before."""
+"""What the stages that train share.
+
+Checkpoints outlive a death before the last output, and costs count what came before.
+"""
 
 import json
 import shutil
@@ -15,7 +18,12 @@ from moa.store import tables
 from tests import tiny_policy, trained
 
 Stage = tuple[Callable[[Namespace], None], str, tuple[float, float] | None]
-STAGES: list[Stage] = [(train.main, "linear", None), (train_modpo.main, "modpo", (0.5, 0.5)), (train_ric.main, "ric", None), (train_grpo.main, "grpo", None)]
+STAGES: list[Stage] = [
+    (train.main, "linear", None),
+    (train_modpo.main, "modpo", (0.5, 0.5)),
+    (train_ric.main, "ric", None),
+    (train_grpo.main, "grpo", None),
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,9 @@ def die_at_the_costs(stage: Stage, inputs: Path, out: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
-def test_checkpoints_go_after_the_last_output(stage: Stage, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoints_go_after_the_last_output(
+    stage: Stage, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     left = die_at_the_costs(stage, inputs, tmp_path, monkeypatch)
     assert left
     main, row, weights = stage
@@ -49,20 +59,27 @@ def test_checkpoints_go_after_the_last_output(stage: Stage, inputs: Path, tmp_pa
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
-def test_an_evaluation_prompt_that_does_not_fit_is_refused_before_training(stage: Stage, inputs: Path, tmp_path: Path) -> None:
+def test_an_evaluation_prompt_that_does_not_fit_is_refused_before_training(
+    stage: Stage, inputs: Path, tmp_path: Path
+) -> None:
     """Else the policy would be trained first, and the remedy, other prompts, would train it anew."""
     shutil.copytree(inputs, tmp_path / "inputs")
     table = tmp_path / "inputs" / "prompts.parquet"
     long = {"task": "t", "prompt_id": "long", "split": "evaluation", "prompt": "very long " * 200}
     tables.write(tables.PROMPTS, [*tables.read(tables.PROMPTS, table).to_pylist(), long], table)
     main, row, weights = stage
-    with pytest.raises(MoaError, match=r"prompt '.*very long.*the model's context leaves room for \d+ .*lower data.prompt_characters"):
+    with pytest.raises(
+        MoaError, match=r"prompt '.*very long.*the model's context leaves room for \d+ .*lower data.prompt_characters"
+    ):
         trained.run(main, tmp_path / "inputs", tmp_path / "out", row, weights)
     assert not list((tmp_path / "out" / "checkpoints").glob("*/step-*"))
 
 
 def test_the_preferences_that_will_be_drawn_are_known_beforehand(tmp_path: Path) -> None:
-    """So that a prompt too long for one of them is refused before training. Two steps of four groups: eight draws, in the loop's order."""
+    """So that a prompt too long for one of them is refused before training.
+
+    Two steps of four groups: eight draws, in the loop's order.
+    """
     run = tiny_policy.loop("linear", tmp_path, steps=2, advantages="group", group_size=3)
     run.task.dirichlet, read, text_of = 1.0, [], run.task.text_of
     run.task.text_of = lambda prompt, preference: read.append(preference) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
@@ -72,7 +89,9 @@ def test_the_preferences_that_will_be_drawn_are_known_beforehand(tmp_path: Path)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[row for _, row, _ in STAGES])
-def test_costs_count_wall_clock_and_processor_of_earlier_attempts(stage: Stage, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_count_wall_clock_and_processor_of_earlier_attempts(
+    stage: Stage, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest checkpoint is made to say that the attempt before took 100 000 s and 200 000 s of the processor."""
     newest = die_at_the_costs(stage, inputs, tmp_path, monkeypatch)[-1]
     state = json.loads((newest / "state.json").read_text())

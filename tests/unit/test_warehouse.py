@@ -1,4 +1,7 @@
-"""Building the database: files are checked, an old file is replaced whole or kept; and the provenance row that it is built from."""
+"""Building the database: files are checked, an old file is replaced whole or kept.
+
+And the provenance row that it is built from.
+"""
 
 import json
 import runpy
@@ -57,12 +60,18 @@ def test_a_reader_does_not_stop_it_and_a_writer_does(tree):
     out = world.root / "results.duckdb"
     warehouse.build([folder / "run.parquet"], out)
     for read_only, refused in ((True, False), (False, True)):
-        code = f"import duckdb, time; c = duckdb.connect({str(out)!r}, read_only={read_only}); print('open', flush=True); time.sleep(60)"
+        code = (
+            f"import duckdb, time; c = duckdb.connect({str(out)!r}, read_only={read_only}); print('open', flush=True);"
+            " time.sleep(60)"
+        )
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout.readline() == "open\n"
             try:
                 if refused:
-                    with pytest.raises(MoaError, match=r"results.duckdb: another process has opened the database for writing; close it .*PID"):
+                    with pytest.raises(
+                        MoaError,
+                        match=r"results.duckdb: another process has opened the database for writing; close it .*PID",
+                    ):
                         warehouse.build([folder / "run.parquet"], out)
                 else:
                     warehouse.build([folder / "run.parquet"], out)
@@ -75,7 +84,10 @@ def orphan_score(world, folder):
     path = folder / "scores/moc/s0.parquet"
     rows = tables.read(tables.SCORES, path).to_pylist()
     tables.write(tables.SCORES, [{**r, "sample": 9} if i == 0 else r for i, r in enumerate(rows)], path)
-    return r"table scores: 1 keys without a row in table generations, first task, method, seed, point, prompt_id, sample = synthetic, moc, 0, .*, 9"
+    return (
+        r"table scores: 1 keys without a row in table generations, first task, method, seed, point, prompt_id, sample ="
+        r" synthetic, moc, 0, .*, 9"
+    )
 
 
 def missing_generations(world, folder):
@@ -86,7 +98,10 @@ def missing_generations(world, folder):
 def overlapping_files(world, folder):
     path = folder / "costs/train/moc/policy/s0.parquet"
     (folder / "costs/train/moc/again.parquet").write_bytes(path.read_bytes())
-    return r"table costs: two rows with task, stage, method, seed, job = synthetic, train, moc, 0, policy; two of its files overlap"
+    return (
+        r"table costs: two rows with task, stage, method, seed, job = synthetic, train, moc, 0, policy; two of its"
+        r" files overlap"
+    )
 
 
 def unknown_table(world, folder):
@@ -116,7 +131,10 @@ def foreign_prompt(world, folder):
     return r"table generations: 1 keys without a row in table prompts, first task, prompt_id = synthetic, "
 
 
-@pytest.mark.parametrize("damage", [orphan_score, missing_generations, overlapping_files, unknown_table, truncated, other_task, foreign_prompt])
+@pytest.mark.parametrize(
+    "damage",
+    [orphan_score, missing_generations, overlapping_files, unknown_table, truncated, other_task, foreign_prompt],
+)
 def test_inconsistent_files(tree, damage):
     world, folder = tree
     message = damage(world, folder)
@@ -158,7 +176,9 @@ def test_another_task_that_is_broken_is_left_out_but_never_the_one_that_ran(tree
     tables.write(tables.RUNS, [{**rows[0], "task": "half"}], broken)
     out = world.root / "results.duckdb"
     warehouse.build([broken, folder / "run.parquet"], out, "synthetic")
-    assert ask(out, "SELECT DISTINCT task FROM runs") == ask(out, "SELECT DISTINCT task FROM policies") == [("synthetic",)]
+    assert (
+        ask(out, "SELECT DISTINCT task FROM runs") == ask(out, "SELECT DISTINCT task FROM policies") == [("synthetic",)]
+    )
     assert "task 'half' is left out of the database" in caplog.text
     with pytest.raises(MoaError, match="pama/s0.parquet: listed by|holds rows of task"):
         warehouse.build([broken, folder / "run.parquet"], out, "half")
@@ -178,8 +198,16 @@ def test_disk_full_ends_in_a_clear_message_and_keeps_the_old_file(tree):
         "try: warehouse.build([pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2]))\n"
         "except MoaError as error: sys.exit(f'error: {error}')\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code, str(folder / "run.parquet"), str(out)], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert ran.returncode == 1 and "the database cannot be written" in ran.stderr and "free some space" in ran.stderr, ran.stderr
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "run.parquet"), str(out)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert ran.returncode == 1 and "the database cannot be written" in ran.stderr and "free some space" in ran.stderr, (
+        ran.stderr
+    )
     assert "Traceback" not in ran.stderr
     assert out.read_bytes() == b"the old one"
     assert sorted(p.name for p in world.root.iterdir()) == ["results.duckdb", "synthetic"]
@@ -190,7 +218,10 @@ def test_kill_9_leaves_the_old_file_and_the_next_build_cleans_up(tree):
     out = world.root / "results.duckdb"
     warehouse.build([folder / "run.parquet"], out)
     before = out.read_bytes()
-    code = f"import pathlib\nfrom moa.stages import warehouse\nprint('start', flush=True)\nwhile True: warehouse.build([pathlib.Path({str(folder / 'run.parquet')!r})], pathlib.Path({str(out)!r}))"
+    code = (
+        "import pathlib\nfrom moa.stages import warehouse\nprint('start', flush=True)\nwhile True:"
+        f" warehouse.build([pathlib.Path({str(folder / 'run.parquet')!r})], pathlib.Path({str(out)!r}))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         other.stdout.readline()
         time.sleep(0.3)
@@ -220,9 +251,20 @@ def test_the_commands_of_manifest_and_warehouse(tree, monkeypatch):
     (folder / "run.parquet").unlink()
     section = synthetic.experiment(world).model_dump_json()
     command(monkeypatch, "manifest", "--section", section, "--files", *files, "--out", folder / "run.parquet")
-    command(monkeypatch, "warehouse", "--section", '{"task": "synthetic"}', "--runs", folder / "run.parquet", "--out", world.root / "results.duckdb")
+    command(
+        monkeypatch,
+        "warehouse",
+        "--section",
+        '{"task": "synthetic"}',
+        "--runs",
+        folder / "run.parquet",
+        "--out",
+        world.root / "results.duckdb",
+    )
     # The methods themselves say which policies they use; the synthetic tree has the same idea of it.
-    expected = sorted(("synthetic", row, owner, name) for row in synthetic.SKILL for owner, name, _ in world.policies(row))
+    expected = sorted(
+        ("synthetic", row, owner, name) for row in synthetic.SKILL for owner, name, _ in world.policies(row)
+    )
     assert ask(world.root / "results.duckdb", "FROM policies ORDER BY ALL") == expected
     assert ask(world.root / "results.duckdb", "SELECT count(*) FROM leaderboard") == [(7,)]
 
@@ -235,7 +277,13 @@ def command(monkeypatch, stage, *arguments):
 
 def test_the_code_hash_covers_every_module():
     names = manifest.modules()
-    for name in ("moa.store.tables", "moa.metrics.fronts", "moa.stages.evaluate", "moa.methods.pama", "moa.rewards.vader"):
+    for name in (
+        "moa.store.tables",
+        "moa.metrics.fronts",
+        "moa.stages.evaluate",
+        "moa.methods.pama",
+        "moa.rewards.vader",
+    ):
         assert name in names
     assert provenance.code_hash(*names) != provenance.code_hash("moa.store.tables")
 
@@ -244,4 +292,7 @@ def test_the_page_of_tables_is_up_to_date():
     assert list(docs.FILES) == [table.name for table in tables.ALL]
     committed = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
     assert committed == docs.render(), "run: python -m moa.report.docs docs/tables.md"
-    assert "| preference | DOUBLE[] | weights over the objectives in the config's order, sum 1 | the policy takes no preference |" in committed
+    assert (
+        "| preference | DOUBLE[] | weights over the objectives in the config's order, sum 1 | the policy takes no"
+        " preference |" in committed
+    )

@@ -25,14 +25,20 @@ def built(tmp_path_factory):
 
 def test_every_table_and_column_is_there_with_its_meaning_and_no_view(built):
     assert ask(built, "SELECT count(*) FROM duckdb_views() WHERE NOT internal") == [(0,)]
-    found = ask(built, "SELECT table_name, column_name, data_type, is_nullable, comment FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index")
+    found = ask(
+        built,
+        "SELECT table_name, column_name, data_type, is_nullable, comment FROM duckdb_columns() WHERE NOT internal ORDER"
+        " BY table_name, column_index",
+    )
     expected = []
     for table in sorted(tables.ALL, key=lambda t: t.name):
         for name, column in table.columns.items():
             comment = column.meaning + (f" (NULL: {column.null})" if column.null else "")
             expected.append((table.name, name, warehouse.sql_type(column.type), bool(column.null), comment))
     assert found == expected
-    assert dict(ask(built, "SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal")) == {table.name: table.meaning for table in tables.ALL}
+    assert dict(ask(built, "SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal")) == {
+        table.name: table.meaning for table in tables.ALL
+    }
 
 
 def test_every_row_of_every_file_is_there_unchanged(built):
@@ -51,13 +57,18 @@ def test_every_row_of_every_file_is_there_unchanged(built):
 def test_leaderboard_by_hand(built):
     metrics = tables.read(tables.METRICS, built.parent / synthetic.TASK / "evaluation/metrics.parquet").to_pylist()
     volumes = [m for m in metrics if m["method"] == "morlhf" and m["metric"] == "hypervolume"]
-    (row,) = ask(built, "SELECT hypervolume, low, high, seed_sd, points, prompts, seeds, models, seconds, tokens, generation_seconds FROM leaderboard WHERE method = 'morlhf'")
+    (row,) = ask(
+        built,
+        "SELECT hypervolume, low, high, seed_sd, points, prompts, seeds, models, seconds, tokens, generation_seconds"
+        " FROM leaderboard WHERE method = 'morlhf'",
+    )
     first, second = (v["value"] for v in volumes)
     assert row[0] == pytest.approx((first + second) / 2)
     assert row[1:3] == pytest.approx((sum(v["low"] for v in volumes) / 2, sum(v["high"] for v in volumes) / 2))
     assert row[3] == pytest.approx(abs(first - second) / 2**0.5)
     assert row[4:7] == (5, 12, 2)
-    # Five policies: two corners borrowed from single_objective, three of its own. A job takes 20 s + 1 s per letter of the policy's name.
+    # Five policies: two corners borrowed from single_objective, three of its own. A job takes 20 s + 1 s per letter of
+    # the policy's name.
     names = ["sentiment", "conciseness", "w0.25-0.75", "w0.5-0.5", "w0.75-0.25"]
     assert row[7] == 5 and row[8] == pytest.approx(sum(20 + len(n) for n in names))
     assert row[9] == 5 * 64 * 24 * synthetic.STEPS and row[10] == 7.5
@@ -65,7 +76,9 @@ def test_leaderboard_by_hand(built):
     assert dict(ask(built, "SELECT method, kl FROM leaderboard WHERE method IN ('moc', 'rewarded_soups', 'reference')")) == {
         "moc": pytest.approx(0.2 * 6.5 / 11), "rewarded_soups": pytest.approx(0.2 * 6.5 / 11), "reference": None,
     }  # fmt: skip
-    assert ask(built, "SELECT tau, control_error, models, seconds, seeds FROM leaderboard WHERE method = 'reference'") == [(None, None, 0, 0, 2)]
+    assert ask(
+        built, "SELECT tau, control_error, models, seconds, seeds FROM leaderboard WHERE method = 'reference'"
+    ) == [(None, None, 0, 0, 2)]
     assert ask(built, "SELECT hypervolume_readable, degenerate FROM leaderboard WHERE method = 'pama'") == [(0, 1)]
 
 
@@ -73,7 +86,19 @@ def test_opens_in_the_oldest_client(built, request):
     """Install DuckDB 1.0.0 into a folder of its own and query the file with it."""
     target = request.config.cache.mkdir(f"duckdb-{OLDEST}")
     if not (target / "duckdb").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(target), f"duckdb=={OLDEST}"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--target",
+            str(target),
+            f"duckdb=={OLDEST}",
+        ]
         installed = subprocess.run(pip, capture_output=True, text=True, timeout=120)
         if installed.returncode:
             pytest.skip(f"no package index gives duckdb {OLDEST}: {installed.stderr.strip().splitlines()[-1]}")

@@ -26,8 +26,14 @@ def test_a_large_sharpness_gives_a_corner() -> None:
 
 
 def test_hundredths_sum_to_one() -> None:
-    """1/3 each: 33 + 33 + 33 = 99, the missing one goes to the first of the equal remainders; .125/.875: 12 + 87, remainders equal."""
-    assert hundredths(np.array([[1 / 3, 1 / 3, 1 / 3], [0.125, 0.875, 0.0]])).tolist() == [[0.34, 0.33, 0.33], [0.13, 0.87, 0.0]]
+    """1/3 each: 33 + 33 + 33 = 99, the missing one goes to the first of the equal remainders.
+
+    .125/.875: 12 + 87, remainders equal.
+    """
+    assert hundredths(np.array([[1 / 3, 1 / 3, 1 / 3], [0.125, 0.875, 0.0]])).tolist() == [
+        [0.34, 0.33, 0.33],
+        [0.13, 0.87, 0.0],
+    ]
 
 
 def test_hundredths_of_random_preferences() -> None:
@@ -39,7 +45,10 @@ def test_hundredths_of_random_preferences() -> None:
 
 
 def test_implied_labels_keep_the_texts_of_highest_utility() -> None:
-    """u as above, s = 1: p_1 = (.125, .875), U_1 = .125^2 + .875^2 = .78; p_2 = (.5, .5), U_2 = .5; so keep = .5 keeps texts 0 and 3."""
+    """u as above, s = 1: p_1 = (.125, .875), U_1 = .125^2 + .875^2 = .78; p_2 = (.5, .5), U_2 = .5.
+
+    So keep = .5 keeps texts 0 and 3.
+    """
     drawn = draw(SCORES, WarmStart(labels="implied", keep=0.5, sharpness=1.0), 4, seed=0)
     assert sorted(drawn.texts.tolist()) == [0, 0, 3, 3], "each of the two kept ones, before either repeats"
     for text, preference in zip(drawn.texts, drawn.preferences.tolist(), strict=True):
@@ -47,7 +56,10 @@ def test_implied_labels_keep_the_texts_of_highest_utility() -> None:
 
 
 def test_best_texts_of_a_preference() -> None:
-    """p = (1, 0): u . p = .125, .5, .5, .875, so text 3 is best; half of four are texts 3 and 1 (the earlier of equals)."""
+    """p = (1, 0): u . p = .125, .5, .5, .875, so text 3 is best.
+
+    Half of four are texts 3 and 1 (the earlier of equals).
+    """
     u = quantiles(SCORES)
     assert best(u, np.array([1.0, 0.0]), 0.25).tolist() == [3]
     assert best(u, np.array([1.0, 0.0]), 0.5).tolist() == [3, 1]

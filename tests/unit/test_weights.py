@@ -27,7 +27,9 @@ def test_iterations_by_hand() -> None:
     assert min_norm(np.eye(4)).iterations == 0  # equal weights are the answer
     # from (1/2, 1/2) the line to the first vertex holds (4/5, 1/5): one exact line search
     assert min_norm(np.diag([1.0, 4.0])).iterations == 1
-    assert min_norm(np.diag([1.0, 4.0]), away=False).iterations == 1  # that step leads to a vertex; away-steps are not needed
+    assert (
+        min_norm(np.diag([1.0, 4.0]), away=False).iterations == 1
+    )  # that step leads to a vertex; away-steps are not needed
     # no gap is below -1, so the limit ends it: the documented 5,000, with the gap of the solution that it has
     found = min_norm(np.diag([1.0, 4.0]), tolerance=-1.0)
     assert found.iterations == 5_000 and found.gap < 1e-12
@@ -35,7 +37,10 @@ def test_iterations_by_hand() -> None:
 
 
 def test_the_tolerance_is_relative_to_the_longest_stream() -> None:
-    """Streams of norms 1 and 2 in a unit a ten-thousandth as large: gaps in that unit are all below 1e-12, and the answer is the same."""
+    """Streams of norms 1 and 2 in a unit a ten-thousandth as large.
+
+    Gaps in that unit are all below 1e-12, and the answer is the same.
+    """
     for unit in (1e-4, 1.0, 1e4):
         found = min_norm(unit**2 * np.diag([1.0, 4.0]))
         np.testing.assert_allclose(found.weights, [0.8, 0.2], atol=1e-9)
@@ -45,17 +50,21 @@ def test_the_tolerance_is_relative_to_the_longest_stream() -> None:
 def test_an_away_step_drops_a_stream_at_once() -> None:
     """Vectors (1, 0), (0, 1), (10, 10): from equal weights their sum is (11/3, 11/3).
 
-    The third is the worst: its gap is 220/3 - 242/9 = 46.4, to the best only 242/9 - 11/3 = 23.2, so the step leads away from it.
-    The line's minimum is at 11/19 = 0.58, beyond the edge at c_3 / (1 - c_3) = 1/2: c = (1/2, 1/2, 0), which is the solution.
+    The third is the worst: its gap is 220/3 - 242/9 = 46.4, to the best only 242/9 - 11/3 = 23.2, so the step leads
+    away from it. The line's minimum is at 11/19 = 0.58, beyond the edge at c_3 / (1 - c_3) = 1/2: c = (1/2, 1/2, 0),
+    which is the solution.
     """
     found = min_norm(np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 10.0], [10.0, 10.0, 200.0]]))
     assert (found.weights.tolist(), found.iterations) == ([0.5, 0.5, 0.0], 1)
 
 
 def test_an_away_step_ends_where_the_norm_is_least() -> None:
-    """Orthogonal, squared norms 1, 1, 4: M c from equal weights is (1, 1, 4) / 3 with mean 2/3, so away from the third (2/3 against 1/3).
+    """Orthogonal, squared norms 1, 1, 4.
 
-    On the line c = (a, a, 1 - 2 a) the norm 2 a^2 + 4 (1 - 2 a)^2 is least at a = 4/9, inside the simplex, and that is the solution.
+    M c from equal weights is (1, 1, 4) / 3 with mean 2/3, so away from the third (2/3 against 1/3).
+
+    On the line c = (a, a, 1 - 2 a) the norm 2 a^2 + 4 (1 - 2 a)^2 is least at a = 4/9, inside the simplex, and that is
+    the solution.
     """
     found = min_norm(np.diag([1.0, 1.0, 4.0]))
     np.testing.assert_allclose(found.weights, [4 / 9, 4 / 9, 1 / 9], atol=1e-12)
@@ -64,16 +73,22 @@ def test_an_away_step_ends_where_the_norm_is_least() -> None:
 
 @pytest.mark.parametrize("away", [True, False])
 def test_the_line_search_ends_at_a_corner(away: bool) -> None:
-    """Second stream twice the first: the line's least norm is at c = (2, -1), beyond the corner (1, 0), which is the answer after one step."""
+    """Second stream twice the first.
+
+    The line's least norm is at c = (2, -1), beyond the corner (1, 0), which is the answer after one step.
+    """
     found = min_norm(np.array([[1.0, 2.0], [2.0, 4.0]]), away=away)
     assert (found.weights.tolist(), found.gap, found.iterations) == ([1.0, 0.0], 0.0, 1)
 
 
 def test_a_corner_on_the_way_is_left() -> None:
-    """Vectors (1, 0), (1/2, 4), (3, 0), (3, 0): 4 M c from equal weights is (7.5, 19.75, 22.5, 22.5), so the step leads to the first.
+    """Vectors (1, 0), (1/2, 4), (3, 0), (3, 0).
 
-    There M c = (1, 1/2, 3, 3), and 1 < 7.5 / 4 says that the norm still falls at the corner, which therefore ends the step. From a
-    corner no step leads away; the next goes to the second vector: c_1 = (16.25 - 0.5) / (1 + 16.25 - 2 * 0.5) = 63 / 65.
+    4 M c from equal weights is (7.5, 19.75, 22.5, 22.5), so the step leads to the first.
+
+    There M c = (1, 1/2, 3, 3), and 1 < 7.5 / 4 says that the norm still falls at the corner, which therefore ends the
+    step. From a corner no step leads away; the next goes to the second vector: c_1 = (16.25 - 0.5) / (1 + 16.25 - 2 *
+    0.5) = 63 / 65.
     """
     rows = np.array([[1.0, 0.0], [0.5, 4.0], [3.0, 0.0], [3.0, 0.0]])
     found = min_norm(rows @ rows.T)
@@ -82,7 +97,10 @@ def test_a_corner_on_the_way_is_left() -> None:
 
 
 def test_a_flat_direction_is_followed_to_its_end() -> None:
-    """Rounding can leave M slightly indefinite. Here 1 + 2 - 2 * 1.5 = 0: no curvature from equal weights to the shorter stream."""
+    """Rounding can leave M slightly indefinite.
+
+    Here 1 + 2 - 2 * 1.5 = 0: no curvature from equal weights to the shorter stream.
+    """
     assert min_norm(np.array([[1.0, 1.5], [1.5, 2.0]])).weights.tolist() == [1.0, 0.0]
 
 
@@ -95,7 +113,10 @@ def test_the_plain_solver_is_the_papers() -> None:
     """250 iterations without away-steps: what is left on these five streams is a gap that away-steps close."""
     rows = np.random.default_rng(3).normal(size=(5, 4))
     plain, away = (solve(rows @ rows.T, solver) for solver in ("plain", "away"))
-    assert (plain.iterations, plain.weights.tolist()) == (250, min_norm(rows @ rows.T, away=False, limit=250).weights.tolist())
+    assert (plain.iterations, plain.weights.tolist()) == (
+        250,
+        min_norm(rows @ rows.T, away=False, limit=250).weights.tolist(),
+    )
     assert away.gap < 1e-12 < plain.gap and away.weights.tolist() == min_norm(rows @ rows.T).weights.tolist()
 
 
@@ -113,9 +134,14 @@ def test_optimality_certificate(n: int, seed: int) -> None:
 
 
 def test_the_nearest_weights_on_the_simplex() -> None:
-    """The same number is taken from all that stay positive: .1 from (.7, .5); .3 from (.5, .2, .9) without the second; none is negative."""
+    """The same number is taken from all that stay positive: .1 from (.7, .5).
+
+    .3 from (.5, .2, .9) without the second; none is negative.
+    """
     given = torch.tensor([[0.7, 0.5], [1.4, 0.2], [0.3, -0.1], [-1.0, -2.0], [0.25, 0.75]])
-    torch.testing.assert_close(to_simplex(given), torch.tensor([[0.6, 0.4], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0], [0.25, 0.75]]))
+    torch.testing.assert_close(
+        to_simplex(given), torch.tensor([[0.6, 0.4], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0], [0.25, 0.75]])
+    )
     torch.testing.assert_close(to_simplex(torch.tensor([[0.5, 0.2, 0.9]])), torch.tensor([[0.3, 0.0, 0.7]]))
 
 

@@ -13,7 +13,14 @@ TINY = "tests/tiny.yaml"
 PATIENCE = 1800.0  # seconds; the machine may have other work
 DEVICES: str | None = None  # CUDA_VISIBLE_DEVICES as the tests were given it
 ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
-POLICIES = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5", "linear/policy", "pama/policy", "moc/policy")
+POLICIES = (
+    "single_objective/sentiment",
+    "single_objective/conciseness",
+    "morlhf/w0.5-0.5",
+    "linear/policy",
+    "pama/policy",
+    "moc/policy",
+)
 
 
 def copy_project(to: Path) -> Path:
@@ -45,7 +52,12 @@ def run_to_end(directory: Path) -> Run:
 def environment() -> dict[str, str]:
     """Jobs of a test see no hub, no parent but their own Snakemake, and the GPUs that the tests were given."""
     kept = {k: v for k, v in os.environ.items() if k not in ("MOA_PARENT", "CUDA_VISIBLE_DEVICES")}
-    return {**kept, **({} if DEVICES is None else {"CUDA_VISIBLE_DEVICES": DEVICES}), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return {
+        **kept,
+        **({} if DEVICES is None else {"CUDA_VISIBLE_DEVICES": DEVICES}),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "200",
+    }
 
 
 def command(*arguments: str) -> list[str]:
@@ -55,11 +67,27 @@ def command(*arguments: str) -> list[str]:
 def snakemake(directory: Path, *arguments: str, configfile: str | None = TINY) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `directory` and return what it said; the caller judges the status."""
     chosen = ["--configfile", configfile] if configfile else []
-    return subprocess.run(command(*arguments, *chosen), cwd=directory, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(
+        command(*arguments, *chosen),
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def moa(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "moa.cli", *arguments], cwd=directory, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "moa.cli", *arguments],
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def plan(directory: Path, *arguments: str, configfile: str | None = TINY) -> set[str]:
@@ -95,4 +123,6 @@ def after(*rows: str) -> set[str]:
     return of("generate_responses", *rows) | of("score_responses", *rows) | END
 
 
-EVERYTHING = {"prepare_prompts", "score_texts", "train_base", "score_reference"} | of("train_policy", *POLICIES) | after(*ROWS)
+EVERYTHING = (
+    {"prepare_prompts", "score_texts", "train_base", "score_reference"} | of("train_policy", *POLICIES) | after(*ROWS)
+)

@@ -17,7 +17,13 @@ from tests.workflow import snake
 def running(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run snakemake in the background; whatever is left of it is gone afterwards."""
     log = (directory / "background.log").open("wb")
-    process = subprocess.Popen(snake.command(*arguments, "--configfile", snake.TINY), cwd=directory, env=snake.environment(), stdout=log, stderr=log)
+    process = subprocess.Popen(
+        snake.command(*arguments, "--configfile", snake.TINY),
+        cwd=directory,
+        env=snake.environment(),
+        stdout=log,
+        stderr=log,
+    )
     try:
         yield process
     finally:
@@ -56,7 +62,9 @@ def test_kill_minus_nine_of_snakemake(finished: Path) -> None:
     """Snakemake dies while a policy trains: the job follows within seconds, and the next run resumes."""
     checkpoints = finished / ".moa" / "checkpoints"
     with running(finished, "train", "--cores", "1", *LONGER) as process:
-        wait(lambda: any(checkpoints.glob("*/*/step-*")), snake.PATIENCE, "complete checkpoint")  # one still being written is no place to resume from
+        wait(
+            lambda: any(checkpoints.glob("*/*/step-*")), snake.PATIENCE, "complete checkpoint"
+        )  # one still being written is no place to resume from
         assert len(jobs_in(finished)) == 1
         process.kill()
         process.wait()
@@ -94,7 +102,9 @@ def test_kill_minus_nine_of_a_job(finished: Path) -> None:
 
 def test_interrupt_by_the_user(finished: Path) -> None:
     """Ctrl-C reaches snakemake and its jobs: both end, no lock stays behind."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores Ctrl-C, and so would its children
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a suite started in the background ignores Ctrl-C, and so would its children
     with running(finished, "train", "--cores", "1", *LONGER) as process:
         wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
         time.sleep(1.0)

@@ -61,7 +61,11 @@ class Fetches(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.found += [value or "" for name, value in attrs if name in ("src", "srcset", "href", "data") and tag != "a" and not (value or "").startswith(("data:", "#"))]
+        self.found += [
+            value or ""
+            for name, value in attrs
+            if name in ("src", "srcset", "href", "data") and tag != "a" and not (value or "").startswith(("data:", "#"))
+        ]
 
 
 @pytest.mark.parametrize("page", ["index.html", "tiny.html"])
@@ -79,7 +83,9 @@ def test_the_run_says_where_it_comes_from(tiny_run: snake.Run) -> None:
         assert (tiny_run.directory / "results" / "tiny" / name).exists()
 
 
-@pytest.mark.parametrize("arguments", [("sql", "SELECT method, hypervolume FROM leaderboard"), ("leaderboard",), ("leaderboard", "tiny")])
+@pytest.mark.parametrize(
+    "arguments", [("sql", "SELECT method, hypervolume FROM leaderboard"), ("leaderboard",), ("leaderboard", "tiny")]
+)
 def test_the_command_line_reads_the_results(tiny_run: snake.Run, arguments: tuple[str, ...]) -> None:
     shown = snake.moa(tiny_run.directory, *arguments)
     assert shown.returncode == 0, shown.stderr

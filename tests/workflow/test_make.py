@@ -28,7 +28,15 @@ def made(finished: Path) -> Path:
 
 
 def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=directory, env=snake.environment(), capture_output=True, text=True, timeout=snake.PATIENCE, check=False)
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=directory,
+        env=snake.environment(),
+        capture_output=True,
+        text=True,
+        timeout=snake.PATIENCE,
+        check=False,
+    )
 
 
 def test_make_run_after_a_crash(made: Path) -> None:

@@ -7,14 +7,21 @@ import duckdb
 from moa.methods import catalogue
 from tests.workflow import snake
 
-MORE = [name for name in catalogue.names() if name not in snake.ROWS and name != "external"]  # external needs a model of the user's
+MORE = [
+    name for name in catalogue.names() if name not in snake.ROWS and name != "external"
+]  # external needs a model of the user's
 
 
 def test_every_other_method_runs(finished: Path) -> None:
-    done = snake.snakemake(finished, "--cores", "2", "--config", f"run={{methods: [reference, single_objective, {', '.join(MORE)}]}}")
+    done = snake.snakemake(
+        finished, "--cores", "2", "--config", f"run={{methods: [reference, single_objective, {', '.join(MORE)}]}}"
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     with duckdb.connect(str(finished / "results" / "results.duckdb"), read_only=True) as connection:
-        found = {m: (v, p) for m, v, p in connection.execute("SELECT method, hypervolume, points FROM leaderboard").fetchall()}
+        found = {
+            m: (v, p)
+            for m, v, p in connection.execute("SELECT method, hypervolume, points FROM leaderboard").fetchall()
+        }
     assert set(MORE) <= set(found)
     for name in MORE:
         volume, points = found[name]

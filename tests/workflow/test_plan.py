@@ -56,7 +56,9 @@ def test_aggregate_targets(project: Path, target: str) -> None:
 def test_an_experiment_is_never_merged_with_the_default_one(project: Path) -> None:
     tiny = (project / snake.TINY).read_text()
     (project / "config.yaml").write_text(tiny)
-    (project / "mine.yaml").write_text(tiny.replace("sentiment: {", "cheer: {").replace("task: tiny", "task: mine").replace("tiny", "small"))
+    (project / "mine.yaml").write_text(
+        tiny.replace("sentiment: {", "cheer: {").replace("task: tiny", "task: mine").replace("tiny", "small")
+    )
     (project / snake.TINY).unlink()
     planned = snake.snakemake(project, "-n", "-p", configfile="mine.yaml")
     text = planned.stdout + planned.stderr
@@ -68,14 +70,25 @@ def test_an_experiment_is_never_merged_with_the_default_one(project: Path) -> No
 
 
 def test_the_default_experiment_is_used_without_a_configfile(project: Path) -> None:
-    (project / "config.yaml").write_text((project / snake.TINY).read_text().replace("linear, pama, moc]", "linear, pama]"))
+    (project / "config.yaml").write_text(
+        (project / snake.TINY).read_text().replace("linear, pama, moc]", "linear, pama]")
+    )
     assert snake.plan(project, "train", configfile=None) == TRAIN - {"train_policy moc/policy"}
 
 
 @pytest.mark.parametrize("configfile", [snake.TINY, None])
 def test_config_values_of_the_command_line_work_on_top(project: Path, configfile: str | None) -> None:
     (project / "config.yaml").write_text((project / snake.TINY).read_text())
-    planned = snake.snakemake(project, "train", "-n", "-p", "--config", "ppo={steps: 7, early_stop: null}", "run={methods: [moc], seeds: [3]}", configfile=configfile)
+    planned = snake.snakemake(
+        project,
+        "train",
+        "-n",
+        "-p",
+        "--config",
+        "ppo={steps: 7, early_stop: null}",
+        "run={methods: [moc], seeds: [3]}",
+        configfile=configfile,
+    )
     text = planned.stdout + planned.stderr
     assert planned.returncode == 0, text
     (section,) = [s for s in sections(text) if "ppo" in s]
@@ -113,7 +126,10 @@ def test_without_a_warm_start_texts_are_not_scored(project: Path) -> None:
 
 
 def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -> None:
-    """Without a warm start a trainer that reads the texts' rewards has them made: table and cost belong to the database."""
+    """Without a warm start a trainer that reads the texts' rewards has them made.
+
+    Table and cost belong to the database.
+    """
     edit(project / snake.TINY, ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"))
     for row, scored in (("ric", True), ("linear", False)):
         planned = snake.snakemake(project, "-n", "-p", "--config", f"run={{methods: [reference, {row}]}}").stdout
@@ -125,7 +141,11 @@ def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -
 
 def test_an_external_row_answers_without_training(project: Path) -> None:
     (project / "theirs.parquet").touch()
-    edit(project / snake.TINY, ("linear, pama, moc]", "theirs]"), ("checkpoint_every: 1", "checkpoint_every: 1\nmethods:\n  theirs: {kind: external, responses: theirs.parquet}"))
+    edit(
+        project / snake.TINY,
+        ("linear, pama, moc]", "theirs]"),
+        ("checkpoint_every: 1", "checkpoint_every: 1\nmethods:\n  theirs: {kind: external, responses: theirs.parquet}"),
+    )
     rows = ("reference", "single_objective", "morlhf", "rewarded_soups", "theirs")
     policies = ("single_objective/sentiment", "single_objective/conciseness", "morlhf/w0.5-0.5")
     assert snake.plan(project) == REFERENCE | snake.of("train_policy", *policies) | snake.after(*rows)
@@ -135,7 +155,13 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
     edit(
         project / snake.TINY,
         ("sentiment: {reward: vader}", "sentiment: {reward: taught, judge: judge}"),
-        ("  vader: {kind: vader}", "  taught: {kind: linear, data: {source: labels.parquet, label: label}}\n  judge: {kind: linear, data: {source: labels.parquet, label: other}}"),
+        (
+            "  vader: {kind: vader}",
+            (
+                "  taught: {kind: linear, data: {source: labels.parquet, label: label}}\n  judge: {kind: linear, data:"
+                " {source: labels.parquet, label: other}}"
+            ),
+        ),
     )
     assert snake.plan(project, "rewards") == snake.of("train_reward", "taught", "judge")
     assert snake.plan(project, "train") == TRAIN | {"train_reward taught"}
@@ -143,11 +169,28 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
 
 
 def test_only_a_row_that_reads_rewards_waits_for_them_before_it_answers(project: Path) -> None:
-    edit(project / snake.TINY, ("sentiment: {reward: vader}", "sentiment: {reward: taught}"), ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"))
-    edit(project / snake.TINY, ("  vader: {kind: vader}", "  taught: {kind: linear, data: {source: labels.parquet, label: label}}"))
-    planned = snake.snakemake(project, "generate", "-n", "-p", "--config", "run={methods: [reference, best_of_n]}").stdout
-    assert snake.jobs(planned) == {"prepare_prompts", "train_base", "train_reward taught", "score_reference"} | snake.of("generate_responses", "reference", "best_of_n")
-    inputs = {row: found for found, row in re.findall(r"rule generate_responses:\n    input: ([^\n]*)\n.*?row=(\w+)", planned, re.DOTALL)}
+    edit(
+        project / snake.TINY,
+        ("sentiment: {reward: vader}", "sentiment: {reward: taught}"),
+        ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"),
+    )
+    edit(
+        project / snake.TINY,
+        ("  vader: {kind: vader}", "  taught: {kind: linear, data: {source: labels.parquet, label: label}}"),
+    )
+    planned = snake.snakemake(
+        project, "generate", "-n", "-p", "--config", "run={methods: [reference, best_of_n]}"
+    ).stdout
+    assert snake.jobs(planned) == {
+        "prepare_prompts",
+        "train_base",
+        "train_reward taught",
+        "score_reference",
+    } | snake.of("generate_responses", "reference", "best_of_n")
+    inputs = {
+        row: found
+        for found, row in re.findall(r"rule generate_responses:\n    input: ([^\n]*)\n.*?row=(\w+)", planned, re.DOTALL)
+    }
     assert inputs["reference"] == "results/tiny/prompts.parquet, results/tiny/base"
     assert inputs["best_of_n"] == inputs["reference"] + ", results/tiny/normaliser.parquet, results/tiny/rewards/taught"
     stages = re.findall(r"-m moa.stages.(\w+) --section '\{.*?\}' --row (\w+)", planned)
@@ -160,8 +203,12 @@ def test_policies_that_are_only_lent_are_trained_but_not_evaluated(project: Path
     assert planned == REFERENCE | lent | snake.after("rewarded_soups")
 
 
-@pytest.mark.parametrize(("listed", "gpu"), [("GPU 0: Some Card (UUID: GPU-1)", "gpu=1"), ("No devices found.", "gpu=0")])
-def test_jobs_ask_for_the_gpu_only_where_one_is_visible(project: Path, monkeypatch: pytest.MonkeyPatch, listed: str, gpu: str) -> None:
+@pytest.mark.parametrize(
+    ("listed", "gpu"), [("GPU 0: Some Card (UUID: GPU-1)", "gpu=1"), ("No devices found.", "gpu=0")]
+)
+def test_jobs_ask_for_the_gpu_only_where_one_is_visible(
+    project: Path, monkeypatch: pytest.MonkeyPatch, listed: str, gpu: str
+) -> None:
     tool = project / "bin" / "nvidia-smi"
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\necho '{listed}'\n")

@@ -36,7 +36,10 @@ CORNERS = snake.of("train_policy", "single_objective/sentiment", "single_objecti
 LOGIC = "\nADDED = 1\n"
 EDITS: dict[str, tuple[Edit, set[str]]] = {
     # the config
-    "a method's section": (append(snake.TINY, "methods:\n  moc: {phi: 0.5}\n"), {"train_policy moc/policy"} | snake.after("moc")),
+    "a method's section": (
+        append(snake.TINY, "methods:\n  moc: {phi: 0.5}\n"),
+        {"train_policy moc/policy"} | snake.after("moc"),
+    ),
     "bootstrap": (replace(snake.TINY, "bootstrap: 50", "bootstrap: 60"), snake.END),
     "training preferences": (
         replace(snake.TINY, "training: {divisions: 2}", "training: {divisions: 4}"),
@@ -69,7 +72,10 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         lambda directory: (directory / "results/tiny/curves/moc/policy/s0.parquet").unlink(),
         {"train_policy moc/policy"} | snake.after("moc"),
     ),
-    "a lost database": (lambda directory: (directory / "results/results.duckdb").unlink(), {"build_warehouse", "build_report"}),
+    "a lost database": (
+        lambda directory: (directory / "results/results.duckdb").unlink(),
+        {"build_warehouse", "build_report"},
+    ),
 }
 
 

@@ -47,7 +47,9 @@ def test_sections_hold_what_their_stage_reads_and_no_more() -> None:
     assert plan().train("pama") == plan(preferences=preferences).train("pama")  # takes no preference
     assert plan().train("moc") != plan(preferences=preferences).train("moc")
     template = {"template": "{preference}! {prompt}", "warm_start": {"share": 0.5, "keep": 0.5}}
-    assert plan().train("morlhf") == plan(conditioning=template).train("morlhf")  # one weight vector, nothing in the prompt
+    assert plan().train("morlhf") == plan(conditioning=template).train(
+        "morlhf"
+    )  # one weight vector, nothing in the prompt
     assert plan().train("linear") != plan(conditioning=template).train("linear")
 
 
@@ -58,7 +60,10 @@ def test_weights_are_the_policys_own() -> None:
 
 
 def test_a_rows_own_whitening_reaches_its_policy_alone() -> None:
-    found = plan(run={"methods": ["linear", "mine", "pama"], "seeds": [0]}, methods={"mine": {"kind": "linear", "whiten": "combined"}, "pama": {"whiten": None}})
+    found = plan(
+        run={"methods": ["linear", "mine", "pama"], "seeds": [0]},
+        methods={"mine": {"kind": "linear", "whiten": "combined"}, "pama": {"whiten": None}},
+    )
     assert [found.train(row).ppo.whiten for row in ("linear", "mine", "pama")] == ["batch", "combined", "batch"]
     assert found.train("mine").ppo.model_copy(update={"whiten": "batch"}) == found.train("linear").ppo
     assert found.experiment.ppo.whiten == "batch"
@@ -73,39 +78,77 @@ def refusal(**changes: Any) -> str:
 DIRICHLET = {"training": {"divisions": 2}, "evaluation": {"divisions": 2}, "dirichlet": 1.0}
 
 
-@pytest.mark.parametrize("settings", [{}, {"control": "mean", "target": "scaled"}, {"control": "sample", "target": "arc"}, {"control": "sample", "target": "range"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"control": "mean", "target": "scaled"},
+        {"control": "sample", "target": "arc"},
+        {"control": "sample", "target": "range"},
+    ],
+)
 def test_a_running_mean_per_preference_needs_preferences_that_come_again(settings: dict[str, Any]) -> None:
     run = {"methods": ["linear", "mine"], "seeds": [0]}
     said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
-    assert said.startswith(f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target: {settings.get('target', 'arc')} ")
-    assert "preferences.dirichlet (1)" in said and "control: sample with target: scaled" in said and "null to train on the lattice" in said
+    assert said.startswith(
+        f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target:"
+        f" {settings.get('target', 'arc')} "
+    )
+    assert (
+        "preferences.dirichlet (1)" in said
+        and "control: sample with target: scaled" in said
+        and "null to train on the lattice" in said
+    )
 
 
 def test_whitening_per_preference_needs_preferences_that_come_again() -> None:
-    said = refusal(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "linear", "whiten": "preference"}}, preferences=DIRICHLET)
-    assert said == "tiny: methods.mine.whiten: preference needs several samples per preference, and preferences.dirichlet draws every one anew; use batch"
+    said = refusal(
+        run={"methods": ["mine"], "seeds": [0]},
+        methods={"mine": {"kind": "linear", "whiten": "preference"}},
+        preferences=DIRICHLET,
+    )
+    assert (
+        said
+        == "tiny: methods.mine.whiten: preference needs several samples per preference, and preferences.dirichlet draws"
+        " every one anew; use batch"
+    )
 
 
 @pytest.mark.parametrize("row", ["grpo", "morlhf", "reference"])
 def test_rows_that_the_loop_trains_no_single_policy_for_have_no_whitening(row: str) -> None:
     """MORLHF shares its corners with other rows; GRPO has a trainer of its own."""
-    assert f"methods.{row}: unknown key 'whiten'" in refusal(run={"methods": [row], "seeds": [0]}, methods={row: {"whiten": "none"}})
+    assert f"methods.{row}: unknown key 'whiten'" in refusal(
+        run={"methods": [row], "seeds": [0]}, methods={row: {"whiten": "none"}}
+    )
 
 
 def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
     run = {"methods": ["linear", "mse_only", "mine"], "seeds": [0]}
     sample = {"kind": "moc", "control": "sample", "target": "scaled"}
-    assert plan(run=run, methods={"mine": sample, "other": {"kind": "moc"}}, preferences=DIRICHLET).train("mine").dirichlet == 1.0  # 'other' is not run
+    assert (
+        plan(run=run, methods={"mine": sample, "other": {"kind": "moc"}}, preferences=DIRICHLET).train("mine").dirichlet
+        == 1.0
+    )  # 'other' is not run
     smoothed = {**sample, "weights": "min_norm", "granularity": "preference", "smoothing": 0.5}
-    assert "methods.mine: smoothing: 0.5 with granularity: preference keeps a matrix" in refusal(run=run, methods={"mine": smoothed}, preferences=DIRICHLET)
+    assert "methods.mine: smoothing: 0.5 with granularity: preference keeps a matrix" in refusal(
+        run=run, methods={"mine": smoothed}, preferences=DIRICHLET
+    )
     plan(run=run, methods={"mine": {**smoothed, "granularity": "batch"}}, preferences=DIRICHLET)
 
 
 @pytest.mark.parametrize(
     ("row", "settings", "said"),
     [
-        ("rewarded_soups", {"ingredients": "reference"}, "methods.rewarded_soups.ingredients: 'reference' is no row of kind single_objective"),
-        ("rewarded_soups", {"ingredients": "rewarded_soups"}, "methods.rewarded_soups.ingredients: 'rewarded_soups' is no row"),
+        (
+            "rewarded_soups",
+            {"ingredients": "reference"},
+            "methods.rewarded_soups.ingredients: 'reference' is no row of kind single_objective",
+        ),
+        (
+            "rewarded_soups",
+            {"ingredients": "rewarded_soups"},
+            "methods.rewarded_soups.ingredients: 'rewarded_soups' is no row",
+        ),
         ("mod", {"ingredients": "pama"}, "methods.mod.ingredients: 'pama' is no row of kind single_objective"),
         ("mod", {"ingredients": "single_objectiv"}, "name one. Did you mean 'single_objective'?"),
         ("morlhf", {"corners": "linear"}, "methods.morlhf.corners: 'linear' is no row of kind single_objective"),
@@ -116,10 +159,18 @@ def test_only_single_objective_rows_lend_policies(row: str, settings: dict[str, 
 
 
 def test_the_lending_row_may_have_a_name_of_its_own() -> None:
-    methods = {"mine": {"kind": "single_objective"}, "rewarded_soups": {"ingredients": "mine"}, "morlhf": {"corners": "pama", "prompts": "preference"}}
-    made = plan(run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods)  # corners is not read with such prompts
+    methods = {
+        "mine": {"kind": "single_objective"},
+        "rewarded_soups": {"ingredients": "mine"},
+        "morlhf": {"corners": "pama", "prompts": "preference"},
+    }
+    made = plan(
+        run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods
+    )  # corners is not read with such prompts
     assert {row for row, _ in made.policies} == {"mine", "morlhf"}
-    assert "'single_objective' is no row" in refusal(run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}})
+    assert "'single_objective' is no row" in refusal(
+        run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,10 +179,16 @@ def test_the_lending_row_may_have_a_name_of_its_own() -> None:
         ("grpo", {"group_size": 3}, "tiny: methods.grpo.group_size (3) must divide ppo.batch_size (8)"),
         ("gdpo", {"group_size": 16}, "tiny: methods.gdpo.group_size (16) must divide ppo.batch_size (8)"),
         ("ric", {"rounds": 4}, "tiny: methods.ric.rounds: 4 rounds share ppo.steps (3) batches of responses"),
-        ("modpo", {"responses": 25}, "tiny: methods.modpo.responses: ppo.steps * ppo.batch_size = 24 responses are less than the 25"),
+        (
+            "modpo",
+            {"responses": 25},
+            "tiny: methods.modpo.responses: ppo.steps * ppo.batch_size = 24 responses are less than the 25",
+        ),
     ],
 )
-def test_what_the_training_job_would_refuse_is_refused_by_the_plan(row: str, settings: dict[str, int], said: str) -> None:
+def test_what_the_training_job_would_refuse_is_refused_by_the_plan(
+    row: str, settings: dict[str, int], said: str
+) -> None:
     assert said in refusal(run={"methods": [row], "seeds": [0]}, methods={row: settings})
     smaller = {key: value // 2 if row != "grpo" else 4 for key, value in settings.items()}
     assert row in plan(run={"methods": [row], "seeds": [0]}, methods={row: smaller}).rows
@@ -146,7 +203,10 @@ def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
 def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     reward, words = tmp_path / "mine" / "polite.py", tmp_path / "mine" / "words.py"
-    reward.write_text("from .words import WORDS\ndef score(prompts, responses):\n    return [float(WORDS[0] in r) for r in responses]\n")
+    reward.write_text(
+        "from .words import WORDS\ndef score(prompts, responses):\n    return [float(WORDS[0] in r) for r in"
+        " responses]\n"
+    )
     words.write_text("WORDS = ['please']\n")
     monkeypatch.chdir(tmp_path)
     rewards = {"short": {"kind": "conciseness"}, "own": {"kind": "python", "function": "mine.polite:score"}}
@@ -166,20 +226,28 @@ def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, m
 def test_only_a_row_that_reads_rewards_to_answer_depends_on_them() -> None:
     """A reward's section, code and files reach the answers of best_of_n, and of no other row."""
     run = {"methods": ["reference", "moc", "best_of_n"], "seeds": [0]}
-    before, after = (plan(run=run, rewards={"vader": {"kind": "vader"}, "short": {"kind": "conciseness", "zero": zero}}) for zero in (120, 100))
+    before, after = (
+        plan(run=run, rewards={"vader": {"kind": "vader"}, "short": {"kind": "conciseness", "zero": zero}})
+        for zero in (120, 100)
+    )
     assert before.generate("best_of_n") != after.generate("best_of_n")
     assert before.generate("best_of_n").scoring == before.scoring(judges=False)
     for row in ("reference", "moc"):
         assert before.generate(row) == after.generate(row)
         assert before.answering_rewards(row) == {}
     scores = before.answering_rewards("best_of_n")
-    assert before.code("best_of_n", rewards=scores, row="best_of_n") != before.code("best_of_n", row="best_of_n"), "the kinds' modules count"
+    assert before.code("best_of_n", rewards=scores, row="best_of_n") != before.code("best_of_n", row="best_of_n"), (
+        "the kinds' modules count"
+    )
     judged = plan(run=run, objectives=JUDGED)
     assert judged.generate("best_of_n") == plan(run=run).generate("best_of_n"), "a judge chooses nothing"
 
 
 def test_local_rewards_are_files_of_the_row_that_reads_them(tmp_path: Path) -> None:
-    rewards = {"vader": {"kind": "vader"}, "short": {"kind": "classifier", "source": str(tmp_path), "template": "{response}", "max_length": 8}}
+    rewards = {
+        "vader": {"kind": "vader"},
+        "short": {"kind": "classifier", "source": str(tmp_path), "template": "{response}", "max_length": 8},
+    }
     made = plan(run={"methods": ["reference", "best_of_n"], "seeds": [0]}, rewards=rewards)
     before = made.generate_files("best_of_n")
     (tmp_path / "config.json").write_text("{}")

@@ -34,7 +34,10 @@ def test_a_stale_lock_is_removed_and_so_is_what_dead_jobs_left(folder: Path) -> 
     (half / "model.safetensors").write_text("half")
     (folder / "results" / "tiny" / ".scores.parquet.1.tmp").write_text("half")
     (folder / "results" / "tiny" / "scores.parquet").write_text("whole")
-    assert unlock.unlock(folder) == "removed the lock of a snakemake that is gone (1 files); removed 2 half-written outputs"
+    assert (
+        unlock.unlock(folder)
+        == "removed the lock of a snakemake that is gone (1 files); removed 2 half-written outputs"
+    )
     assert unlock.locks(folder) == []
     assert [p.name for p in (folder / "results" / "tiny").iterdir()] == ["scores.parquet"]
     assert unlock.unlock(folder) == "nothing to unlock"
@@ -90,7 +93,12 @@ def test_the_command_refuses_in_one_line(folder: Path) -> None:
     process = sleeper(folder, "snakemake")
     try:
         refused = subprocess.run(
-            [sys.executable, "-m", "moa.cli", "unlock"], cwd=folder, env={**os.environ, "PYTHONPATH": str(snake.ROOT)}, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "moa.cli", "unlock"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(snake.ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         process.kill()
