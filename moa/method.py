@@ -59,7 +59,7 @@ class Batch:
     """One batch of rollouts, as a method combines it.
 
     Attributes:
-        advantages: (H, B, T), whitened and transformed by `scale`; zero where `mask` is.
+        advantages: (H, B, T), whitened and transformed by `transform`; zero where `mask` is.
         mask: (B, T), 1 on response tokens.
         preferences: (B, K); a fixed-weight policy's weights repeated.
         scores: what the responses were worth.
@@ -156,7 +156,7 @@ class Method:
         target = preferences / preferences.amax(1, keepdim=True)
         return (scores.quantile.clamp(0, 1) - target).square().mean()
 
-    def scale(self, advantages: Tensor, mask: Tensor) -> Tensor:
+    def transform(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
         return advantages
 

@@ -260,10 +260,7 @@ class Kl(Strict):
     horizon: float = Field(10_000.0, gt=0)  # samples (RiC)
 
 
-Whiten = Literal["batch", "preference", "none", "combined"]
-DRAWN_ANEW = (  # why `whiten` cannot be that
-    "preference needs several samples per preference, and preferences.dirichlet draws every one anew"
-)
+Whiten = Literal["combined", "batch"]
 
 
 class Ppo(Strict):
@@ -291,7 +288,7 @@ class Ppo(Strict):
     early_stop: float | None = Field(
         1.5, gt=0
     )  # mean squared log-ratio / 2, of an epoch's last mini-batch, that ends the epochs
-    whiten: Whiten = "batch"
+    whiten: Whiten = "combined"
     kl: Kl = Kl()
     checkpoint_every: int = Field(20, ge=1)
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from moa.errors import MoaError, nearest
 from moa.experiment.keys import (
-    DRAWN_ANEW,
     Conditioning,
     Data,
     Evaluation,
@@ -130,12 +129,6 @@ class Experiment(TaskSection):
         for name in self.evaluation.reference_point or {}:
             if name not in self.objectives:
                 raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
-        return self
-
-    @model_validator(mode="after")
-    def _groups(self) -> "Experiment":
-        if self.preferences.dirichlet is not None and self.ppo.whiten == "preference":
-            raise ValueError(f"ppo.whiten: {DRAWN_ANEW}; use whiten: batch")
         return self
 
     def used_rewards(self) -> dict[str, Any]:

@@ -13,24 +13,18 @@ Choices:
 1. The representation is the last hidden state; everything after it (the output matrix W) is shared by all objectives
    and frozen, where the source has a decoder per task.
 2. Solved once per batch of rollouts, at u = 1, before PPO's epochs.
-3. The source's Frank-Wolfe stops some 1e-2 from the minimum; away-steps are the default, `plain` keeps it.
-4. `normalise` divides every objective's gradient by its norm, as the source's code offers; off in its paper.
+3. The source's Frank-Wolfe stops some 1e-2 from the minimum; ours takes away-steps.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from moa import method
-from moa.rl.weights import solve
+from moa.rl.weights import min_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Settings(method.LoopSettings):
-    solver: Literal["away", "plain"] = "away"
-    normalise: bool = False
 
 
 def gram(advantages: Tensor, sensitivity: Tensor, mask: Tensor) -> Tensor:
@@ -42,20 +36,12 @@ def gram(advantages: Tensor, sensitivity: Tensor, mask: Tensor) -> Tensor:
 class Method(method.Method):
     """One policy without a preference."""
 
-    schema = Settings
-    settings: Settings
+    schema = method.LoopSettings
     steerable = False
     reads_sensitivity = True
 
     def combine(self, batch: method.Batch) -> method.Combination:
         assert batch.sensitivity is not None, "reads_sensitivity is set"
-        m = gram(batch.advantages, batch.sensitivity, batch.mask)
-        size = m.diagonal().sqrt().clamp(min=1e-12) if self.settings.normalise else m.new_ones(len(m))
-        matrix = (m / size[:, None] / size).cpu().numpy()
-        solution = solve(matrix, self.settings.solver)
-        c = batch.advantages.new_tensor(solution.weights)
-        # The direction is sum_k c_k g_k / |g_k|. The sum of the weights stays 1: the KL term beside them does not
-        # shrink with the gradients.
-        weights = c / size.to(c)
-        weights = weights / weights.sum()
+        found = min_norm(gram(batch.advantages, batch.sensitivity, batch.mask).cpu().numpy())
+        weights = batch.advantages.new_tensor(found.weights)
         return method.weighted(batch.advantages, weights.expand(len(batch.preferences), -1))

@@ -1,47 +1,30 @@
-"""MSE-only PPO: the control stream alone, the same conditioning as MOC (an ablation that MOC's reviewers asked for.
+"""MSE-only PPO: MOC's control stream alone, the same conditioning (asked for by MOC's reviewers; docs/papers.md 1.3).
 
-Docs/papers.md 1.3).
-
-    A_t = A^control_t,   r_control = -(1/N) sum_i (R~^i - p~_i)^2
+    A_t = A^control_t,     r_control = -(1/N) sum_i (R~^i - p~_i)^2,     p~ = p / max p
 
 The policy is asked to match its preference and nothing else: a target inside the front is as good as one on it.
-Settings are those of MOC's control stream of its own (`control: sample`) for target and scale, outside the achieved
-range: a policy that only matches would have no reason to widen it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from moa import method
-from moa.rl import control
+from moa.rl.control import scaled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Settings(method.LoopSettings):
-    scale: Literal["quantile", "zscore", "raw"] = "quantile"
-    target: Literal["scaled", "plain", "simplex"] = "scaled"
-
-
 class Method(method.Method):
     """One preference-conditioned policy that only matches."""
 
-    schema = Settings
-    settings: Settings
+    schema = method.LoopSettings
     conditioned = True
     extra_heads = ("control",)
 
     def extra_rewards(self, scores: method.Scores, preferences: Tensor) -> Tensor:
-        wanted = control.targets(preferences, self.settings.target)
-        rewards = control.on_scale(scores, self.settings.scale, self.settings.target)
-        return control.per_sample(control.bounded(rewards, self.settings.scale, self.settings.target), wanted, 0.0)[
-            :, None
-        ]
-
-    def control_error(self, scores: method.Scores, preferences: Tensor) -> Tensor:
-        return -self.extra_rewards(scores, preferences).mean()
+        return -(scores.quantile.clamp(0, 1) - scaled(preferences)).square().mean(1, keepdim=True)
 
     def combine(self, batch: method.Batch) -> method.Combination:
         weights = batch.preferences.new_zeros(len(batch.advantages))

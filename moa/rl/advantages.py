@@ -94,12 +94,3 @@ def unit_scale(x: Tensor, mask: Tensor) -> Tensor:
     Signs stay, so that Noon's advantages remain non-negative.
     """
     return x * torch.rsqrt(masked_mean(x.square(), mask) + 1e-8)
-
-
-def whiten_groups(x: Tensor, mask: Tensor, groups: Tensor) -> Tensor:
-    """Whiten (..., B, T) within each group of samples; `groups` (B,) holds group numbers."""
-    out = torch.zeros_like(x)
-    for group in groups.unique():
-        rows = groups == group
-        out[..., rows, :] = whiten(x[..., rows, :], mask[rows])
-    return out

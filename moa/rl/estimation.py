@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moa.experiment.keys import Ppo
 from moa.method import Combination, Method, Scores
-from moa.rl.advantages import gae, group_centred, group_relative, unit_scale, whiten, whiten_groups
+from moa.rl.advantages import gae, group_centred, group_relative, unit_scale, whiten
 
 
 class Scale(NamedTuple):
@@ -38,11 +38,6 @@ def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     return placed
 
 
-def groups_of(preferences: Tensor) -> Tensor:
-    """Number the samples (B,) by their preference."""
-    return preferences.unique(dim=0, return_inverse=True)[1]
-
-
 def estimate(ppo: Ppo, values: Tensor, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return advantages and returns, both (H, B, T), of values and rewards (H, B, T).
 
@@ -57,16 +52,14 @@ def estimate(ppo: Ppo, values: Tensor, rewards: Tensor, mask: Tensor) -> tuple[T
     return relative.T[:, :, None] * mask, torch.zeros_like(rewards)
 
 
-def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor, preferences: Tensor) -> Tensor:
-    """Whiten per stream, over the batch or within each preference, then apply the method's own transformation.
+def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor) -> Tensor:
+    """Apply the method's own transformation; with `ppo.whiten: batch` after every stream is whitened over the batch.
 
     `ppo.whiten: combined` leaves every stream on the scale of its rewards; `scale_combined` acts later.
     """
     if ppo.whiten == "batch":
         advantages = whiten(advantages, mask)
-    elif ppo.whiten == "preference":
-        advantages = whiten_groups(advantages, mask, groups_of(preferences))
-    return method.scale(advantages, mask)
+    return method.transform(advantages, mask)
 
 
 def scale_combined(ppo: Ppo, combination: Combination, mask: Tensor) -> Combination:

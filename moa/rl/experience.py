@@ -163,7 +163,7 @@ def collect(
     if ppo.kl.place == "heads":
         rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
     advantages, returns = estimate(ppo, seen.values, rewards, mask)
-    advantages = finite(shape_advantages(method, ppo, advantages, mask, preferences), "an advantage", step)
+    advantages = finite(shape_advantages(method, ppo, advantages, mask), "an advantage", step)
     combination = method.combine(
         Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None)
     )

@@ -61,7 +61,7 @@ class Quadratic:
         preferences = mean.new_tensor(preference).expand(len(raw), -1)
         rewards = torch.cat([raw, method.extra_rewards(scores, preferences)], 1)
         mask = mean.new_ones(len(raw), 1)
-        advantages = method.scale((rewards - rewards.mean(0)).T[:, :, None], mask)
+        advantages = method.transform((rewards - rewards.mean(0)).T[:, :, None], mask)
         return Batch(advantages, mask, preferences, scores, mean.new_ones(len(raw), 1)), offsets
 
     def direction(self, method: Method, preference: Preference, mean: Tensor) -> tuple[Tensor, Tensor]:

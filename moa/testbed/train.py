@@ -90,7 +90,7 @@ class Learner:
         )
         rewards = torch.cat([episodes.rewards / unit[:, None, None], extra])
         advantages, returns = gae(values, rewards, mask, self.ppo.gamma, self.ppo.lam)
-        advantages = shape_advantages(self.method, self.ppo, advantages, mask, self.preferences)
+        advantages = shape_advantages(self.method, self.ppo, advantages, mask)
         sensitive = self._sensitivity(logits, episodes) if self.method.reads_sensitivity else None
         combination = self.method.combine(Batch(advantages, mask, self.preferences, scores, sensitive))
         combination = scale_combined(self.ppo, combination, mask)

@@ -40,18 +40,25 @@ def test_ppo_matches_trl(case: dict[str, Any]) -> None:
 def test_min_norm_matches_slsqp(case: dict[str, Any]) -> None:
     gram = np.array(case["gram"])
     solution = min_norm(gram)
-    np.testing.assert_allclose(solution.weights, case["weights"], atol=1e-5)
-    assert float(solution.weights @ gram @ solution.weights) == pytest.approx(case["value"], abs=1e-5)
+    np.testing.assert_allclose(solution.weights, case["weights"], atol=1e-6, rtol=0)
+    assert float(solution.weights @ gram @ solution.weights) == pytest.approx(case["value"], abs=1e-6)
 
 
-def test_plain_frank_wolfe_misses_what_away_steps_reach() -> None:
-    """The paper's solver after its 250 iterations is off by more than 1e-3 on some case.
+def plain_frank_wolfe(gram: np.ndarray, iterations: int = 250) -> np.ndarray:
+    """Frank-Wolfe with exact line search and no away-steps, after the 250 iterations of Sener and Koltun's code."""
+    c = np.full(len(gram), 1 / len(gram))
+    for _ in range(iterations):
+        g = gram @ c
+        d = -c
+        d[np.argmin(g)] += 1.0
+        curvature = d @ gram @ d
+        c = c + (min(1.0, max(0.0, -(g @ d) / curvature)) if curvature > 0 else 0.0) * d
+    return c
 
-    That is why it is not the default.
-    """
-    misses = [
-        np.abs(min_norm(np.array(c["gram"]), away=False, limit=250).weights - c["weights"]).max()
-        for c in GOLDEN["min_norm"]
-        if len(c["gram"]) >= 4
-    ]
-    assert max(misses) > 1e-3
+
+def test_plain_frank_wolfe_misses_the_minimum() -> None:
+    """After its 250 iterations the papers' solver is off by up to 0.04 for 4 to 12 objectives; so ours takes away-steps."""
+    large = [case for case in GOLDEN["min_norm"] if len(case["gram"]) >= 4]
+    misses = [float(np.abs(plain_frank_wolfe(np.array(c["gram"])) - c["weights"]).max()) for c in large]
+    assert 0.01 < max(misses) < 0.04
+    assert max(float(np.abs(min_norm(np.array(c["gram"])).weights - c["weights"]).max()) for c in large) < 1e-6

@@ -1,12 +1,10 @@
 """The min-norm solver's optimality, on cases with known answers and random ones."""
 
 import numpy as np
-import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.rl.weights import min_norm, solve, to_simplex
+from moa.rl.weights import min_norm
 
 
 def test_known_answers() -> None:
@@ -27,9 +25,6 @@ def test_iterations_by_hand() -> None:
     assert min_norm(np.eye(4)).iterations == 0  # equal weights are the answer
     # from (1/2, 1/2) the line to the first vertex holds (4/5, 1/5): one exact line search
     assert min_norm(np.diag([1.0, 4.0])).iterations == 1
-    assert (
-        min_norm(np.diag([1.0, 4.0]), away=False).iterations == 1
-    )  # that step leads to a vertex; away-steps are not needed
     # no gap is below -1, so the limit ends it: the documented 5,000, with the gap of the solution that it has
     found = min_norm(np.diag([1.0, 4.0]), tolerance=-1.0)
     assert found.iterations == 5_000 and found.gap < 1e-12
@@ -71,13 +66,12 @@ def test_an_away_step_ends_where_the_norm_is_least() -> None:
     assert found.iterations == 1
 
 
-@pytest.mark.parametrize("away", [True, False])
-def test_the_line_search_ends_at_a_corner(away: bool) -> None:
+def test_the_line_search_ends_at_a_corner() -> None:
     """Second stream twice the first.
 
     The line's least norm is at c = (2, -1), beyond the corner (1, 0), which is the answer after one step.
     """
-    found = min_norm(np.array([[1.0, 2.0], [2.0, 4.0]]), away=away)
+    found = min_norm(np.array([[1.0, 2.0], [2.0, 4.0]]))
     assert (found.weights.tolist(), found.gap, found.iterations) == ([1.0, 0.0], 0.0, 1)
 
 
@@ -109,17 +103,6 @@ def test_single_precision_is_solved_in_double() -> None:
     assert min_norm(gram).weights.tolist() == min_norm(gram.astype(np.float64)).weights.tolist()
 
 
-def test_the_plain_solver_is_the_papers() -> None:
-    """250 iterations without away-steps: what is left on these five streams is a gap that away-steps close."""
-    rows = np.random.default_rng(3).normal(size=(5, 4))
-    plain, away = (solve(rows @ rows.T, solver) for solver in ("plain", "away"))
-    assert (plain.iterations, plain.weights.tolist()) == (
-        250,
-        min_norm(rows @ rows.T, away=False, limit=250).weights.tolist(),
-    )
-    assert away.gap < 1e-12 < plain.gap and away.weights.tolist() == min_norm(rows @ rows.T).weights.tolist()
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.integers(2, 10), st.integers(0, 10_000))
 def test_optimality_certificate(n: int, seed: int) -> None:
@@ -131,25 +114,3 @@ def test_optimality_certificate(n: int, seed: int) -> None:
     assert c.min() >= 0 and abs(c.sum() - 1) < 1e-12
     assert ((gram @ c) >= value - 1e-6 * np.abs(gram).max()).all()
     np.testing.assert_allclose(min_norm(gram * 1e-8).weights, c, atol=1e-6)
-
-
-def test_the_nearest_weights_on_the_simplex() -> None:
-    """The same number is taken from all that stay positive: .1 from (.7, .5).
-
-    .3 from (.5, .2, .9) without the second; none is negative.
-    """
-    given = torch.tensor([[0.7, 0.5], [1.4, 0.2], [0.3, -0.1], [-1.0, -2.0], [0.25, 0.75]])
-    torch.testing.assert_close(
-        to_simplex(given), torch.tensor([[0.6, 0.4], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0], [0.25, 0.75]])
-    )
-    torch.testing.assert_close(to_simplex(torch.tensor([[0.5, 0.2, 0.9]])), torch.tensor([[0.3, 0.0, 0.7]]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(2, 8), st.integers(0, 10_000))
-def test_projection_certificate(n: int, seed: int) -> None:
-    """Nearest: (y - x)'(z - x) <= 0 for every corner z of the simplex."""
-    y = torch.randn(1, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x = to_simplex(y)
-    assert x.min() >= 0 and abs(float(x.sum()) - 1) < 1e-12
-    assert (((y - x) * (torch.eye(n, dtype=torch.float64) - x)).sum(1) <= 1e-12).all()
