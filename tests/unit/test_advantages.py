@@ -4,7 +4,7 @@ import torch
 
 from moa.experiment.keys import Ppo
 from moa.method import Combination, weighted
-from moa.rl.advantages import gae, group_centred, group_relative, masked_mean, unit_scale, whiten, whiten_groups
+from moa.rl.advantages import gae, group_centred, group_relative, masked_mean, unit_scale, whiten
 from moa.rl.estimation import Scale, estimate, scale_combined, token_rewards
 
 
@@ -47,16 +47,6 @@ def test_streams_are_whitened_each_by_itself() -> None:
     torch.testing.assert_close(whiten(x, mask), torch.stack([alone, alone]))
 
 
-def test_whiten_groups_removes_each_groups_mean() -> None:
-    x = torch.tensor([[1.0, 3.0], [11.0, 13.0], [1.0, 3.0], [5.0, 9.0]])
-    got = whiten_groups(x, torch.ones(4, 2), torch.tensor([0, 1, 0, 2]))
-    # groups 1 and 2: mean -+ half the gap, variance gap^2 / 2, so -+1 / sqrt 2 whatever the gap
-    for row in (1, 3):
-        torch.testing.assert_close(got[row], torch.tensor([-(0.5**0.5), 0.5**0.5]))
-    # group 0: 1, 3, 1, 3 has mean 2 and variance 4 / 3
-    torch.testing.assert_close(got[[0, 2]], torch.tensor([[-(0.75**0.5), 0.75**0.5]] * 2))
-
-
 def test_group_relative_by_hand() -> None:
     """Two groups, in any order, and two streams, each standardised by itself.
 
@@ -79,7 +69,7 @@ def test_every_token_of_a_response_has_its_groups_advantage() -> None:
     """
     rewards = torch.tensor([[[-1.0, 2.0, 9.0], [1.0, 1.0, 1.0]]])  # with the KL in the heads every token has a reward
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
-    ppo = Ppo(advantages="group", group_size=2, gamma=0.5)  # the discount plays no part
+    ppo = Ppo(advantages="group", group_size=2, gamma=0.5, whiten="batch")  # the discount plays no part
     advantages, returns = estimate(ppo, torch.full((1, 2, 3), 7.0), rewards, mask)
     torch.testing.assert_close(
         advantages,
@@ -124,7 +114,7 @@ def test_combined_advantages_are_scaled_within_each_group_or_over_the_batch() ->
     )
     batch = scale_combined(Ppo(whiten="combined", group_size=2), combination, mask).advantages[:, 0]
     torch.testing.assert_close(batch, torch.tensor([-1.0, 1.0, -0.1, 0.1]) / 0.505**0.5)
-    assert scale_combined(Ppo(), combination, mask) is combination, "the other settings leave the combination alone"
+    assert scale_combined(Ppo(whiten="batch"), combination, mask) is combination, "the other setting leaves it alone"
 
 
 def test_streams_on_one_scale_are_summed_as_rewards() -> None:

@@ -2,8 +2,8 @@
 
 Where each method's learning test is, or, where nothing is trained here, what shows that it decides rightly:
 
-    linear, morlhf, single_objective, pama, mgda_ub, mse_only, moc    here, and fixed points with exact gradients in test_bandit.py
-    linear, moc on a straight front                                   test_testbed.py
+    linear, morlhf, single_objective, pama, mgda_ub, mse_only, moc, moc_feedback    here, and fixed points with exact gradients in test_bandit.py
+    linear, moc, moc_feedback on a straight front    test_testbed.py
     the same loop on a language model                                 test_loop.py: single-objective training raises its reward
     grpo, gdpo       test_grpo.py: these arms as the one-word answers of a language model, through TRL
     ric              test_ric.py: two arms, the endings of a text, told apart by the rewards in the prompt
@@ -25,7 +25,7 @@ from moa.testbed.bandit import Arms
 from moa.testbed.train import PPO, Learner
 
 FREE = (0.5, 0.5)
-SHORT = {"steps": 40, "batch_size": 110, "mini_batch_size": 110, "learning_rate": 3e-2, "whiten": "none"}
+SHORT = {"steps": 40, "batch_size": 110, "mini_batch_size": 110, "learning_rate": 3e-2}
 GRID = lattice(2, 10)
 SEEDS = range(3)
 
@@ -61,10 +61,9 @@ def test_linear_conditioned_learns_an_arm_per_preference(seed: int) -> None:
     assert float((probabilities @ arms.position - torch.tensor(GRID)[:, 0]).abs().max()) < 0.25
 
 
-@pytest.mark.parametrize("granularity", ["token", "batch"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_pama_leaves_the_dominated_arms(seed: int, granularity: str) -> None:
-    probabilities, arms = learn("pama", [FREE], seed, granularity=granularity)
+def test_pama_leaves_the_dominated_arms(seed: int) -> None:
+    probabilities, arms = learn("pama", [FREE], seed)
     assert float(probabilities[0, arms.optimal].sum()) > 0.9
 
 
@@ -96,33 +95,12 @@ def test_mse_only_matches_targets_beyond_the_front(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_mse_only_matches_targets_inside_the_front(seed: int) -> None:
-    """Target (1/2, 1/2): the dominated arm at 1/2 pays (0.45, 0.45), an error of 0.05^2.
-
-    The optimal one misses by 0.25^2.
-    """
-    probabilities, arms = learn("mse_only", GRID, seed, target="plain")
-    error = (arms.table - 0.5).square().mean(1)
-    assert int(error.argmin()) == 11 + 5 and float(error[5]) == pytest.approx(0.0625)
-    assert float(probabilities[5, arms.optimal].sum()) < 0.1
-    assert float(probabilities[5] @ arms.position) == pytest.approx(0.5, abs=0.15)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
-    ("settings", "spread"),
-    [
-        ({}, 0.4),  # targets within the range achieved so far: 0.5 to 0.8 in eight seeds
-        ({"target": "scaled"}, 0.6),  # 0.7 to 1.0
-        (
-            {"control": "sample", "weights": "min_norm", "target": "range"},
-            0.2,
-        ),  # 0.3 to 0.7: min-norm gives a nearly met constraint the most weight
-    ],
-    ids=["default", "scaled", "min_norm"],
+    ("kind", "spread"),
+    [("moc_feedback", 0.4), ("moc", 0.2)],  # in eight seeds 0.5 to 0.8, and 0.3 to 0.7
 )
-def test_moc_is_steered_by_the_preference(seed: int, settings: dict[str, object], spread: float) -> None:
-    probabilities, arms = learn("moc", GRID, seed, **settings)
+def test_moc_is_steered_by_the_preference(seed: int, kind: str, spread: float) -> None:
+    probabilities, arms = learn(kind, GRID, seed)
     position = probabilities @ arms.position
     assert float(position[-1] - position[0]) > spread
     assert float((position.diff() > -0.02).float().mean()) > 0.85  # in order, but for a step or two

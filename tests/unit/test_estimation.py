@@ -7,9 +7,8 @@ from torch import Tensor
 from moa.experiment.keys import Ppo
 from moa.method import Method
 from moa.methods import catalogue
-from moa.rl.estimation import estimate, groups_of, shape_advantages
+from moa.rl.estimation import estimate, shape_advantages
 
-PREFERENCES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
 MASK = torch.tensor([[1.0, 0.0]] * 4)  # the second token is padding
 
 
@@ -18,15 +17,10 @@ def make(kind: str) -> Method:
 
 
 def shaped(kind: str, whiten: str) -> list[float]:
-    """Return what becomes of one stream: 1 and 3 under the first preference, 10 and 14 under the second."""
+    """Return what becomes of one stream: 1, 10, 3, 14."""
     advantages = torch.tensor([[[1.0, 99.0], [10.0, 99.0], [3.0, 99.0], [14.0, 99.0]]])
-    found: Tensor = shape_advantages(make(kind), Ppo(whiten=whiten), advantages * MASK, MASK, PREFERENCES)
+    found: Tensor = shape_advantages(make(kind), Ppo(whiten=whiten), advantages * MASK, MASK)
     return (found * MASK)[0, :, 0].tolist()
-
-
-def test_samples_are_grouped_by_the_whole_preference() -> None:
-    groups = groups_of(torch.tensor([[0.2, 0.8, 0.0], [0.2, 0.0, 0.8], [0.2, 0.8, 0.0]])).tolist()
-    assert groups[0] == groups[2] != groups[1]
 
 
 def test_whitening_over_the_batch() -> None:
@@ -34,19 +28,12 @@ def test_whitening_over_the_batch() -> None:
     assert shaped("linear", "batch") == pytest.approx([x / (110 / 3) ** 0.5 for x in (-6, 3, -4, 7)], abs=1e-4)
 
 
-def test_whitening_within_a_preference() -> None:
-    """1 and 3 around 2, variance 2 / 1; 10 and 14 around 12, variance 8."""
-    assert shaped("linear", "preference") == pytest.approx([x / 2**0.5 for x in (-1, -1, 1, 1)], abs=1e-4)
-
-
-@pytest.mark.parametrize("whiten", ["none", "combined"])
-def test_streams_stay_on_their_scale_otherwise(whiten: str) -> None:
-    assert shaped("linear", whiten) == [1, 10, 3, 14]
+def test_streams_stay_on_their_scale_otherwise() -> None:
+    assert shaped("linear", "combined") == [1, 10, 3, 14]
 
 
 def test_the_method_transforms_what_is_whitened() -> None:
     """PAMA's Noon drops what is negative after whitening; before it nothing is."""
-    assert shaped("pama", "preference") == pytest.approx([0, 0, 0.5**0.5, 0.5**0.5], abs=1e-4)
     assert shaped("pama", "batch") == pytest.approx([x / (110 / 3) ** 0.5 for x in (0, 3, 0, 7)], abs=1e-4)
 
 
