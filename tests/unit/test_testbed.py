@@ -13,7 +13,6 @@ from moa.methods import catalogue
 from moa.metrics.fronts import hypervolume
 from moa.testbed import suite, train
 from moa.testbed.bandit import Arms
-from moa.testbed.figure import strips
 from moa.testbed.fishwood import CHANCE, ENDS, FISH, STEPS, WOOD, Fishwood
 from moa.testbed.policy import Critic, Policy, logprobs
 
@@ -189,13 +188,3 @@ def test_metrics_by_hand() -> None:
         and ideal["error"] == pytest.approx(0, abs=1e-6)
     )
     assert hypervolume(np.array([(0.5, 0.5)]), np.zeros(2)) / suite.TRIANGLE == pytest.approx(0.5)
-
-
-def test_table_and_figure_hold_every_row() -> None:
-    asked = np.array([(19.9 * p, 0.9 + 179.1 * q) for p, q in suite.GRID])
-    outcomes = {"one & two": [suite.Outcome(asked, 1.0), suite.Outcome(asked, 3.0)]}
-    assert "| one & two | 0.900 ± 0.000 | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.000 ± 0.000 | 2.0 |" in suite.table(
-        outcomes
-    )
-    drawn = strips("A < B", ("left", "right"), {"one & two": [[0.0, 0.5, 1.0]]})
-    assert "one &amp; two" in drawn and "A &lt; B" in drawn and drawn.count("<line") == 1
