@@ -9,7 +9,7 @@ S are the advantages of the reward streams and of the control stream. The prefer
 
 What the paper leaves open (docs/papers.md 1.2, 1.3) and is a setting:
 1. `streams`: `literal` takes A^1..A^N, which ask for the same whatever p is; `utility` takes sum_i p_i A^i.
-2. `target` p~: p / max p (`scaled`), or that within the range of mean rewards that preferences achieve so far (`range`).
+2. `target` p~: p / max p (`scaled`), or that within the range of mean rewards achieved so far (`range`).
 3. `phi`: the threshold; the paper's value is unknown.
 Choices that were measured (studies/moc): R~ is on the quantile scale; the square is each response's own; one M a batch.
 Frank-Wolfe takes away-steps: plain Frank-Wolfe misses the minimum by up to 0.04 (tests/unit/test_golden.py).
@@ -60,8 +60,8 @@ class Method(method.Method):
         if dirichlet is not None and self.settings.target == "range":
             raise MoaError(
                 f"methods.{self.row}: target: range keeps a running mean reward per training preference, but "
-                f"preferences.dirichlet ({dirichlet:g}) draws every one anew; set it to null to train on the lattice of "
-                "preferences.training, or choose target: scaled"
+                f"preferences.dirichlet ({dirichlet:g}) draws every one anew; set it to null to train on the lattice "
+                "of preferences.training, or choose target: scaled"
             )
 
     def extra_rewards(self, scores: method.Scores, preferences: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Method(method.Method):
         return self._distance(scores, preferences).mean()
 
     def _distance(self, scores: method.Scores, preferences: Tensor) -> Tensor:
-        """Return (1/N) sum_i (R~^i - p~_i)^2, (B,); against targets on the whole of [0, 1] rewards are clipped to it."""
+        """Return (1/N) sum_i (R~^i - p~_i)^2, (B,); against targets on the whole scale rewards are clipped to it."""
         if self.settings.target == "scaled":
             return (scores.quantile.clamp(0, 1) - scaled(preferences)).square().mean(1)
         low, width = self.achieved.range(preferences)

@@ -4,8 +4,8 @@
     p~_i = low_i + width_i p_i / |p|,     low_i, low_i + width_i = min and max over preferences of Rbar^i_p
 
 Rbar_p is the running mean reward of preference p, on the quantile scale. Why it is so (studies/moc):
-1. An advantage is linear in its reward. So the gradient of MOC's constraint (1/N) sum_i (R~^i - p~_i)^2 is a shift of the
-   objectives' weights by what the preference still misses. A met constraint then asks for nothing.
+1. An advantage is linear in its reward. So the gradient of MOC's constraint (1/N) sum_i (R~^i - p~_i)^2 is a shift of
+   the objectives' weights by what the preference still misses. A met constraint then asks for nothing.
 2. A min-norm weight would favour the smallest stream, and a nearly met constraint is the smallest: hence a multiplier.
 3. The target lies on an arc within what is achieved: p / max p asks all preferences above 1/2 for the same.
 4. A weight stops at 0: what exceeds its target at no one's cost is not given up.
@@ -62,8 +62,8 @@ class Method(method.Method):
         if dirichlet is not None:
             raise MoaError(
                 f"methods.{self.row}: moc_feedback keeps a running mean reward per training preference, but "
-                f"preferences.dirichlet ({dirichlet:g}) draws every one anew; set it to null to train on the lattice of "
-                "preferences.training"
+                f"preferences.dirichlet ({dirichlet:g}) draws every one anew; set it to null to train on the lattice "
+                "of preferences.training"
             )
 
     def combine(self, batch: method.Batch) -> method.Combination:

@@ -43,7 +43,7 @@ class Achieved:
         return means
 
     def range(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least Rbar_p of each objective and the distance to the largest, both (K,), on the device of `like`."""
+        """Return each objective's least Rbar_p and the distance to its largest, both (K,), on the device of `like`."""
         seen = like.new_tensor(list(self.means.values()))
         low = seen.amin(0)
         return low, (seen.amax(0) - low).clamp(min=LEAST_RANGE)

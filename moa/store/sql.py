@@ -30,7 +30,9 @@ Output = Literal["table", "csv", "json"]
 DISTANCE = """
 SELECT policies.task, policies.method, seen.seed, avg(seen.value) AS kl
 FROM policies
-JOIN (SELECT *, max(step) OVER (PARTITION BY task, method, policy, seed) AS last FROM curves WHERE quantity = 'kl') AS seen
+JOIN (
+    SELECT *, max(step) OVER (PARTITION BY task, method, policy, seed) AS last FROM curves WHERE quantity = 'kl'
+) AS seen
     ON seen.task = policies.task AND seen.method = policies.owner AND seen.policy = policies.policy
 WHERE seen.step > seen.last - 10
 GROUP BY ALL
@@ -40,7 +42,8 @@ GROUP BY ALL
 TRAINING = """
 SELECT policies.task, policies.method, costs.seed, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
 FROM policies
-JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy AND costs.stage = 'train'
+JOIN costs ON costs.task = policies.task AND costs.method = policies.owner
+    AND costs.job = policies.policy AND costs.stage = 'train'
 SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
 GROUP BY ALL
 """

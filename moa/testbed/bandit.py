@@ -26,8 +26,9 @@ class Quadratic:
     a_k: sum_k c_k g_k = 0 on the simplex means x = sum_k c_k a_k. So each method's fixed point is known:
 
         linear, w             x = sum_k w_k a_k
-        min-norm on the g_k   sum_k c_k g_k = 2 (nearest point of the hull - x): every start goes straight to its projection
-        min-norm on Cov(r)    the same weights: Cov(r_k, r_l) = sigma^2 g_k.g_l + 4 sigma^4, and a constant changes no minimiser
+        min-norm on the g_k   sum_k c_k g_k = 2 (nearest point of the hull - x): every start goes to its projection
+        min-norm on Cov(r)    the same weights: Cov(r_k, r_l) = sigma^2 g_k.g_l + 4 sigma^4, and a constant
+                              changes no minimiser
     """
 
     centres: Tensor  # (K, 2) float64
@@ -82,7 +83,7 @@ class Quadratic:
 
 
 def rings() -> Tensor:
-    """Return (RINGS RAYS, 2) equally likely points with mean 0 and covariance 1, as the standard normal distribution has."""
+    """Return (RINGS RAYS, 2) equally likely points with mean 0 and covariance 1, as a standard normal has."""
     # Radii at the middle of equally likely rings: P(|z| > r) = exp(-r^2 / 2); then scaled so that E[|z|^2] = 2.
     radii = torch.tensor([sqrt(-2 * log((i + 0.5) / RINGS)) for i in range(RINGS)], dtype=torch.float64)
     radii = radii * torch.rsqrt(radii.square().mean() / 2)

@@ -1,7 +1,8 @@
 """Fishwood, MOC's toy problem, for every kind of method: where its preferences end on a front that is known.
 
 All points are exact expectations of the trained policies (dynamic programming), so what differs between seeds is the
-training alone. The front is straight: linear weights end at its ends, whatever the preference says (studies/fishwood).
+training alone. The front is straight: linear weights end at its ends, whatever the preference says. Measured in
+studies/fishwood.
 """
 
 from typing import Any, NamedTuple
