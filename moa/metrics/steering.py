@@ -33,9 +33,9 @@ def tau_bound(component: Array) -> float:
 
     Sqrt(pairs that differ / all pairs), NaN if none differs.
 
-    Rewards without ties give tau_b = (sum s_ij t_ij) / sqrt(sum s_ij^2  M (M - 1) / 2), at most this. With two objectives
-    the components of a lattice all differ and it is 1; with more they have ties: 0.90 at 15 preferences over three
-    objectives.
+    Rewards without ties give tau_b = (sum s_ij t_ij) / sqrt(sum s_ij^2  M (M - 1) / 2), at most this. With two
+    objectives the components of a lattice all differ and it is 1; with more they have ties: 0.90 at 15 preferences over
+    three objectives.
     """
     i, j = np.triu_indices(len(component), 1)
     differ = component[i] != component[j]
