@@ -20,7 +20,7 @@ from moa.stages import train
 from moa.store import tables
 from tests.tiny_policy import base, count_words, loop
 
-METHODS = ["mse_only", "moc", "pama", "morlhf"]
+METHODS = ["mse_only", "moc", "moc_feedback", "pama", "morlhf"]
 GROUP = {"advantages": "group", "group_size": 3}
 
 
@@ -78,8 +78,7 @@ def test_moc_as_the_paper_has_it_trains_and_logs_its_weights(tmp_path: Path) -> 
 
     C lies on the simplex, near the minimum.
     """
-    literal = {"streams": "literal", "control": "sample", "target": "scaled", "weights": "min_norm", "solver": "plain"}
-    run = loop("moc", tmp_path, settings=literal, steps=3)
+    run = loop("moc", tmp_path, settings={"streams": "literal", "target": "scaled"}, steps=3)
     list(run.run())
     for step in range(3):
         weights = {o: v for s, q, o, v in run.curve if (s, q) == (step, "stream_weight")}
@@ -89,7 +88,7 @@ def test_moc_as_the_paper_has_it_trains_and_logs_its_weights(tmp_path: Path) -> 
             and min(weights.values()) >= 0.0
         )
         (gap,) = (v for s, q, _, v in run.curve if (s, q) == (step, "duality_gap"))
-        assert 0.0 <= gap < 1e-2
+        assert 0.0 <= gap < 1e-9
     assert max(v for _, q, _, v in run.curve if q == "policy_moved") > 0.0
 
 
@@ -144,7 +143,7 @@ def test_without_a_readable_checkpoint_training_starts_anew(tmp_path: Path, capl
     "ppo",
     [
         {},
-        {"advantages": "group", "group_size": 8, "whiten": "none"},
+        {"advantages": "group", "group_size": 8, "whiten": "batch"},
         {"advantages": "group", "group_size": 8, "whiten": "combined"},
     ],
 )
@@ -195,8 +194,9 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     tight = loop(kind, tmp_path / "b", steps=1, epochs=1, mini_batch_size=12)
     list(tight.run())
     assert tight.value("micro_batch") == 3.0
-    for p, q in zip(plain.actor.model.parameters(), tight.actor.model.parameters(), strict=True):
-        torch.testing.assert_close(p, q, atol=2e-5, rtol=0)
+    # Adam's first step divides a gradient by its size, rounding errors too: the gradients (a tenth of them is kept) are compared.
+    for one, other in zip(plain.optimizer.state.values(), tight.optimizer.state.values(), strict=True):
+        torch.testing.assert_close(one["exp_avg"], other["exp_avg"], atol=1e-6, rtol=1e-4)
 
 
 def test_out_of_memory_with_one_row_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,9 +356,9 @@ def test_out_of_memory_in_the_rollout_samples_fewer_at_a_time(tmp_path: Path, mo
     assert run.value("kl") > 0.0
 
 
-@pytest.mark.parametrize("control", ["sample", "mean"])
+@pytest.mark.parametrize("kind", ["moc", "moc_feedback"])
 def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(
-    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first batch, all rewards at the top, fails for memory.
 
@@ -383,13 +383,10 @@ def test_a_batch_that_was_not_read_leaves_no_mark_on_the_running_means(
         )
 
     monkeypatch.setattr(experience, "read", limited)
-    run = loop("moc", tmp_path, steps=1, score=falling, settings={"control": control, "target": "arc"})
+    run = loop(kind, tmp_path, steps=1, score=falling)
     list(run.run())
     assert scored == [12, 12]
-    kept = {"mean": [0.0, 0.0], "square": [0.0, 0.0], "size": [10.0, 100.0]}
-    assert run.method.state() == {
-        f"{name} w{p}": value for name, value in kept.items() for p in ("0-1", "0.5-0.5", "1-0")
-    }
+    assert run.method.state() == {f"w{p}": [0.0, 0.0] for p in ("0-1", "0.5-0.5", "1-0")}
 
 
 def test_joined_rollouts_keep_every_row() -> None:
