@@ -20,7 +20,6 @@ from moa.experiment.rewards import Python
 from moa.methods import catalogue
 from moa.rewards import scoring
 from moa.stages import prompts as stage
-from moa.stages import train
 from moa.store import tables
 from tests import trained
 
@@ -89,7 +88,7 @@ def test_add_a_method_with_a_trainer_of_its_own(tmp_path: Path, monkeypatch: pyt
     found = [*catalogue.names(), "distilled"]
     monkeypatch.setattr(catalogue, "names", lambda: found)
     (tmp_path / "in").mkdir()
-    out = trained.run(train.main, trained.write_inputs(tmp_path / "in"), tmp_path / "out", "distilled", n=2)
+    out = trained.run(trained.write_inputs(tmp_path / "in"), tmp_path / "out", "distilled", n=2)
     card = json.loads((out / "policy" / "policy.json").read_text(encoding="utf-8"))
     assert (card["method"], card["conditioned"]) == ("distilled", True)
     assert [row[:3] for row in trained.curve(out)] == [
