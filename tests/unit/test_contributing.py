@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from moa import method
+from moa import method, methods, trainers
 from moa.experiment import keys, schema
 from moa.experiment.rewards import Python
+from moa.methods import catalogue
 from moa.rewards import scoring
 from moa.stages import prompts as stage
 from moa.store import tables
+from tests import trained
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -68,6 +71,33 @@ def test_an_experiment_plans_the_added_method(tmp_path: Path) -> None:
     assert own_code, "the method's file is part of its jobs' code hash"
 
 
+def test_add_a_method_with_a_trainer_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage trains it: a policy's folder and a curve come out, and the adapter has moved.
+
+    The two files lie beside the packages' own; the test above shows that the catalogue finds a file in its folder.
+    """
+    for package in (methods, trainers):
+        name = package.__name__.removeprefix("moa.")
+        (tmp_path / name).mkdir()
+        code = block(f"`moa/{name}/distilled.py`:", "python")
+        (tmp_path / name / "distilled.py").write_text(code, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / name)])
+        monkeypatch.setitem(sys.modules, f"{package.__name__}.distilled", None)  # is forgotten after the test
+        del sys.modules[f"{package.__name__}.distilled"]
+        monkeypatch.setattr(package, "distilled", None, raising=False)
+    found = [*catalogue.names(), "distilled"]
+    monkeypatch.setattr(catalogue, "names", lambda: found)
+    (tmp_path / "in").mkdir()
+    out = trained.run(trained.write_inputs(tmp_path / "in"), tmp_path / "out", "distilled", n=2)
+    card = json.loads((out / "policy" / "policy.json").read_text(encoding="utf-8"))
+    assert (card["method"], card["conditioned"]) == ("distilled", True)
+    assert [row[:3] for row in trained.curve(out)] == [
+        (step, "normalised_reward", objective) for step in range(4) for objective in ("sentiment", "conciseness")
+    ]
+    weights = load_file(out / "policy" / "adapter" / "adapter_model.safetensors")
+    assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name), "untrained it is 0"
+
+
 def test_add_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards.py").write_text(block("## Add a reward", "python"))
     monkeypatch.chdir(tmp_path)
@@ -78,7 +108,7 @@ def test_add_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = json.loads(block("## Add a dataset", "json"))
+    line = json.loads(block("## Add a data set", "json"))
     lines = [
         {**line, "question": f"{line['question']} Case {word}."}
         for word in (f"{a}{b}" for a in "abcdefgh" for b in "klmnopqr")
@@ -86,7 +116,7 @@ def test_add_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
     section = schema.PromptsSection(
-        task="tickets", data=keys.Data.model_validate(yaml.safe_load(block("## Add a dataset", "yaml"))["data"])
+        task="tickets", data=keys.Data.model_validate(yaml.safe_load(block("## Add a data set", "yaml"))["data"])
     )
     out = SimpleNamespace(
         section=section.model_dump_json(), prompts=Path("p.parquet"), texts=Path("t.parquet"), costs=Path("c.parquet")

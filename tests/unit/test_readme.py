@@ -1,6 +1,5 @@
-"""The README's eight queries run, and are the ones that moa/report/queries holds."""
+"""The README's command for a machine without the hub names every source of its experiment."""
 
-import io
 import re
 from pathlib import Path
 
@@ -10,12 +9,8 @@ from snakemake.utils import update_config
 
 from moa.experiment.schema import parse
 from moa.plan import Plan
-from moa.store import sql
-from tests import synthetic
 
 ROOT = Path(__file__).parents[2]
-QUERIES = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-FILES = sorted((ROOT / "moa" / "report" / "queries").glob("0*.sql"))
 
 
 def test_the_command_with_local_folders_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,21 +30,3 @@ def test_the_command_with_local_folders_needs_no_hub(tmp_path: Path, monkeypatch
     for folder in ("data/imdb", "models/gpt2"):
         (tmp_path / folder).mkdir(parents=True)
     assert not plan.remote()
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.warehouse(tmp_path_factory.mktemp("readme"))
-
-
-def test_there_are_eight_and_they_are_the_files() -> None:
-    assert len(QUERIES) == len(FILES) == 8
-    for shown, file in zip(QUERIES, FILES, strict=True):
-        assert shown.strip() == file.read_text(encoding="utf-8").strip().split("\n", 1)[1].strip(), file.name
-
-
-@pytest.mark.parametrize("query", QUERIES, ids=[f.stem for f in FILES])
-def test_a_query_answers(query: str, database: Path) -> None:
-    out = io.StringIO()
-    sql.query(database, query, "csv", out)
-    assert len(out.getvalue().splitlines()) > 1
