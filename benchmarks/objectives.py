@@ -1,8 +1,8 @@
 """What a step of MOC costs as objectives are added: everything but scoring and the value heads should cost the same.
 
-    python -m benchmarks.objectives --out benchmarks/objectives.parquet > docs/benchmarks/objectives.md
+    python -m benchmarks.objectives --out benchmarks/objectives.parquet > benchmarks/objectives.md
 
-The default experiment's architecture with random weights, 2, 4 and 8 rewards of `benchmarks/letters.py`, the same batch
+The default experiment's architecture with random weights, 2, 4 and 8 rewards (shares of letters), the same batch
 and the same prompt for all (the preference's text, which grows with N, stays out of it). Every step of one is followed
 by a step of the others, so that slow minutes hit all alike. Times are CPU seconds of one thread, medians over the
 steps.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks import letters
+from benchmarks.pama_cost import share_of
 from moa.experiment.preferences import corners
 from moa.experiment.schema import load
 from moa.lm.generation import Decoding
@@ -34,7 +34,7 @@ from moa.report.summary import table
 from moa.rl import estimation, experience, loop
 
 COUNTS, STEPS = (2, 4, 8), 12
-REWARDS = [letters.e, letters.t, letters.a, letters.o, letters.i, letters.n, letters.s, letters.r]
+REWARDS = [share_of(letter) for letter in "etaoinsr"]
 
 
 class Timed:

@@ -1,8 +1,7 @@
 """What weights cost: PAMA's closed form, Frank-Wolfe on a Gram matrix, and MGDA on per-objective gradients.
 
     snakemake --cores all base
-    python -m benchmarks.pama_cost --run results/reviews --out pama_cost.parquet --machine "two shared x86 cores" >
-    docs/benchmarks/pama_cost.md
+    python -m benchmarks.pama_cost --run results/reviews --out pama_cost.parquet --machine "two shared x86 cores"
 
 Times are CPU seconds of one thread (cores may be shared): the median of the repeats, beside the fastest and the
 slowest. The policy is the default experiment's base with a LoRA adapter, a mini-batch its own responses to the run's
@@ -31,7 +30,6 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.letters import share_of
 from moa.experiment.keys import Lora, Scratch
 from moa.experiment.schema import Experiment, load
 from moa.lm.generation import Decoding, sample
@@ -47,7 +45,20 @@ Row = dict[str, Any]
 LEAST_SECONDS = 2e-3  # a repeat calls its function until about this much has passed
 LARGE = 1_000
 LETTERS = "etaoinshrdlucmfw"  # the most frequent first: objectives of the steps
-LIMITS = {True: 5_000, False: 250}  # iterations of away-step and plain Frank-Wolfe, as in moa/rl/weights.py
+LIMIT = 5_000  # iterations of Frank-Wolfe, as in moa/rl/weights.py
+
+
+def share_of(letter: str) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+    """Return a reward: the share of one letter among a response's letters; a response without letters scores 0.
+
+    Synthetic, cheap, and in conflict by construction: shares sum to at most 1.
+    """
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        letters = [[c for c in response.lower() if c.isalpha()] for response in responses]
+        return [found.count(letter) / len(found) if found else 0.0 for found in letters]
+
+    return score
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -89,9 +100,9 @@ def closed_form_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
     return rows
 
 
-def solve(matrix: NDArray[np.float64], away: bool, found: list[Solution]) -> None:
+def solve(matrix: NDArray[np.float64], found: list[Solution]) -> None:
     """Keep the solution: the largest matrices take up to a minute, and are solved once."""
-    found.append(min_norm(matrix, away=away, limit=LIMITS[away]))
+    found.append(min_norm(matrix, limit=LIMIT))
 
 
 def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
@@ -103,14 +114,11 @@ def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
     for n in sizes:
         vectors, a = rng.normal(size=(n, 2 * n)), rng.normal(size=n)
         for name, m in (("full rank", vectors @ vectors.T), ("rank one", np.outer(a, a))):
-            for away in (True, False):
-                found: list[Solution] = []
-                few = 1 if n >= LARGE and name == "full rank" else repeats  # a solve takes up to a minute
-                times = [seconds(partial(solve, m, away, found)) for _ in range(few)]
-                way = f"{'away-step' if away else 'plain'} Frank-Wolfe, {name}"
-                rows.append(
-                    {"part": "solve", "way": way, "n": n, "iterations": found[0].iterations, **summarise(times)}
-                )
+            found: list[Solution] = []
+            few = 1 if n >= LARGE and name == "full rank" else repeats  # a solve takes up to a minute
+            times = [seconds(partial(solve, m, found)) for _ in range(few)]
+            way = f"away-step Frank-Wolfe, {name}"
+            rows.append({"part": "solve", "way": way, "n": n, "iterations": found[0].iterations, **summarise(times)})
     return rows
 
 
@@ -147,7 +155,10 @@ def moved(policy: PeftModel) -> PeftModel:
 
 
 def rollouts(run: Path, experiment: Experiment) -> tuple[Work, Callable[[int], Tensor]]:
-    """Return a mini-batch of a finished base's own responses, groups of four to a prompt, and the advantages (n, B, T) of n letters' shares."""
+    """Return a mini-batch of a finished base's own responses, groups of four to a prompt, and a function of n.
+
+    It returns the advantages (n, B, T) of n letters' shares.
+    """
     torch.manual_seed(0)
     tokenizer = load_tokenizer(run / "base")
     model = load_base(run / "base", experiment.model)
@@ -294,7 +305,7 @@ def page(rows: list[Row], command: str, machine: str) -> str:
         ),
         "## Weights alone, given the n values or the n x n matrix",
         (
-            f"Frank-Wolfe stops at {LIMITS[True]:,} iterations with away-steps and at {LIMITS[False]} without.\n"
+            f"Frank-Wolfe stops at {LIMIT:,} iterations.\n"
             "The rank-one matrix is PAMA's own problem, which one exact line search solves."
         ),
         table(

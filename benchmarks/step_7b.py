@@ -2,8 +2,8 @@
 
 Random weights of Llama-2-7B's shape, NF4, LoRA r 64.
 
-    python benchmarks/step_7b.py --out benchmarks/step_7b.parquet            (an NVIDIA GPU)
-    python benchmarks/step_7b.py --shape tiny --out /tmp/step.parquet        (anywhere: checks the script, not the speed)
+    python benchmarks/step_7b.py --out step_7b.parquet                 (an NVIDIA GPU)
+    python benchmarks/step_7b.py --shape tiny --out step.parquet       (anywhere: checks the script, not the speed)
 
 A random model ends nowhere: every response has the full 128 new tokens, the most that a step can cost. Memory is capped
 to 48 GB less the CUDA context where the GPU has more.
@@ -55,7 +55,10 @@ CARD_GIB = 48.0
 
 
 def quantised(shape: dict[str, int], where: torch.device) -> LlamaForCausalLM:
-    """Make a random Llama whose linear layers are NF4, a layer at a time so that the full-precision model never exists."""
+    """Make a random Llama whose linear layers are NF4.
+
+    A layer at a time, so that the full-precision model never exists.
+    """
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     config = LlamaConfig(**shape, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     with torch.device("meta"):

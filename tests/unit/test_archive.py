@@ -153,6 +153,8 @@ def test_the_bootstrap_over_prompts_stands_beside_the_interval_over_seeds(databa
     assert next(line for line in lines if line[0] == "linear")[at] == f"{low:.3f} to {high:.3f}"
 
 
-@pytest.mark.parametrize("name", ["full", "imdb_control", "three_objectives"])
-def test_the_committed_archives_are_readable(name: str) -> None:
-    assert "| moc |" in over_seeds(Path(__file__).parents[2] / "benchmarks" / name, "linear")
+@pytest.mark.parametrize(
+    "folder", ["default_task/archive/full", "imdb/archive/imdb_control", "objectives/archive/three_objectives"]
+)
+def test_the_committed_archives_are_readable(folder: str) -> None:
+    assert "| moc |" in over_seeds(Path(__file__).parents[2] / "studies" / folder, "linear")

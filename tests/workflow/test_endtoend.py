@@ -8,9 +8,6 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import distance
-from moa.lm.answering import Answerer
-from moa.lm.generation import Decoding
 from moa.store import tables
 from tests.workflow import snake
 
@@ -104,23 +101,3 @@ def test_the_leaderboard_before_the_first_run(tmp_path: Path) -> None:
     refused = snake.moa(tmp_path, "leaderboard")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: results/results.duckdb: no such database")
-
-
-def test_distances_are_measured_with_the_decoding_of_training(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluation's section of the experiment lacks the temperature of training."""
-    run, seen, real = finished / "results" / "tiny", [], distance.measure
-    monkeypatch.chdir(finished)
-    (row,) = tables.read(tables.RUNS, run / "run.parquet").to_pylist()
-    config = json.loads(row["config"])
-    config["generation"] |= {"temperature": 0.9, "top_p": 0.95}
-    tables.write(tables.RUNS, [{**row, "config": json.dumps(config)}], run / "run.parquet")
-
-    def spy(answerer: Answerer, texts: list[str], decoding: Decoding) -> tuple[float, int]:
-        seen.append(decoding)
-        return real(answerer, texts, decoding)
-
-    monkeypatch.setattr(distance, "measure", spy)
-    for name in ("linear", "rewarded_soups"):
-        (found,) = distance.distances(run, name, [0])
-        assert found["kl"] > 0 and len(found["points"]) == 3
-    assert seen == [Decoding(16, 0.9, 0.95)] * 6
