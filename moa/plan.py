@@ -43,15 +43,9 @@ class Plan:
             for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
                 catalogue.load(row, section, list(experiment.objectives))
             for method in self.rows.values():
-                self._check(method)
+                method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
         except MoaError as error:
             raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
-
-    def _check(self, method: Method) -> None:
-        ppo, dirichlet = method.loop(self.experiment.ppo), self.experiment.preferences.dirichlet
-        if dirichlet is not None and ppo.whiten == "preference":
-            raise MoaError(f"methods.{method.row}.whiten: {keys.DRAWN_ANEW}; use batch")
-        method.check(ppo, dirichlet)
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:

@@ -1,4 +1,4 @@
-"""Every mistake in an experiment file is one sentence that names the key and, for a wrong name, the nearest right one."""
+"""Every mistake in an experiment file is one sentence: the key, and for a wrong name the nearest right one."""
 
 import copy
 from pathlib import Path
