@@ -33,14 +33,12 @@ class Vader(Strict):
     """VADER's compound sentiment of the response (Hutto and Gilbert 2014), in [-1, 1]."""
 
     kind: Literal["vader"]
-    """Which scorer this is."""
 
 
 class Length(Strict):
     """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6)."""
 
     kind: Literal["length"]
-    """Which scorer this is."""
     unit: Literal["characters", "tokens"] = "characters"
     """What is counted: characters, or words and punctuation marks (`tokens`)."""
     divisor: float = Field(140.0, gt=0)
@@ -61,7 +59,6 @@ class Conciseness(Strict):
     """1 for responses up to `full` units long, falling linearly to 0 at `zero` units; 0 for a blank response."""
 
     kind: Literal["conciseness"]
-    """Which scorer this is."""
     unit: Literal["characters", "tokens"] = "characters"
     """What is counted: characters, or words and punctuation marks (`tokens`)."""
     full: float = Field(20.0, ge=0)
@@ -80,7 +77,6 @@ class Readability(Strict):
     """Grade-level ease, mapped to [0, 1]: 1 at grade `easy` or below, 0 at grade `hard` or above."""
 
     kind: Literal["readability"]
-    """Which scorer this is."""
     formula: Literal["ari", "coleman_liau"] = "ari"
     """Formula of the school grade: automated readability index, or Coleman and Liau's."""
     easy: float = 0.0
@@ -99,7 +95,6 @@ class Classifier(Strict):
     """A Hugging Face sequence classifier with its own tokenizer, taken as it is; the score is a raw logit."""
 
     kind: Literal["classifier"]
-    """Which scorer this is."""
     source: str
     """Hub id or local folder of the model."""
     revision: str | None = None
@@ -173,7 +168,6 @@ class Linear(Strict):
     """A linear model over hashed word and character n-grams, trained here; the score is its logit or its value."""
 
     kind: Literal["linear"]
-    """Which scorer this is."""
     data: Labelled
     """What it is trained on."""
     template: str = "{response}"
@@ -195,7 +189,6 @@ class Transformer(Strict):
     """A transformer trained here on preference pairs by TRL's RewardTrainer."""
 
     kind: Literal["transformer"]
-    """Which scorer this is."""
     data: Labelled
     """The pairs: `chosen` and `rejected`."""
     source: str
@@ -231,7 +224,6 @@ class Python(Strict):
     """The user's own function: `function(prompts: list[str], responses: list[str]) -> list[float]`."""
 
     kind: Literal["python"]
-    """Which scorer this is."""
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """Where it is: package.module:function."""
     low: float | None = None

@@ -1,5 +1,6 @@
 """Finds a method by the name of its file; there is no list to keep."""
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -15,9 +16,10 @@ LENDER = "single_objective"  # the kind of the rows that lend policies
 NOT_METHODS = {"__init__", "base", "catalogue"}
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """Return the names of all methods, sorted."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_METHODS)
+    return tuple(sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_METHODS))
 
 
 def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
