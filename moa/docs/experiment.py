@@ -19,12 +19,12 @@ Generated from the schema by `python -m moa.docs`; a test keeps it up to date.
 An experiment file is one task, complete in itself; `config.yaml` is a commented one. `moa check mine.yaml` names every
 mistake in yours.
 
-**Default from**: a paper, with the section of [papers.md](papers.md); a study, under `studies/`; or *ours*, chosen here.
+**Default from**: a paper, with the section of [papers.md](papers.md); a study, under `studies/`; or *ours*.
 
 **Reruns**: `train →` means training and everything after it. It is computed: the key is changed in an experiment that
 has everything, and the jobs that then receive something else are named. `train jobs come or go` means that policies are
-added or dropped, with what follows them. Without a warm start and without `ric` no texts are scored; what says `texts →`
-then starts at `reference`. Jobs run in this order:
+added or dropped, with what follows them. Without a warm start and without `ric` no texts are scored; what says
+`texts →` then starts at `reference`. Jobs run in this order:
 
 | word | rules | waits for |
 |---|---|---|

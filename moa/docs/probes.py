@@ -125,7 +125,7 @@ def _planned(experiment: str) -> Plan:
 
 
 def context(path: str) -> Tree:
-    """Return what must stand in the experiment for a key: that of its sections (their keys end in a dot), and its own."""
+    """Return what a key needs beside it: what its sections need (entries that end in a dot), and its own."""
     parts = path.split(".")
     sections = [CONTEXTS.get(".".join(parts[:i]) + ".", {}) for i in range(1, len(parts))]
     return merged({}, *sections, CONTEXTS.get(path, {}))

@@ -29,8 +29,8 @@ Generated from `moa/store/tables.py` by `python -m moa.docs`; a test keeps it up
 
 `results/results.duckdb` holds every table below, for all tasks. Most are made from Parquet files under
 `results/{{task}}/`, named below. Every file carries its table's name and schema version ({tables.VERSION}) as metadata;
-it is checked when written and when read: columns, types, NULLs, finite numbers, unique keys, preferences on the simplex.
-NULL is allowed only where the last column says what it means. The database holds the meanings as comments:
+it is checked when written and when read: columns, types, NULLs, finite numbers, unique keys, preferences on the
+simplex. NULL is allowed only where the last column says what it means. The database holds the meanings as comments:
 `moa sql "select table_name, column_name, comment from duckdb_columns() where not internal"`.
 """
 
