@@ -3,7 +3,7 @@
 Docs/papers.md 3.3).
 
     offline   minimise -log pi(y | x, z(y)),     z_i = (r_i - mean_i) / std_i over the texts for fine-tuning
-    online    the same on the policy's own responses with some z_i at or above its 0.7 quantile, and on some texts
+    online    the same on the policy's own responses with some z_i at or above its 0.7 quantile, and on texts
     answer    y ~ pi(. | x, t(w)),     t the targets of moa/lm/targets.py
 
 One policy. Its prompt shows target rewards, not the preference. What the paper leaves open is in docs/methods/ric.md.
