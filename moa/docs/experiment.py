@@ -19,7 +19,7 @@ Generated from the schema by `python -m moa.docs`; a test keeps it up to date.
 An experiment file is one task, complete in itself; `config.yaml` is a commented one. `moa check mine.yaml` names every
 mistake in yours.
 
-**Default from**: a paper, with the section of [papers.md](papers.md); a study, under `studies/`; or *ours*.
+**Source** of a default: a paper, with the section of [papers.md](papers.md); a study, under `studies/`; or *ours*.
 
 **Reruns**: `train →` means training and everything after it. It is computed: the key is changed in an experiment that
 has everything, and the jobs that then receive something else are named. `train jobs come or go` means that policies are
@@ -91,8 +91,8 @@ def _rewards() -> Iterator[Part]:
     yield Part("rewards.<name>", "Every reward has a kind, whose other keys follow.", {"kind": kind}, ())
     for name, model in models.items():
         own = {key: field for key, field in model.model_fields.items() if key != "kind"}
-        yield Part(f"rewards.<name> of kind {name}", _doc(model), own, _reward_cases(name, ""))
-    title = "rewards.<name>.data of kinds linear and transformer"
+        yield Part(f"rewards.<name>, kind {name}", _doc(model), own, _reward_cases(name, ""))
+    title = "rewards.<name>.data, kinds linear and transformer"
     yield Part(title, _doc(rewards.Labelled), rewards.Labelled.model_fields, _reward_cases("linear", ".data"))
 
 
@@ -113,11 +113,11 @@ def _methods() -> Iterator[Part]:
     text = f"Kinds without other keys: {', '.join(none)}."
     yield Part("methods.<row>", text, Settings.model_fields, (Case("methods.mine"),))
     whiten = {"whiten": LoopSettings.model_fields["whiten"]}
-    yield Part(f"methods.<row> of kinds {', '.join(loop)}", _doc(LoopSettings), whiten, (Case("methods.linear"),))
+    yield Part(f"methods.<row>, kinds {', '.join(loop)}", _doc(LoopSettings), whiten, (Case("methods.linear"),))
     for model, names in kinds.items():
         for path, inner in _nested(model, f"methods.{names[0]}"):
             own = {key: field for key, field in inner.model_fields.items() if key not in LoopSettings.model_fields}
-            title = path.replace(names[0], "<row>", 1) + f" of kind{'s' * (len(names) > 1)} {', '.join(names)}"
+            title = path.replace(names[0], "<row>", 1) + f", kind{'s' * (len(names) > 1)} {', '.join(names)}"
             pages = ", ".join(f"[{name}](methods/{name}.md)" for name in names)
             if own:
                 yield Part(title, f"{_doc(inner)} More: {pages}.".strip(), own, (Case(path),))
@@ -162,18 +162,23 @@ def render() -> str:
 
 
 def _table(part: Part) -> str:
-    """Return a part: what reruns is a sentence where it is the same for all of its keys."""
+    """Return a part; what reruns stands above the table where it is the same for all of its keys."""
     effects = {key: effect(part, key, field) for key, field in part.fields.items()} if part.cases else {}
-    same = set(effects.values()) if len(effects) > 1 else set()
-    text = " ".join([part.text, *(f"Every key reruns {one}" for one in same if len(same) == 1)]).strip()
-    columns = ["key", "type", "default", "default from", "meaning", *(["reruns"] if effects and len(same) != 1 else [])]
-    lines = [f"## {_escape(part.title) or 'The file'}\n", *([f"{text}\n"] if text else [])]
-    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    same = len(effects) > 1 and len(set(effects.values())) == 1
+    lines = [f"## {_escape(part.title) or 'The file'}\n", *([f"{_escape(part.text)}\n"] if part.text else [])]
+    if same:
+        lines.append(f"**Reruns**, whichever key changes: {next(iter(effects.values()))}\n")
+    columns = ["key", "type", "default", "source", "meaning", *(["reruns"] if effects and not same else [])]
+    if part.fields:
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for key, field in part.fields.items():
-        cells = [key, words.type_of(field), words.default_of(field), words.source_of(field), words.meaning_of(field)]
+        cells = [
+            f"`{key}`",
+            *(read(field) for read in (words.type_of, words.default_of, words.source_of, words.meaning_of)),
+        ]
         cells += [effects[key]] if "reruns" in columns else []
         lines.append(f"| {' | '.join(map(_escape, cells))} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _escape(text: str) -> str:

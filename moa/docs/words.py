@@ -45,14 +45,14 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     if origin is tuple:
         return f"two {_plural(_type(arguments[0], []))}"
     if origin is dict:
-        return f"names, each with a {_type(arguments[1], [])}"
+        return "section" if arguments[1] is Any else f"names, each with a {_type(arguments[1], [])}"
     if annotation in (int, float):
         return f"{'whole number' if annotation is int else 'number'}{_bounds(metadata)}"
     if section_of(annotation) is not None:
         return "section"
     if annotation is str:  # whose only other constraint is a pattern
         return "name" if any(not isinstance(m, MinLen) for m in metadata) else "text"
-    return {bool: "true or false", Path: "file", type(None): "null", Any: "value"}[annotation]
+    return {bool: "true or false", Path: "file", type(None): "null"}[annotation]
 
 
 def _plural(words: str) -> str:
@@ -106,7 +106,7 @@ def meaning_of(field: FieldInfo) -> str:
 def source_of(field: FieldInfo) -> str:
     """Return where a field's default comes from; '' where there is none to choose."""
     stated = _text(field).partition(SOURCE)[2].removesuffix(".")
-    return stated or ("" if field.is_required() or field.default is None else "ours")
+    return stated or ("" if field.is_required() or field.default is None or field.default == {} else "ours")
 
 
 def _text(field: FieldInfo) -> str:
