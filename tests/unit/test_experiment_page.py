@@ -97,9 +97,10 @@ def test_without_a_warm_start_a_reward_is_first_read_by_the_reference() -> None:
 
 
 def test_what_waits_for_what_is_what_snakemake_says(tmp_path: Path) -> None:
-    """On the page's own experiment: all jobs that come before a job, by the edges of Snakemake's graph of rules."""
+    """All jobs before a job, by Snakemake's graph of rules: a trained reward, and rows that read texts and rewards."""
     project = snake.copy_project(tmp_path)
-    (project / "probe.json").write_text(json.dumps(probes.EXPERIMENT))
+    rows = {"run": {"methods": ["linear", "ric", "best_of_n"]}, "objectives": {"first": {"reward": "d"}}}
+    (project / "probe.json").write_text(json.dumps(probes.merged(probes.EXPERIMENT, rows)))
     made = snake.snakemake(project, "--rulegraph", configfile="probe.json")
     assert made.returncode == 0, made.stderr
     names = dict(re.findall(r"^\s*(\d+)\[label = \"(\w+)\"", made.stdout, re.MULTILINE))
