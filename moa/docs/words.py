@@ -12,6 +12,7 @@ from moa.experiment.rewards import Strict
 
 PLURALS = {"number": "numbers", "text": "texts", "name": "names", "list": "lists"}
 SOURCE = " Source: "
+SECTION = "its defaults"
 
 
 def branches(annotation: Any) -> list[Any]:
@@ -78,7 +79,7 @@ def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Strict):
         given = value.model_dump(exclude_unset=True)
-        return value_of(given) if given else "its defaults"
+        return value_of(given) if given else SECTION
     return value_of(value)
 
 
@@ -104,9 +105,10 @@ def meaning_of(field: FieldInfo) -> str:
 
 
 def source_of(field: FieldInfo) -> str:
-    """Return where a field's default comes from; '' where there is none to choose."""
+    """Return where a field's default comes from; '' where it has none of its own."""
     stated = _text(field).partition(SOURCE)[2].removesuffix(".")
-    return stated or ("" if field.is_required() or field.default is None or field.default == {} else "ours")
+    none = default_of(field) in ("required", "null", "{}", SECTION)
+    return stated or ("" if none else "ours")
 
 
 def _text(field: FieldInfo) -> str:
