@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from moa.errors import MoaError
 from moa.docs import tables as page
+from moa.errors import MoaError
 from moa.stages import manifest, warehouse
 from moa.store import provenance, tables
 from tests import synthetic
