@@ -79,7 +79,6 @@ LABELS: Tree = {  # of rewards.<kind>.data
 VALUES: Tree = {
     "run.methods": ["linear", "pama"],
     "run.seeds": [0, 1],
-    "data.responses": None,
     "objectives.first.reward": "c",
     "objectives.first.judge": "c",
     "evaluation.reference_point": {"first": 0.0},
@@ -97,7 +96,6 @@ CHANGES: Tree = {
     "model.source": {"model": {"source": "owner/model", "scratch": None}},
     "model.scratch": {"model": {"source": "owner/model", "scratch": None}},
     "data.responses": {"data": {"response": "response", "responses": None}},
-    "data.text": {"data": {"text": "other"}},
     "preferences.training.preset": {"preferences": {"training": RIC13}},
     "preferences.evaluation.preset": {"preferences": {"evaluation": RIC13}},
     "methods.modpo.pairs": {"methods": {"modpo": PAIRS}},
