@@ -27,15 +27,17 @@ class Policy:
 
 
 class Settings(Strict):
-    """Keys that every method's section may hold; `kind` names the method's file when the row has another name."""
+    """Keys that every method's section may hold."""
 
     kind: str | None = None
+    """The method, where the row has another name; null: the row's name is the method's."""
 
 
 class LoopSettings(Settings):
-    """Keys of a row whose only policy the shared loop trains; `whiten` is this row's `ppo.whiten` (null: the run's)."""
+    """Keys of a row whose only policy the shared loop trains."""
 
     whiten: Whiten | None = None
+    """This row's ppo.whiten; null takes the run's."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from moa.errors import nearest
+from moa.experiment.removed import REMOVED
 from moa.experiment.rewards import Strict
 
 
@@ -54,16 +55,31 @@ def _locate(root: type[Strict], location: Sequence[Any]) -> tuple[str, Any]:
     return ".".join(parts), annotation
 
 
+def removed_key(key: str, entry: str) -> str:
+    """Return what to write instead of a key that is gone."""
+    return f"key '{key}' was removed: {REMOVED[entry]}"
+
+
+def removed_value(key: str, value: object, entry: str) -> str:
+    """Return what to write instead of a value that is gone."""
+    return f"{key}: '{value}' was removed: {REMOVED[entry]}"
+
+
 def explain(root: type[Strict], error: Any) -> str:
     """Return one sentence on an error of pydantic's in `root`.
 
-    The key, what is wrong, and the nearest valid name where a name is wrong.
+    The key, what is wrong, and the nearest valid name where a name is wrong; for a key or value that was removed, what
+    to write instead.
     """
     location, context = error["loc"], error.get("ctx", {})
     key, _ = _locate(root, location)
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
     match error["type"]:
+        case "extra_forbidden" if key in REMOVED:
+            return removed_key(key, key)
+        case "literal_error" if f"{key}={given}" in REMOVED:
+            return removed_value(key, given, f"{key}={given}")
         case "extra_forbidden":
             _, section = _locate(root, location[:-1])
             known = [name for branch in _branches(section) if _is_section(branch) for name in branch.model_fields]

@@ -1,6 +1,7 @@
 """Declared rewards: everything that decides a score stands in the spec, nothing is inferred from a name.
 
-Each kind's scorer is `moa/rewards/<kind>.py`. Scores are float32, unrounded, higher is better.
+Each kind's scorer is `moa/rewards/<kind>.py`. Scores are float32, unrounded, higher is better. The text under a key is
+its meaning in docs/experiment.md.
 """
 
 from typing import Annotated, Literal
@@ -9,9 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
-    """A section of the config: unknown keys are errors, values are immutable."""
+    """A section of the experiment file: unknown keys are errors, values are immutable.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    The string under a field is its meaning, and after "Source:" where its default comes from; without that the default
+    is ours.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _holds_response(*templates: str | None) -> None:
@@ -29,16 +36,17 @@ class Vader(Strict):
 
 
 class Length(Strict):
-    """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6).
-
-    Units: moa/rewards/length.py.
-    """
+    """PAMA's length reward: clip(length / divisor, low, high) (arXiv 2508.07768, section 6)."""
 
     kind: Literal["length"]
     unit: Literal["characters", "tokens"] = "characters"
+    """What is counted: characters, or words and punctuation marks (`tokens`)."""
     divisor: float = Field(140.0, gt=0)
+    """Length that scores 1. Source: PAMA, 2.6."""
     low: float = 70 / 140
+    """Least score. Source: PAMA, 2.6."""
     high: float = 210 / 140
+    """Largest score. Source: PAMA, 2.6."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Length":
@@ -52,8 +60,11 @@ class Conciseness(Strict):
 
     kind: Literal["conciseness"]
     unit: Literal["characters", "tokens"] = "characters"
+    """What is counted: characters, or words and punctuation marks (`tokens`)."""
     full: float = Field(20.0, ge=0)
+    """Greatest length that still scores 1."""
     zero: float = Field(200.0, gt=0)
+    """Least length that scores 0."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Conciseness":
@@ -67,8 +78,11 @@ class Readability(Strict):
 
     kind: Literal["readability"]
     formula: Literal["ari", "coleman_liau"] = "ari"
+    """Formula of the school grade: automated readability index, or Coleman and Liau's."""
     easy: float = 0.0
+    """Grade that scores 1."""
     hard: float = 14.0
+    """Grade that scores 0."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Readability":
@@ -78,22 +92,29 @@ class Readability(Strict):
 
 
 class Classifier(Strict):
-    """A Hugging Face sequence classifier with its own tokenizer.
-
-    `template` builds the first text and `pair` the optional second one from {prompt} and {response}.
-    """
+    """A Hugging Face sequence classifier with its own tokenizer, taken as it is; the score is a raw logit."""
 
     kind: Literal["classifier"]
     source: str
+    """Hub id or local folder of the model."""
     revision: str | None = None
+    """Commit of a hub model; null takes the newest and says so in the log."""
     template: str = "{response}"
+    """Text that the classifier reads, made of {prompt} and {response}."""
     pair: str | None = None
+    """Second text of the pair, for classifiers that read two; made of {prompt} and {response}."""
     logit: int = Field(0, ge=0)
+    """Number of the logit that is the score, counted from 0."""
     minus_logit: int | None = Field(None, ge=0)
+    """Number of a logit that is subtracted, for classifiers with one per class."""
     sign: Literal[1, -1] = 1
+    """-1 where less of it is better."""
     max_length: int = Field(512, ge=4)
+    """Most tokens that the classifier reads; longer texts are cut, and flagged in the scores."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights."""
     batch_size: int = Field(32, ge=1)
+    """Texts per forward pass; halved where memory runs out."""
 
     @model_validator(mode="after")
     def _template(self) -> "Classifier":
@@ -102,26 +123,36 @@ class Classifier(Strict):
 
 
 class Labelled(Strict):
-    """Rows to train a reward on: `positive` is the value(s) of `label` that count as 1; or a numeric `target`.
-
-    Or preference pairs.
+    """Rows to train a reward on, with one kind of supervision: a label, a number, or pairs of responses.
 
     `text`, or `chosen` and `rejected`, take the place of {response} in the reward's template, `prompt` that of
-    {prompt}; without a `prompt` column {prompt} is empty, as for pairs of whole dialogues.
+    {prompt}.
     """
 
     source: str
+    """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
+    """Commit of a hub data set."""
     subset: str | None = None
+    """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"
+    """Split to train on."""
     text: str = "text"
+    """Column of the texts that a label or a number belongs to; not read for pairs."""
     prompt: str | None = None
+    """Column of the prompts; without it {prompt} is empty, as for pairs of whole dialogues."""
     label: str | None = None
+    """Column of labels, for a logistic regression."""
     positive: list[int | str] = [1]
+    """Values of `label` that count as 1."""
     target: str | None = None
+    """Column of numbers, for a ridge regression."""
     chosen: str | None = None
+    """Column of the preferred responses, for a Bradley-Terry model."""
     rejected: str | None = None
+    """Column of the other responses."""
     rows: int | None = Field(None, ge=10)
+    """Rows to use, drawn at random; null takes all."""
 
     @model_validator(mode="after")
     def _one_supervision(self) -> "Labelled":
@@ -134,17 +165,19 @@ class Labelled(Strict):
 
 
 class Linear(Strict):
-    """A linear model over hashed word and character n-grams, trained here (logistic, ridge, or Bradley-Terry on pairs).
-
-    The score is the logit (or the regression value). Stored as safetensors.
-    """
+    """A linear model over hashed word and character n-grams, trained here; the score is its logit or its value."""
 
     kind: Literal["linear"]
     data: Labelled
+    """What it is trained on."""
     template: str = "{response}"
+    """Text that the model reads, made of {prompt} and {response}."""
     features: int = Field(2**18, ge=2**8)
+    """Number of hash buckets."""
     regularisation: float = Field(1.0, gt=0)
+    """Strength of the L2 penalty."""
     heldout: float = Field(0.1, gt=0, lt=1)
+    """Share of the rows that measures the model and trains nothing."""
 
     @model_validator(mode="after")
     def _template(self) -> "Linear":
@@ -153,22 +186,29 @@ class Linear(Strict):
 
 
 class Transformer(Strict):
-    """A transformer reward trained here.
-
-    TRL's RewardTrainer on preference pairs, from `source` (hub id or local folder).
-    """
+    """A transformer trained here on preference pairs by TRL's RewardTrainer."""
 
     kind: Literal["transformer"]
     data: Labelled
+    """The pairs: `chosen` and `rejected`."""
     source: str
+    """Hub id or local folder of the model that training starts from."""
     revision: str | None = None
+    """Commit of a hub model."""
     template: str = "{prompt}{response}"
+    """Text that the model reads, made of {prompt} and {response}."""
     max_length: int = Field(512, ge=4)
+    """Most tokens that the model reads; longer texts are cut, in training and in scoring."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights."""
     batch_size: int = Field(16, ge=1)
+    """Pairs per optimiser step, and texts per forward pass."""
     epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(1e-4, gt=0)  # TRL's default for RewardTrainer
+    """Passes over the pairs."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Learning rate. Source: TRL's RewardTrainer."""
     heldout: float = Field(0.1, gt=0, lt=1)
+    """Share of the pairs that measures the model and trains nothing."""
 
     @model_validator(mode="after")
     def _pairs(self) -> "Transformer":
@@ -181,15 +221,15 @@ class Transformer(Strict):
 
 
 class Python(Strict):
-    """The user's own reward: `function(prompts: list[str], responses.
-
-    List[str]) -> list[float]`, named package.module:function.
-    """
+    """The user's own function: `function(prompts: list[str], responses: list[str]) -> list[float]`."""
 
     kind: Literal["python"]
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """Where it is: package.module:function."""
     low: float | None = None
+    """Least score that the function can give; null: unknown, and the reference policy's scores give the scale."""
     high: float | None = None
+    """Largest score that the function can give; null as for `low`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Python":

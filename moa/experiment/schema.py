@@ -95,19 +95,32 @@ class EvaluateSection(TaskSection):
 
 
 class Experiment(TaskSection):
-    """An experiment file."""
+    """An experiment file: one task, complete in itself."""
 
+    task: Name
+    """Name of the task: its folder under results/ and its page under reports/."""
     run: Run
+    """What to run."""
     data: Data
+    """Prompts and texts."""
     model: Model
+    """The base language model."""
     conditioning: Conditioning = Conditioning()
+    """How a preference reaches the model."""
     objectives: dict[Name, Objective]
+    """At least two objectives, by name; their order is the order of weights everywhere."""
     rewards: dict[Name, Reward]
+    """The rewards and judges that objectives name."""
     preferences: Preferences = Preferences()
+    """Preferences of training and of evaluation."""
     generation: Generation = Generation()
+    """Decoding."""
     ppo: Ppo = Ppo()
+    """The shared loop."""
     evaluation: Evaluation = Evaluation()
+    """Metrics."""
     methods: dict[Name, dict[str, Any]] = {}
+    """Settings by row; a row without a section has its method's defaults."""
 
     @field_validator("methods", mode="before")
     @classmethod

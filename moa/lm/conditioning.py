@@ -18,42 +18,23 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-WORDS = (
-    "no",
-    "faint",
-    "slight",
-    "little",
-    "some",
-    "half",
-    "fair",
-    "much",
-    "strong",
-    "most",
-    "only",
-)  # tenths of weight
 MARK = "\ufdd0"  # a noncharacter, which Unicode keeps for a program's own use
 
 
 def preference_text(preference: Sequence[float], objectives: Sequence[str], form: str) -> str:
-    """Return the preference as text, e.g. 'sentiment 0.75 conciseness 0.25' (digits).
+    """Return the preference as text.
 
-    'words' gives 'strong sentiment slight conciseness' (a word per tenth of weight; finer weights take the nearest),
-    'levels' gives 'sentiment 7 conciseness 2' (0 to 9), 'bars' gives 'sentiment + + + + + + + + conciseness + +' (a
-    mark per
-    tenth: a small model counts by averaging what it attends to, and weights that it never saw lie between those it
-        did), 'tags' gives '<sentiment=75> <conciseness=25>'.
+    digits: 'sentiment 0.75 conciseness 0.25'; bars: 'sentiment + + + + + + + + conciseness + +', a mark per tenth;
+    tags: '<sentiment=75> <conciseness=25>'. A small model counts by averaging what it attends to, so a number of marks
+    that it never saw lies between two that it did.
     """
     # Training holds preferences in float32, whose last digits must not decide on which side of a half a weight is
     # rounded.
     pairs = [(name, round(weight, 6)) for name, weight in zip(objectives, preference, strict=True)]
     if form == "digits":
         return " ".join(f"{name} {weight:.2f}" for name, weight in pairs)
-    if form == "words":
-        return " ".join(f"{WORDS[round(10 * weight)]} {name}" for name, weight in pairs)
     if form == "bars":
         return " ".join(" ".join([name, *["+"] * round(10 * weight)]) for name, weight in pairs)
-    if form == "levels":
-        return " ".join(f"{name} {round(9 * weight)}" for name, weight in pairs)
     return " ".join(f"<{name}={round(100 * weight)}>" for name, weight in pairs)
 
 

@@ -5,16 +5,11 @@ its prompt. Here the prompt carries a preference, because that is what the polic
 
     u_ik = (rank of r_ik among the n train texts, ties share their mean rank, - 1/2) / n      quantile, in (0, 1)
 
-`labels: implied` asks which preference a text serves. The share `keep` of the texts with the largest U is labelled: a
-    text
-that is good at nothing teaches no preference. The sharpness s spreads the labels: u = (.9, .3) gives (.75, .25) for s =
-1 and (.96, .04) for s = 3. Exact corners are rare among these labels, and the middle is rare where s is large.
-
     p_ik = u_ik^s / sum_j u_ij^s        U_i = sum_k p_ik u_ik
 
-`labels: best` asks which texts serve a preference. Every preference of a lattice, corners included, is used equally
-    often,
-each with texts of the share `keep` with the largest sum_k p_k u_ik (ties: the larger sum_k u_ik). It has no sharpness.
+p_i is the preference that the text serves. The share `keep` of the texts with the largest U is labelled: a text that is
+good at nothing teaches no preference. The sharpness s spreads the labels: u = (.9, .3) gives (.75, .25) for s = 1 and
+(.96, .04) for s = 3. Exact corners are rare among the labels, and the middle is rare where s is large.
 """
 
 from dataclasses import dataclass
@@ -24,11 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from moa.experiment.keys import WarmStart
-from moa.experiment.preferences import lattice
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-DIVISIONS = 20  # of the lattice of 'best': steps of 0.05, so that every digit of a preference is seen
 
 
 @dataclass(frozen=True)
@@ -73,16 +66,6 @@ def hundredths(preferences: Array) -> Array:
     return (whole + (places < missing[:, None])) / 100
 
 
-def best(u: Array, preference: Array, keep: float) -> Index:
-    """Return the indices of the share `keep` with the largest utility to a preference (K,), best first."""
-    order = np.lexsort((-u.sum(1), -(u @ preference)))
-    return order[: _share(keep, len(u))]
-
-
-def _share(keep: float, count: int) -> int:
-    return max(1, round(keep * count))
-
-
 def draw(scores: Array, warm: WarmStart, count: int, seed: int) -> Labelled:
     """Return `count` labelled texts in random order, drawn from those worth labelling.
 
@@ -90,22 +73,14 @@ def draw(scores: Array, warm: WarmStart, count: int, seed: int) -> Labelled:
 
     Args:
         scores: (n, K), higher is better.
-        warm: which labels, `keep` and `sharpness`.
+        warm: `keep` and `sharpness`.
         count: how many.
         seed: of the order.
     """
     rng = np.random.default_rng(seed)
     u = quantiles(scores)
-    if warm.labels == "best":
-        points = np.array(lattice(u.shape[1], DIVISIONS))
-        chosen = _passes(rng, np.arange(len(points)), count)
-        texts = np.empty(count, np.int64)
-        for point in np.unique(chosen):
-            rows = np.flatnonzero(chosen == point)
-            texts[rows] = _passes(rng, best(u, points[point], warm.keep), len(rows))
-        return Labelled(texts, hundredths(points[chosen]))
     p = implied(u, warm.sharpness)
-    kept = np.argsort(-(p * u).sum(1), kind="stable")[: _share(warm.keep, len(u))]
+    kept = np.argsort(-(p * u).sum(1), kind="stable")[: max(1, round(warm.keep * len(u)))]
     texts = _passes(rng, kept, count)
     return Labelled(texts, hundredths(p[texts]))
 

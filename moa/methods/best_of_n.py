@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 class Settings(method.Settings):
     n: int = Field(16, ge=1)
+    """Responses of the reference policy to each prompt, of which the rewards choose one."""
 
 
 class Method(method.Method):

@@ -1,11 +1,14 @@
 """Finds a method by the name of its file; there is no list to keep."""
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from moa.errors import MoaError, nearest
+from moa.experiment.mistakes import removed_key, removed_value
+from moa.experiment.removed import REMOVED
 from moa.experiment.schema import Experiment
 from moa.method import Method, Policy
 
@@ -13,21 +16,26 @@ LENDER = "single_objective"  # the kind of the rows that lend policies
 NOT_METHODS = {"__init__", "base", "catalogue"}
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """Return the names of all methods, sorted."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_METHODS)
+    return tuple(sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_METHODS))
 
 
 def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
     """Return the method of a row of the config; unknown names, keys and wrong types are MoaErrors."""
     kind = _kind(row, section)
+    if kind not in names() and f"run.methods={kind}" in REMOVED:
+        raise MoaError(removed_value(f"methods.{row}", kind, f"run.methods={kind}"))
     if kind not in names():
         raise MoaError(f"methods.{row}: there is no method '{kind}'.{nearest(kind, names())}")
     cls: type[Method] = import_module(f"moa.methods.{kind}").Method
     try:
         settings = cls.schema.model_validate(section)
     except ValidationError as error:
-        raise MoaError("\n".join(_explain(row, e, list(cls.schema.model_fields)) for e in error.errors())) from None
+        raise MoaError(
+            "\n".join(_explain(row, kind, e, list(cls.schema.model_fields)) for e in error.errors())
+        ) from None
     return cls(row, settings, objectives)
 
 
@@ -35,12 +43,18 @@ def _kind(row: str, section: dict[str, object]) -> str:
     return str(section.get("kind") or row)
 
 
-def _explain(row: str, error: object, known: list[str]) -> str:
+def _explain(row: str, kind: str, error: object, known: list[str]) -> str:
     assert isinstance(error, dict)
-    key = ".".join(str(part) for part in error["loc"])
+    key, given = ".".join(str(part) for part in error["loc"]), error.get("input")
     if error["type"] == "extra_forbidden":
+        entry = f"methods.{kind}.{key}"
+        if entry in REMOVED:
+            return removed_key(f"methods.{row}.{key}", entry)
         return f"methods.{row}: unknown key '{key}'.{nearest(key, known)}"
-    return f"methods.{row}.{key}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"
+    for entry in (f"methods.{kind}.{key}={given}", f"ppo.{key}={given}"):  # a row's `whiten` is its `ppo.whiten`
+        if entry in REMOVED:
+            return removed_value(f"methods.{row}.{key}", given, entry)
+    return f"methods.{row}.{key}: {error['msg'].removeprefix('Value error, ')} (got {given!r})"
 
 
 def rows(experiment: Experiment) -> dict[str, Method]:

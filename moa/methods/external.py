@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 class Settings(method.Settings):
     adapter: str | None = None
+    """A PEFT adapter (safetensors) on this experiment's base: local folder or hub id."""
     model: str | None = None
+    """A causal language model: local folder or hub id."""
     revision: str | None = None
+    """Commit of a hub adapter or model."""
     responses: Path | None = None
+    """A Parquet file with columns `prompt` or `prompt_id`, `response`, and, if `conditioned`, `preference`."""
     conditioned: bool = False
+    """Whether it is steered by the preference in its prompt, as `conditioning` says."""
 
     @field_validator("adapter", "model")
     @classmethod

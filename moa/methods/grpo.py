@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 class Settings(method.Settings):
     """What is null is taken from `ppo`, as are steps, batch size, mini-batch size, clip range and gradient norm."""
 
-    group_size: int = Field(8, ge=2)  # responses per prompt and preference; must divide ppo.batch_size
-    beta: float | None = Field(None, ge=0)  # fixed weight of the KL term; null: adapted as ppo.kl says
+    group_size: int = Field(8, ge=2)
+    """Responses to each prompt at one preference; must divide ppo.batch_size. Source: TRL."""
+    beta: float | None = Field(None, ge=0)
+    """Fixed weight of the KL term; null adapts it as ppo.kl says."""
     learning_rate: float | None = Field(None, gt=0)
+    """Learning rate; null takes ppo.learning_rate."""
     epochs: int | None = Field(None, ge=1)
-    loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"  # how tokens are averaged; TRL's default
+    """Passes over each batch; null takes ppo.epochs."""
+    loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
+    """How TRL averages over tokens: `dapo` over all of them, `grpo` per response first, as the paper does.
+    Source: TRL."""
 
 
 class Method(method.Method):

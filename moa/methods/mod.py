@@ -14,7 +14,8 @@ from moa.experiment.preferences import Preference
 
 
 class Settings(method.Settings):
-    ingredients: str = "single_objective"  # the row, of kind single_objective, that trains the policies
+    ingredients: str = "single_objective"
+    """Row, of kind single_objective, that trains the policies."""
 
 
 class Method(method.Method):

@@ -10,7 +10,7 @@ Bradley-Terry model of R^k its minimum is pi_ref exp(sum_j w_j R^j / beta). Diff
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -26,25 +26,24 @@ if TYPE_CHECKING:
 
 class Settings(method.Settings):
     beta: float = Field(0.1, gt=0)
-    objective: str | None = None  # k; None: the one with the largest weight
-    pairs: PairSource | None = (
-        None  # a data set's own pairs, which hold the preferences of `objective`; None: made from rewards
-    )
-    responses: int = Field(2, ge=2)  # per prompt; every pair of them is used
-    labels: Literal["drawn", "expected"] = (
-        "expected"  # which response is chosen: the loss's mean over the draw, or drawn once
-    )
-    scale: float = Field(1.0, gt=0)  # rewards are multiplied by it, in labels and margins alike
-    epochs: int | None = Field(None, ge=1)  # None: ppo.epochs
-    learning_rate: float | None = Field(None, gt=0)  # None: ppo.learning_rate
+    """Weight of the KL to the reference; the smaller, the farther its policies go. Source: MODPO, 3.5."""
+    objective: str | None = None
+    """Objective whose preferences the pairs hold; null takes the one with the largest weight."""
+    pairs: PairSource | None = None
+    """A data set's own pairs, which hold the preferences of `objective`; null makes them from rewards."""
+    responses: int = Field(2, ge=2)
+    """Responses of the reference policy to each prompt; every pair of them is used. Not with `pairs`."""
+    scale: float = Field(1.0, gt=0)
+    """Factor of the rewards, in labels and margins alike; the minimum depends on scale / beta."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the pairs; null takes ppo.epochs."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate; null takes ppo.learning_rate."""
 
     @model_validator(mode="after")
-    def _labels(self) -> Settings:
-        made = [
-            name for name in ("responses", "labels") if getattr(self, name) != type(self).model_fields[name].default
-        ]
-        if self.pairs is not None and made:
-            raise ValueError(f"`pairs` bring their own responses and labels; leave out {' and '.join(made)}")
+    def _pairs(self) -> Settings:
+        if self.pairs is not None and self.responses != type(self).model_fields["responses"].default:
+            raise ValueError("`pairs` bring their own responses; leave out responses")
         if self.pairs is not None and self.objective is None:
             raise ValueError("`pairs` hold the preferences of one objective; name it as `objective`")
         return self

@@ -3,9 +3,8 @@
     A_t = sum_k w_k A^k_t
 
 Differences from the Rewards-in-Context code, and choices:
-1. That code sums raw rewards and trains one value function. Here every reward keeps its own value head, and the
-   whitened advantages are summed, so that no reward's unit decides the trade-off (with `ppo.advantages: gae` and
-   `ppo.whiten: none` this is the advantage of the summed normalised reward).
+1. That code sums raw rewards and trains one value function. Here every reward is normalised and keeps its own
+   advantages (and value head), which are summed, so that no reward's unit decides the trade-off.
 2. Its three-objective runs always use 0.33 each; here every evaluation preference has its own policy.
 3. The corners are the single-objective policies, trained once and shared.
 4. The paper's prompts are plain. `prompts: preference` puts a policy's own weights into its prompts, so that it starts
@@ -22,9 +21,10 @@ from moa.experiment.preferences import Preference, label
 
 
 class Settings(method.Settings):
-    # the row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`
     corners: str = "single_objective"
-    prompts: Literal["plain", "preference"] = "plain"  # what a policy reads: the prompt alone, or its weights as well
+    """Row, of kind single_objective, that trains the corner policies; not read with `prompts: preference`."""
+    prompts: Literal["plain", "preference"] = "plain"
+    """What a policy reads: the prompt alone, or its weights as well. Source: Rewards-in-Context, 3.3."""
 
 
 class Method(method.Method):

@@ -29,20 +29,30 @@ DRAWS = 20_000  # of N(0, 1): the least and the largest of so many are about -3.
 
 
 class Settings(method.Settings):
-    map: Map = "l2"  # from preference to target rewards
-    bounds: tuple[float, float] = (
-        0.01,
-        0.99,
-    )  # quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1: min and max
-    compat: Literal["ric"] | None = None  # ric: bounds from draws of N(0, 1), targets rounded to 0.1
-    format: Format = "names"  # how rewards stand in the prompt; bars: a mark per tenth of the way between the bounds
-    epochs: float = Field(1.0, gt=0)  # passes over the texts, offline
-    learning_rate: float | None = Field(None, gt=0)  # offline; None: that of model.sft
-    rounds: int = Field(2, ge=0)  # online
-    round_steps: float = Field(0.2, gt=0)  # steps of a round as a share of the offline steps: 4 000 of 20 000
-    round_rate: float = Field(1 / 14, gt=0)  # learning rate of a round as a share of the offline one: 1e-5 of 1.4e-4
+    map: Map = "l2"
+    """From preference w to target rewards: w / |w| (`l2`), w / max w (`linf`), or w (`linear`).
+    Source: Rewards-in-Context, 3.3."""
+    bounds: tuple[float, float] = (0.01, 0.99)
+    """Quantiles of the texts' rewards that the smallest and the largest target ask for; 0 and 1 are least and most."""
+    compat: Literal["ric"] | None = None
+    """`ric` draws the bounds from N(0, 1) and rounds targets to 0.1, as the paper's code does."""
+    format: Format = "names"
+    """How rewards stand in the prompt: `names` with numbers, `tags` (<rm1_score>) with numbers, or `bars`, a mark per
+    tenth of the way between the bounds, for models that read no numbers."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the texts, offline."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate offline; null takes that of model.sft."""
+    rounds: int = Field(2, ge=0)
+    """Rounds on its own responses. Source: Rewards-in-Context, 3.3."""
+    round_steps: float = Field(0.2, gt=0)
+    """Steps of a round as a share of the offline steps: 4 000 of 20 000. Source: Rewards-in-Context."""
+    round_rate: float = Field(1 / 14, gt=0)
+    """Learning rate of a round as a share of the offline one: 1e-5 of 1.4e-4. Source: Rewards-in-Context."""
     quantile: float = Field(0.7, ge=0, lt=1)
-    originals: float = Field(0.5, ge=0)  # texts per generated response in a round: 10 000 for 20 000
+    """Quantile of a round's rewards that a response must reach in some objective. Source: Rewards-in-Context."""
+    originals: float = Field(0.5, ge=0)
+    """Texts per generated response in a round: 10 000 for 20 000. Source: Rewards-in-Context."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:

@@ -24,20 +24,14 @@ from moa.trainers.pairs import Pairs, given_pairs, make_pairs
 log = logging.getLogger("moa")
 
 
-def label(samples: Samples, method: modpo.Method, weights: Preference, seed: int) -> Pairs:
-    """Make the policy's pairs; labels that are drawn depend on the seed alone."""
+def label(samples: Samples, method: modpo.Method, weights: Preference) -> Pairs:
+    """Make the policy's pairs."""
     settings = method.settings
     rewards = settings.scale * samples.quantile
+    wanted, labelled = torch.tensor(weights, device=rewards.device), method.labelled(weights)
     if settings.pairs is not None:
-        return given_pairs(rewards, torch.tensor(weights, device=rewards.device), method.labelled(weights))
-    return make_pairs(
-        rewards,
-        settings.responses,
-        torch.tensor(weights, device=rewards.device),
-        method.labelled(weights),
-        settings.labels == "drawn",
-        seed,
-    )
+        return given_pairs(rewards, wanted, labelled)
+    return make_pairs(rewards, settings.responses, wanted, labelled)
 
 
 def first_rows(samples: Samples, objectives: list[str]) -> list[CurveRow]:
@@ -100,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         settings, ppo = method.settings, section.ppo
         samples = samples_of(job.folder / "samples.safetensors", actor, task, method, args, ppo, job.watch)
         epochs, rate = settings.epochs or ppo.epochs, settings.learning_rate or ppo.learning_rate
-        pairs = label(samples, method, weights, args.seed)
+        pairs = label(samples, method, weights)
         loop = PairLoop(
             actor,
             ppo,

@@ -13,7 +13,13 @@ log = logging.getLogger("moa")
 ROOT = Path(__file__).resolve().parents[2]
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
 DECLARATIONS = frozenset(
-    {"moa.experiment.schema", "moa.experiment.keys", "moa.experiment.rewards", "moa.methods.catalogue"}
+    {
+        *(
+            f"moa.experiment.{name}"
+            for name in ("schema", "keys", "model", "training", "rewards", "mistakes", "removed")
+        ),
+        "moa.methods.catalogue",
+    }
 )
 NEUTRAL = frozenset(
     {"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"}
@@ -41,13 +47,19 @@ def warn_unpinned(what: str, revision: str | None) -> None:
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
+    """Drop every bare string: of modules, classes and functions, and those under a settings' keys."""
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]
     return tree
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _imports(tree: ast.AST, package: str) -> list[str]:

@@ -22,25 +22,29 @@ SPEAKER = re.compile(r"^\s*\w+:\s*")
 
 
 class PairSource(Strict):
-    """Where pairs come from.
-
-    Columns `prompt`, `chosen` and `rejected`; or whole dialogues in `chosen` and `rejected` that share everything up to
-    and including the last `prompt_end`. `frame` is what the data set puts around a prompt and the task does not, with
-    {prompt} in its
-    place: it is taken off, and dialogues of more turns are left out. `text_characters` bounds prompt and response
-        together.
-    """
+    """A data set's own pairs: columns of prompts and responses, or of whole dialogues that share their beginning."""
 
     source: str
+    """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
+    """Commit of a hub data set."""
     subset: str | None = None
+    """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"
+    """Split to read."""
     prompt: str | None = None
+    """Column of the prompts."""
     prompt_end: str | None = Field(None, min_length=1)
+    """In place of `prompt`: dialogues share everything up to and including the last occurrence of this."""
     chosen: str = "chosen"
+    """Column of the chosen responses or dialogues."""
     rejected: str = "rejected"
+    """Column of the rejected ones."""
     frame: str | None = None
+    """What the data set puts around a prompt and the task does not, with {prompt} in its place; it is taken off, and
+    dialogues of more turns are left out."""
     text_characters: tuple[int, int] = (1, 100_000)
+    """Bounds of prompt and response together."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> "PairSource":

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from moa.store.provenance import text_hash
-
 LEAST_WEIGHT = 0.05  # of the divisor, so that a small w_k neither divides by 0 nor drowns the gradient
 
 
@@ -54,7 +52,7 @@ class Pairs:
 
     Attributes:
         rows: (N, 2) rows i and j of the samples.
-        chosen: (N,) 1 where i is chosen, 0 where j is, or the probability of it.
+        chosen: (N,) the probability that i is chosen; 1 where somebody chose it.
         others: (N,) the margin of the other objectives, i less j.
         better: (N,) sum_k w_k D R^k, i less j: what the policy's own ranking should follow.
         weight: w_k.
@@ -67,22 +65,17 @@ class Pairs:
     weight: float
 
 
-def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int, drawn: bool, seed: int) -> Pairs:
-    """Label pairs by the rewards.
+def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int) -> Pairs:
+    """Label pairs by the rewards: with the probability that the first is chosen, so that the loss is its mean.
 
     Args:
         rewards: (B, K) on the margin's scale, the responses of a prompt side by side.
         responses: per prompt.
         weights: (K,).
         labelled: k.
-        drawn: draw every label from its probability; else keep the probability.
-        seed: of the draws.
     """
     rows = all_pairs(len(rewards) // responses, responses).to(rewards.device)
     chosen = label_probabilities(rewards[rows[:, 0], labelled] - rewards[rows[:, 1], labelled])
-    if drawn:
-        generator = torch.Generator().manual_seed(int(text_hash("labels", str(seed)), 16) % 2**63)
-        chosen = (torch.rand(len(rows), generator=generator).to(chosen.device) < chosen).float()
     return _with_margins(rows, chosen, rewards, weights, labelled)
 
 

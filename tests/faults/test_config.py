@@ -1,6 +1,7 @@
-"""Every mistake in an experiment file is one sentence that names the key and, for a wrong name, the nearest right one."""
+"""Every mistake in an experiment file is one sentence: the key, and for a wrong name the nearest right one."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import yaml
 
 from moa.errors import MoaError
 from moa.experiment import schema
+from moa.experiment.removed import REMOVED
 from moa.methods import catalogue
+from moa.plan import Plan
+
+ROOT = Path(__file__).parents[2]
 
 GOOD: dict[str, Any] = {
     "task": "tiny",
@@ -209,3 +214,45 @@ def test_load_reads_what_parse_takes(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     assert schema.load(path) == schema.parse(GOOD)
+
+
+def old_file(entry: str) -> dict[str, Any]:
+    """An experiment that still holds an entry of what was removed; a method's key in a row with a name of its own."""
+    path, _, value = entry.partition("=")
+    if path == "run.methods":
+        return changed("run.methods", [value])
+    section, kind, *rest = path.split(".")
+    if section == "methods":
+        data = changed("run.methods", ["mine"])
+        data["methods"] = {"mine": {"kind": kind, rest[0]: value or "x"}}
+        return data
+    return changed(path, value or "x")
+
+
+@pytest.mark.parametrize("entry", REMOVED)
+def test_what_was_removed_is_refused_with_its_replacement(entry: str) -> None:
+    with pytest.raises(MoaError) as caught:
+        Plan(schema.parse(old_file(entry), "old.yaml"), "old.yaml")
+    path, _, value = entry.partition("=")
+    key = re.sub(r"^methods\.\w+", "methods.mine", path).replace("run.methods", f"methods.{value}")
+    said = f"{key}: '{value}' was removed" if value else f"key '{key}' was removed"
+    assert str(caught.value) == f"old.yaml: {said}: {REMOVED[entry]}"
+
+
+@pytest.mark.parametrize("entry", REMOVED)
+def test_a_replacement_names_the_study_that_says_why(entry: str) -> None:
+    assert re.search(r" \(studies/\w+\)$", REMOVED[entry])
+
+
+@pytest.mark.skipif(not (ROOT / "studies").is_dir(), reason="this checkout has no studies/")
+@pytest.mark.parametrize("entry", REMOVED)
+def test_the_study_is_there(entry: str) -> None:
+    assert (ROOT / REMOVED[entry].rpartition("(")[2].removesuffix(")") / "README.md").is_file()
+
+
+def test_a_rows_own_whitening_is_refused_as_the_runs_is() -> None:
+    data = changed("run.methods", ["mine"])
+    data["methods"] = {"mine": {"kind": "linear", "whiten": "none"}}
+    with pytest.raises(MoaError) as caught:
+        Plan(schema.parse(data), "old.yaml")
+    assert str(caught.value) == f"old.yaml: methods.mine.whiten: 'none' was removed: {REMOVED['ppo.whiten=none']}"

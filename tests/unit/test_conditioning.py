@@ -29,8 +29,6 @@ def with_template(template: str, tokenizer: PreTrainedTokenizerFast = PIECES) ->
     ("form", "expected"),
     [
         ("digits", "sentiment 0.75 conciseness 0.25"),
-        ("words", "strong sentiment slight conciseness"),
-        ("levels", "sentiment 7 conciseness 2"),  # 6.75 and 2.25
         ("bars", "sentiment + + + + + + + + conciseness + +"),  # 7.5 and 2.5, halves to the even number
         ("tags", "<sentiment=75> <conciseness=25>"),
     ],
@@ -39,10 +37,10 @@ def test_preference_text(form: str, expected: str) -> None:
     assert preference_text((0.75, 0.25), OBJECTIVES, form) == expected
 
 
-@pytest.mark.parametrize("form", ["digits", "words", "bars", "levels", "tags"])
+@pytest.mark.parametrize("form", ["digits", "bars", "tags"])
 @pytest.mark.parametrize("divisions", [20, 40])
 def test_the_text_is_the_same_in_float32(form: str, divisions: int) -> None:
-    """Weights on a half of a unit, such as 0.05 of a tenth, would fall to either side with the digits that float32 leaves."""
+    """Weights on a half of a unit, as 0.05 of a tenth, would fall to either side with the digits that float32 leaves."""
     for preference in lattice(2, divisions):
         rounded = torch.tensor(preference).tolist()
         assert preference_text(rounded, ["a", "b"], form) == preference_text(preference, ["a", "b"], form)

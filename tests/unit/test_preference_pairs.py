@@ -131,8 +131,8 @@ def test_bad_pairs_are_named(tmp_path: Path, rows: list[dict[str, Any]], message
             "`pairs` hold the preferences of one objective; name it as `objective`",
         ),
         (
-            {"pairs": {"source": "x", "prompt": "p"}, "objective": "sentiment", "labels": "drawn"},
-            "`pairs` bring their own responses and labels; leave out labels",
+            {"pairs": {"source": "x", "prompt": "p"}, "objective": "sentiment", "responses": 3},
+            "`pairs` bring their own responses; leave out responses",
         ),
     ],
 )

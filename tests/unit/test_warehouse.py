@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from moa.docs import tables as page
 from moa.errors import MoaError
-from moa.report import docs
 from moa.stages import manifest, warehouse
 from moa.store import provenance, tables
 from tests import synthetic
@@ -289,9 +289,9 @@ def test_the_code_hash_covers_every_module():
 
 
 def test_the_page_of_tables_is_up_to_date():
-    assert list(docs.FILES) == [table.name for table in tables.ALL]
+    assert list(page.FILES) == [table.name for table in tables.ALL]
     committed = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
-    assert committed == docs.render(), "run: python -m moa.report.docs docs/tables.md"
+    assert committed == page.render(), "run: python -m moa.docs"
     assert (
         "| preference | DOUBLE[] | weights over the objectives in the config's order, sum 1 | the policy takes no"
         " preference |" in committed

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moa.experiment.keys import WarmStart
-from moa.lm.warm_start import best, draw, hundredths, implied, quantiles
+from moa.lm.warm_start import draw, hundredths, implied, quantiles
 
 SCORES = np.array([[0.0, 9.0], [1.0, 5.0], [1.0, 5.0], [3.0, 1.0]])
 
@@ -49,43 +49,15 @@ def test_implied_labels_keep_the_texts_of_highest_utility() -> None:
 
     So keep = .5 keeps texts 0 and 3.
     """
-    drawn = draw(SCORES, WarmStart(labels="implied", keep=0.5, sharpness=1.0), 4, seed=0)
+    drawn = draw(SCORES, WarmStart(keep=0.5, sharpness=1.0), 4, seed=0)
     assert sorted(drawn.texts.tolist()) == [0, 0, 3, 3], "each of the two kept ones, before either repeats"
     for text, preference in zip(drawn.texts, drawn.preferences.tolist(), strict=True):
         assert preference == {0: [0.13, 0.87], 3: [0.88, 0.12]}[text]
 
 
-def test_best_texts_of_a_preference() -> None:
-    """p = (1, 0): u . p = .125, .5, .5, .875, so text 3 is best.
-
-    Half of four are texts 3 and 1 (the earlier of equals).
-    """
-    u = quantiles(SCORES)
-    assert best(u, np.array([1.0, 0.0]), 0.25).tolist() == [3]
-    assert best(u, np.array([1.0, 0.0]), 0.5).tolist() == [3, 1]
-    assert best(u, np.array([0.0, 1.0]), 0.25).tolist() == [0]
-
-
-def test_equal_utility_prefers_the_better_other_objective() -> None:
-    u = np.array([[0.5, 0.1], [0.5, 0.9]])
-    assert best(u, np.array([1.0, 0.0]), 0.5).tolist() == [1]
-
-
-def test_best_labels_cover_the_lattice_evenly_corners_included() -> None:
-    """21 points of two objectives; 42 examples use each of them twice."""
-    scores = np.random.default_rng(0).normal(size=(50, 2))
-    drawn = draw(scores, WarmStart(labels="best", keep=0.1), 42, seed=1)
-    weights, counts = np.unique(drawn.preferences[:, 0], return_counts=True)
-    assert weights.tolist() == pytest.approx([i / 20 for i in range(21)])
-    assert set(counts.tolist()) == {2}
-    corner = drawn.texts[drawn.preferences[:, 0] == 1.0]
-    assert set(corner.tolist()) <= set(np.argsort(-scores[:, 0])[:5].tolist()), "the best tenth of the first objective"
-
-
-@pytest.mark.parametrize("labels", ["implied", "best"])
-def test_the_seed_decides(labels: str) -> None:
+def test_the_seed_decides() -> None:
     scores = np.random.default_rng(0).normal(size=(200, 2))
-    warm = WarmStart.model_validate({"labels": labels})
+    warm = WarmStart()
     first, again, other = (draw(scores, warm, 60, seed) for seed in (1, 1, 2))
     assert first.texts.tolist() == again.texts.tolist()
     assert first.texts.tolist() != other.texts.tolist()

@@ -62,11 +62,11 @@ def test_weights_are_the_policys_own() -> None:
 def test_a_rows_own_whitening_reaches_its_policy_alone() -> None:
     found = plan(
         run={"methods": ["linear", "mine", "pama"], "seeds": [0]},
-        methods={"mine": {"kind": "linear", "whiten": "combined"}, "pama": {"whiten": None}},
+        methods={"mine": {"kind": "linear", "whiten": "batch"}, "pama": {"whiten": None}},
     )
-    assert [found.train(row).ppo.whiten for row in ("linear", "mine", "pama")] == ["batch", "combined", "batch"]
-    assert found.train("mine").ppo.model_copy(update={"whiten": "batch"}) == found.train("linear").ppo
-    assert found.experiment.ppo.whiten == "batch"
+    assert [found.train(row).ppo.whiten for row in ("linear", "mine", "pama")] == ["combined", "batch", "combined"]
+    assert found.train("mine").ppo.model_copy(update={"whiten": "combined"}) == found.train("linear").ppo
+    assert found.experiment.ppo.whiten == "combined"
 
 
 def refusal(**changes: Any) -> str:
@@ -101,24 +101,11 @@ def test_a_running_mean_per_preference_needs_preferences_that_come_again(setting
     )
 
 
-def test_whitening_per_preference_needs_preferences_that_come_again() -> None:
-    said = refusal(
-        run={"methods": ["mine"], "seeds": [0]},
-        methods={"mine": {"kind": "linear", "whiten": "preference"}},
-        preferences=DIRICHLET,
-    )
-    assert (
-        said
-        == "tiny: methods.mine.whiten: preference needs several samples per preference, and preferences.dirichlet draws"
-        " every one anew; use batch"
-    )
-
-
 @pytest.mark.parametrize("row", ["grpo", "morlhf", "reference"])
 def test_rows_that_the_loop_trains_no_single_policy_for_have_no_whitening(row: str) -> None:
     """MORLHF shares its corners with other rows; GRPO has a trainer of its own."""
     assert f"methods.{row}: unknown key 'whiten'" in refusal(
-        run={"methods": [row], "seeds": [0]}, methods={row: {"whiten": "none"}}
+        run={"methods": [row], "seeds": [0]}, methods={row: {"whiten": "batch"}}
     )
 
 
@@ -273,16 +260,30 @@ def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends
 
 
 def test_a_new_key_of_the_schema_makes_no_finished_job_stale(tmp_path: Path) -> None:
-    """Both files of the schema: what a key says reaches a stage in its section."""
-    (tmp_path / "moa").mkdir()
-    for name in ("__init__", "config", "config_keys"):
-        (tmp_path / "moa" / f"{name}.py").write_text("x = 1\n")
-    (tmp_path / "moa" / "stage.py").write_text("from moa import config, config_keys\n")
+    """All files of the schema: what a key says reaches a stage in its section."""
+    (tmp_path / "moa" / "experiment").mkdir(parents=True)
+    names = ("schema", "keys", "model", "training", "rewards", "mistakes", "removed")
+    for name in names:
+        (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 1\n")
+    (tmp_path / "moa" / "stage.py").write_text(f"from moa.experiment import {', '.join(names)}\n")
     before = provenance.code_hash("moa.stage", root=tmp_path)
-    for name in ("config", "config_keys"):
-        (tmp_path / "moa" / f"{name}.py").write_text("x = 2\n")
+    for name in names:
+        (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 2\n")
     provenance._parse.cache_clear()
     assert provenance.code_hash("moa.stage", root=tmp_path) == before
+
+
+def test_what_a_key_means_makes_no_finished_job_stale(tmp_path: Path) -> None:
+    """A method's settings stand in its own file; the text under a key is no logic, its default is."""
+    (tmp_path / "moa").mkdir()
+    (tmp_path / "moa" / "__init__.py").write_text("")
+
+    def code(text: str, default: int) -> str:
+        (tmp_path / "moa" / "mine.py").write_text(f'class Settings:\n    n: int = {default}\n    """{text}"""\n')
+        provenance._parse.cache_clear()
+        return provenance.code_hash("moa.mine", root=tmp_path)
+
+    assert code("Responses.", 1) == code("Responses per prompt.", 1) != code("Responses.", 2)
 
 
 def test_local_sources_are_known_by_content(tmp_path: Path) -> None:

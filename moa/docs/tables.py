@@ -1,7 +1,4 @@
-"""Writes docs/tables.md from moa/store/tables.py: python -m moa.report.docs docs/tables.md."""
-
-import argparse
-from pathlib import Path
+"""Makes docs/tables.md from moa/store/tables.py."""
 
 from moa.stages.warehouse import sql_type
 from moa.store import tables
@@ -28,12 +25,12 @@ FILES = {
 }
 HEAD = f"""# Tables
 
-Generated from `moa/store/tables.py` by `python -m moa.report.docs docs/tables.md`; a test keeps it up to date.
+Generated from `moa/store/tables.py` by `python -m moa.docs`; a test keeps it up to date.
 
-`results/results.duckdb` holds every table below, for all tasks. Most are made from Parquet files under `results/{{task}}/`,
-named below. Every file carries its table's name and schema version ({tables.VERSION}) as metadata; it is checked when written
-and when read: columns, types, NULLs, finite numbers, unique keys, preferences on the simplex. NULL is allowed only where
-the last column says what it means. The database holds the meanings as comments:
+`results/results.duckdb` holds every table below, for all tasks. Most are made from Parquet files under
+`results/{{task}}/`, named below. Every file carries its table's name and schema version ({tables.VERSION}) as metadata;
+it is checked when written and when read: columns, types, NULLs, finite numbers, unique keys, preferences on the
+simplex. NULL is allowed only where the last column says what it means. The database holds the meanings as comments:
 `moa sql "select table_name, column_name, comment from duckdb_columns() where not internal"`.
 """
 
@@ -64,9 +61,3 @@ def _sentence(text: str) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the page of the tables.")
-    parser.add_argument("page", type=Path, help="docs/tables.md")
-    parser.parse_args().page.write_text(render(), encoding="utf-8")
