@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 
 class Settings(method.LoopSettings):
     streams: Literal["literal", "utility"] = "utility"
+    """What min-norm weighs against control: sum_i p_i A^i (`utility`), or every A^i by itself (`literal`).
+    Source: measured: studies/moc."""
     target: Literal["scaled", "range"] = "range"
+    """What a preference asks for: p / max p, of the whole scale (`scaled`) or of the range that the preferences achieve
+    so far. Source: measured: studies/moc."""
     phi: float = Field(0.0, ge=0)
+    """Mean squared distance between rewards and target that the constraint allows."""
 
 
 def gram(streams: Tensor, mask: Tensor) -> Tensor:

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 
 class Settings(method.LoopSettings):
-    multiplier: float = Field(4.0, ge=0)  # of what is missing; 0 is linear
-    phi: float = Field(0.0, ge=0)  # a mean square of what is missing, in widths, within which the preference follows p
+    multiplier: float = Field(4.0, ge=0)
+    """Weight of what is missing beside the preference; 0 is linear. Source: measured: studies/moc."""
+    phi: float = Field(0.0, ge=0)
+    """Mean square of what is missing, in widths of the achieved range, up to which weights are the preference's."""
 
 
 def objective_weights(p: Tensor, achieved: Tensor, multiplier: float, phi: float) -> Tensor:

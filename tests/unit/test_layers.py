@@ -22,6 +22,7 @@ LAYERS = (
     ("plan",),
     ("report",),
     ("stages",),
+    ("docs",),
     ("testbed",),
     ("respond", "api"),
     ("cli",),

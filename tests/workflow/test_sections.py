@@ -78,27 +78,12 @@ def refusal(**changes: Any) -> str:
 DIRICHLET = {"training": {"divisions": 2}, "evaluation": {"divisions": 2}, "dirichlet": 1.0}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"control": "mean", "target": "scaled"},
-        {"control": "sample", "target": "arc"},
-        {"control": "sample", "target": "range"},
-    ],
-)
-def test_a_running_mean_per_preference_needs_preferences_that_come_again(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("kind", "told"), [("moc", "target: range keeps"), ("moc_feedback", "moc_feedback keeps")])
+def test_a_running_mean_per_preference_needs_preferences_that_come_again(kind: str, told: str) -> None:
     run = {"methods": ["linear", "mine"], "seeds": [0]}
-    said = refusal(run=run, methods={"mine": {"kind": "moc", **settings}}, preferences=DIRICHLET)
-    assert said.startswith(
-        f"tiny: methods.mine: control: {settings.get('control', 'feedback')} with target:"
-        f" {settings.get('target', 'arc')} "
-    )
-    assert (
-        "preferences.dirichlet (1)" in said
-        and "control: sample with target: scaled" in said
-        and "null to train on the lattice" in said
-    )
+    said = refusal(run=run, methods={"mine": {"kind": kind}}, preferences=DIRICHLET)
+    assert said.startswith(f"tiny: methods.mine: {told} a running mean reward per training preference")
+    assert "preferences.dirichlet (1)" in said and "null to train on the lattice" in said
 
 
 @pytest.mark.parametrize("row", ["grpo", "morlhf", "reference"])
@@ -111,16 +96,8 @@ def test_rows_that_the_loop_trains_no_single_policy_for_have_no_whitening(row: s
 
 def test_settings_that_keep_nothing_per_preference_go_with_dirichlet() -> None:
     run = {"methods": ["linear", "mse_only", "mine"], "seeds": [0]}
-    sample = {"kind": "moc", "control": "sample", "target": "scaled"}
-    assert (
-        plan(run=run, methods={"mine": sample, "other": {"kind": "moc"}}, preferences=DIRICHLET).train("mine").dirichlet
-        == 1.0
-    )  # 'other' is not run
-    smoothed = {**sample, "weights": "min_norm", "granularity": "preference", "smoothing": 0.5}
-    assert "methods.mine: smoothing: 0.5 with granularity: preference keeps a matrix" in refusal(
-        run=run, methods={"mine": smoothed}, preferences=DIRICHLET
-    )
-    plan(run=run, methods={"mine": {**smoothed, "granularity": "batch"}}, preferences=DIRICHLET)
+    methods = {"mine": {"kind": "moc", "target": "scaled"}, "other": {"kind": "moc"}}  # 'other' is not run
+    assert plan(run=run, methods=methods, preferences=DIRICHLET).train("mine").dirichlet == 1.0
 
 
 @pytest.mark.parametrize(
