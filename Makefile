@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile tests/tiny.yaml
 
-# Changes the equations one place at a time and counts what the unit tests notice: docs/mutation.md.
+# Changes the equations one place at a time and counts what the unit tests notice: studies/mutation.
 mutation: $(MUTMUT)
 	$(BIN)/python benchmarks/mutation.py --mutmut $(MUTMUT) $(ARGS)
 

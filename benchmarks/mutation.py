@@ -26,6 +26,7 @@ RL = ("advantages", "estimation", "weights", "losses", "control")
 METHODS = (
     "pama",
     "moc",
+    "moc_feedback",
     "morlhf",
     "single_objective",
     "mgda_ub",
@@ -53,6 +54,7 @@ UNITS = (
         "golden",
         "methods",
         "moc",
+        "moc_feedback",
         "pama_certificate",
     ),
     *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
