@@ -28,7 +28,10 @@ VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}  #
 
 
 @app.callback(invoke_without_command=True)
-def start(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         print(f"moa {__version__}")
     elif context.invoked_subcommand is None:
@@ -61,7 +64,6 @@ def run(
 ) -> None:
     """Run an experiment here; after a crash the same command goes on."""
     from moa.job.unlock import NOTHING, unlock
-    from moa.report.leaderboard import show
 
     begin.check(experiment)
     if (done := unlock(Path())) != NOTHING:
@@ -70,6 +72,8 @@ def run(
     if status:
         raise typer.Exit(status)
     if DATABASE.exists() and not begin.plans_only(arguments or []):
+        from moa.report.leaderboard import show
+
         show(DATABASE, INDEX)
 
 
@@ -123,9 +127,7 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="an archive's folder, or a database")] = DATABASE,
     b: Annotated[Path | None, typer.Argument(metavar="[B]", help="where the other row stands; A without it")] = None,
     row: Annotated[str | None, typer.Option(help="one row of A, in detail; all without it")] = None,
-    against: Annotated[
-        str | None, typer.Option(help="the other row; the one of the same name in B without it")
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="the other row; the one of the same name in B without it")] = None,
     pool: Annotated[list[Path] | None, typer.Option(help="a further archive of A's; may be repeated")] = None,
     across: Annotated[
         bool, typer.Option("--across", help="the archives are of several bases: differences within each are pooled")

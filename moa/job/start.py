@@ -54,7 +54,9 @@ def init(path: Path, source: str = DEFAULT) -> None:
 def check(experiment: Path) -> None:
     """Refuse to run what is no file."""
     if str(experiment).startswith("-"):
-        raise MoaError(f"{experiment}: name the experiment file first, then Snakemake's arguments: moa run mine.yaml -n")
+        raise MoaError(
+            f"{experiment}: name the experiment file first, then Snakemake's arguments: moa run mine.yaml -n"
+        )
     if not experiment.is_file():
         raise MoaError(f"{experiment}: no such experiment file; `moa init {experiment.name}` writes one")
 
