@@ -13,12 +13,14 @@ class WithWorkflow(build_py):
     """Build the package with the files that `moa init` and `moa run` use; an editable install finds them in place."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
+            super().run()
             return
+        # An earlier build in the same folder may have left modules that are gone; a method is every file in moa/methods.
+        shutil.rmtree(Path(self.build_lib, "moa"), ignore_errors=True)
+        super().run()
         target = Path(self.build_lib, "moa", "bundled")
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier build
-        target.mkdir(parents=True)
+        target.mkdir()
         for name in BUNDLED:
             if Path(name).is_dir():
                 shutil.copytree(name, target / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -66,12 +66,13 @@ def run(
     from moa.job.unlock import NOTHING, unlock
 
     begin.check(experiment)
-    if (done := unlock(Path())) != NOTHING:
+    planned = begin.plans_only(arguments or [])
+    if not planned and (done := unlock(Path())) != NOTHING:
         print(done, flush=True)
     status = begin.run(experiment, arguments or [])
     if status:
         raise typer.Exit(status)
-    if DATABASE.exists() and not begin.plans_only(arguments or []):
+    if DATABASE.exists() and not planned:
         from moa.report.leaderboard import show
 
         show(DATABASE, INDEX)

@@ -72,6 +72,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         shutil.copytree(snake.ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in BESIDE:
         shutil.copy2(snake.ROOT / name, clone / name)
+    (clone / "build" / "lib" / "moa" / "methods").mkdir(parents=True)
+    (clone / "build" / "lib" / "moa" / "methods" / "gone.py").touch()  # of an earlier build
     offline = ("--quiet", "--no-deps", "--no-build-isolation")
     made = run(sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", folder, clone, cwd=folder)
     assert made.returncode == 0, made.stderr
