@@ -1,7 +1,8 @@
 # `make run` and `make test` do their own set-up: .venv from pinned requirements, made anew when those change.
 # ARGS go to snakemake or pytest, e.g.  make run ARGS="--configfile experiments/imdb.yaml"
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v $$p && break; done)
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& command -v $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 MUTMUT := .mutmut/bin/mutmut
@@ -9,12 +10,9 @@ ARGS ?=
 
 .PHONY: run test lint mutation setup clean
 
-# Goes on after a crash by itself: unlock removes a lock only when the snakemake that took it is gone.
-# A dry run (ARGS=-n) makes nothing, so it ends without a leaderboard.
+# Goes on after a crash by itself, and ends with the leaderboard. An experiment in ARGS stands instead of config.yaml.
 run: $(READY)
-	$(BIN)/moa unlock
-	$(BIN)/snakemake --cores all --no-hooks $(ARGS)
-	$(if $(filter -n% --dry-run% --dryrun%,$(ARGS)),,$(BIN)/moa leaderboard)
+	$(BIN)/python -m moa run config.yaml $(ARGS)
 
 # Two processes, for two cores; ARGS="-n 0 ..." is one.
 test: $(READY)

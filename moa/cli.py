@@ -1,50 +1,81 @@
-"""The command `moa`: query the results, talk to a policy, check an experiment, go on after a crash.
+"""The command `moa`: begin an experiment, run it, talk to its policies, read and compare its results.
 
 Heavy libraries are imported by the command that needs them, so that `moa --help` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from moa import __version__
 from moa.errors import MoaError
+from moa.job import start as begin
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Multi-objective alignment of language models.",
 )
 
 DATABASE = Path("results/results.duckdb")
-Database = Annotated[Path, typer.Option(help="the database that `snakemake` built")]
+INDEX = Path("reports/index.html")
+Database = Annotated[Path, typer.Option(help="the database that a run built")]
+Task = Annotated[str | None, typer.Argument(help="one task; all without it")]
+VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # Snakemake's arguments
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"moa {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
-def sql(
-    statement: Annotated[str, typer.Argument(help='e.g. "FROM leaderboard"')],
-    database: Database = DATABASE,
-    output: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")
-    ] = "table",
+def init(
+    file: Annotated[Path, typer.Argument(help="the experiment file to write")] = Path("mine.yaml"),
+    source: Annotated[str, typer.Option("--from", help=f"what to begin from: {', '.join(begin.experiments())}")] = (
+        begin.DEFAULT
+    ),
 ) -> None:
-    """Query the results; the database is opened read-only and sees no other file."""
-    from moa.store.sql import query
-
-    query(database, statement, output, sys.stdout)
+    """Write a commented experiment file; an existing one is kept."""
+    begin.init(file, source)
+    print(f"{file} written. Edit it, then:  moa check {file}  and  moa run {file}")
 
 
 @app.command()
-def leaderboard(
-    task: Annotated[str | None, typer.Argument(help="one task; all without it")] = None,
-    database: Database = DATABASE,
-) -> None:
-    """Print the leaderboard and where the report is."""
-    from moa.report.leaderboard import show
+def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
+    """Validate experiment files and say what each would train."""
+    for experiment in experiments:
+        _describe(experiment)
 
-    show(database, Path("reports/index.html"), task)
+
+@app.command(context_settings=VERBATIM)
+def run(
+    experiment: Annotated[Path, typer.Argument(help="experiment file")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Snakemake's, e.g. -n, --cores 2, train")] = None,
+) -> None:
+    """Run an experiment here; after a crash the same command goes on."""
+    from moa.job.unlock import NOTHING, unlock
+
+    begin.check(experiment)
+    planned = begin.plans_only(arguments or [])
+    if not planned and (done := unlock(Path())) != NOTHING:
+        print(done, flush=True)
+    status = begin.run(experiment, arguments or [])
+    if status:
+        raise typer.Exit(status)
+    if DATABASE.exists() and not planned:
+        from moa.report.leaderboard import show
+
+        show(DATABASE, INDEX)
 
 
 @app.command()
@@ -60,25 +91,105 @@ def respond(
 ) -> None:
     """Talk to a trained policy."""
     from moa.respond import respond
-    from moa.store.sql import visible
 
-    answer = respond(policy, prompt, parse_preference(preference), experiment)
-    print("\n".join(visible(line) for line in answer.splitlines()))  # a policy may write what a terminal obeys
+    say(respond(policy, prompt, parse_preference(preference), experiment))
 
 
 @app.command()
-def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
-    """Validate experiment files and print what each would train and evaluate."""
-    for experiment in experiments:
-        _describe(experiment)
+def leaderboard(task: Task = None, database: Database = DATABASE) -> None:
+    """Print the leaderboard and where the report is."""
+    from moa.report.leaderboard import show
+
+    show(database, INDEX, task)
+
+
+@app.command()
+def summary(task: Task = None, database: Database = DATABASE) -> None:
+    """Print leaderboard, payoff and costs as Markdown tables."""
+    from moa.report.summary import summary
+
+    say(summary(database, task))
+
+
+@app.command()
+def figure(
+    task: Annotated[str | None, typer.Argument(help="the task; may be left out where there is one")] = None,
+    out: Annotated[Path | None, typer.Option(help="the file; <task>.svg without it")] = None,
+    database: Database = DATABASE,
+) -> None:
+    """Write a task's front as an SVG file."""
+    from moa.report.front import write
+
+    say(f"{write(database, task, out)} written")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="an archive's folder, or a database")] = DATABASE,
+    b: Annotated[Path | None, typer.Argument(metavar="[B]", help="where the other row stands; A without it")] = None,
+    row: Annotated[str | None, typer.Option(help="one row of A, in detail; all without it")] = None,
+    against: Annotated[str | None, typer.Option(help="the other row; the one of the same name in B without it")] = None,
+    pool: Annotated[list[Path] | None, typer.Option(help="a further archive of A's; may be repeated")] = None,
+    across: Annotated[
+        bool, typer.Option("--across", help="the archives are of several bases: differences within each are pooled")
+    ] = False,
+    unseen: Annotated[
+        Path | None, typer.Option(help="experiment file: only preferences whose text its training never showed")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="the task of a database; may be left out where there is one")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="take A's task into this archive first, and compare what it then holds")
+    ] = None,
+) -> None:
+    """Compare rows over seeds: paired differences, equal KL, spread."""
+    from moa.experiment.schema import load
+    from moa.report import archive
+    from moa.report.compare import compare
+    from moa.report.measured import unseen_by
+
+    if keep is not None and a.is_dir():
+        raise MoaError(f"--keep {keep}: {a} is an archive already; give the database of a run")
+    first = archive.read(a, task)
+    if keep is not None:
+        first = archive.keep(first, keep)
+        say(f"{keep} holds {len(first.metrics)} metrics and {len(first.points)} points\n")
+    mine = [first, *(archive.read(path, task) for path in pool or [])]
+    others = [] if b is None else [archive.read(b, task)]
+    reader = None if unseen is None else unseen_by(load(unseen))
+    say(compare(mine, others, row=row, against=against, across=across, reader=reader))
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help='e.g. "FROM leaderboard"')],
+    database: Database = DATABASE,
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")
+    ] = "table",
+) -> None:
+    """Query the results in SQL: read-only, and no other file."""
+    from moa.store.sql import query
+
+    query(database, statement, output, sys.stdout)
 
 
 @app.command()
 def unlock() -> None:
-    """Remove the lock that a killed Snakemake left behind, if its process is really gone."""
+    """Remove the lock of a Snakemake that is gone."""
     from moa.job.unlock import unlock
 
     print(unlock(Path()))
+
+
+def say(text: str) -> None:
+    """Print text that a policy or a database may have written: what a terminal would obey is shown as escapes."""
+    print(shown(text))
+
+
+def shown(text: str) -> str:
+    from moa.store.sql import visible
+
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def _describe(path: Path) -> None:
@@ -132,9 +243,16 @@ def parse_preference(text: str | None) -> dict[str, float] | None:
 def main() -> None:
     """Run the command; a mistake ends in one line and status 1."""
     try:
-        app()
+        sys.exit(app(prog_name="moa", standalone_mode=False))
     except MoaError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(shown(f"error: {error}"))
+    except typer.TyperException as error:  # of the command line itself
+        sys.exit(shown(f"error: {error.format_message()} See moa --help."))
+    except typer.Abort:
+        sys.exit(130)  # Ctrl-C
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import psutil
 
 from moa.errors import MoaError
 
+NOTHING = "nothing to unlock"
 ORPHAN_SECONDS = 30.0  # a job that is still importing its libraries dies when it has done so
 
 
@@ -68,7 +69,7 @@ def unlock(folder: Path) -> str:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     done = [f"removed the lock of a snakemake that is gone ({len(stale)} files)"] if stale else []
     done += [f"removed {len(left)} half-written outputs"] if left else []
-    return "; ".join(done) or "nothing to unlock"
+    return "; ".join(done) or NOTHING
 
 
 def warn_of_stale_lock(folder: Path) -> None:

@@ -1,17 +1,15 @@
-"""Keeps the metrics of long runs as small Parquet files that a later run extends, and compares methods over seeds.
+"""Archives: the metrics of long runs as small Parquet files, which a later run extends.
 
 An archive is a folder with metrics.parquet, points.parquet and normaliser.parquet of one task, and settings.json with
 what answers are compared on: the reference policy's responses, evaluation prompts, preferences, decoding. Rows of a
 method and seed that a run holds replace the archive's; all others stay. What was measured against another base, or on
 other settings, is refused, whatever the task is called; a setting that the archive does not hold yet is taken from the
 next run.
-
-    python -m moa.report.archive --task reviews_full --folder benchmarks/full --against linear
 """
 
-import argparse
 import json
-import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,65 +17,127 @@ import duckdb
 
 from moa.errors import MoaError
 from moa.experiment.keys import Grid
-from moa.metrics.paired import paired
-from moa.report.summary import rows_of, table
+from moa.report.summary import choose, rows_of
 from moa.store import sql, tables
 from moa.store.files import atomically
 from moa.store.provenance import text_hash
 
-KEPT = (tables.METRICS, tables.POINTS)
-COMPARED = (("hypervolume", "all"), ("tau", "all"))  # metrics whose paired difference is printed
-OVER_OBJECTIVES = (
-    "order_rate",
-)  # printed as the mean over objectives alone: beside tau per objective the parts say little more
+Row = dict[str, Any]
 SCALE = ("objective", "low", "high", "mean", "std", "reference_point", "n")
 DECODING = ("max_new_tokens", "evaluation_temperature", "evaluation_top_p", "samples")
-METRICS = ("hypervolume", "hypervolume_readable", "tau", "order_rate", "control_error", "kl", "seconds")
+KEPT = (tables.METRICS, tables.POINTS)
 
 
-def extend(database: Path, task: str, folder: Path) -> dict[str, int]:
-    """Take the task's metrics and points into the folder; return how many rows each file holds now.
+@dataclass(frozen=True)
+class Archive:
+    """What a task's rows were measured at, per seed, and what they were measured on.
+
+    Attributes:
+        name: where it was read.
+        settings: reference responses, evaluation prompts, preferences and decoding.
+        scale: table normaliser.
+        metrics: table metrics, with the rows' KL to the reference and seconds of training.
+        points: table points.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    scale: list[Row]
+    metrics: list[Row]
+    points: list[Row]
+
+
+def read(source: Path, task: str | None = None) -> Archive:
+    """Return an archive's folder, or a task of a database, as an archive.
+
+    Args:
+        source: the folder or the database.
+        task: of the database; where it holds a single one, that one.
 
     Raises:
-        MoaError: the database has no such task, or the folder holds what was measured on another scale or on other
-            settings.
+        MoaError: there is no such archive, database or task.
     """
+    if source.is_dir():
+        return _of_folder(source)
+    if not source.exists():
+        raise MoaError(f"{source}: no such archive or database; run an experiment first, or correct the path")
+    return _of_database(source, task)
+
+
+def _of_folder(folder: Path) -> Archive:
+    files = [folder / f"{table.name}.parquet" for table in (tables.NORMALISER, *KEPT)]
+    for path in (*files, folder / "settings.json"):
+        if not path.exists():
+            raise MoaError(
+                f"{folder}: no archive, it has no {path.name}; `moa compare DATABASE --keep FOLDER` makes one"
+            )
+    scale, metrics, points = (
+        tables.read(table, path).to_pylist() for table, path in zip((tables.NORMALISER, *KEPT), files, strict=True)
+    )
+    return Archive(str(folder), _stored(folder / "settings.json"), scale, metrics, points)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MoaError(
+            f"{path}: not readable as the archive's settings ({error}); restore the file, or name another folder"
+        ) from error
+    if not isinstance(found, dict):
+        raise MoaError(f"{path}: not an archive's settings; restore the file, or name another folder")
+    return found
+
+
+def _of_database(database: Path, task: str | None) -> Archive:
     with sql.reading(database) as connection:
-        scale = _rows(connection, tables.NORMALISER, task)
-        if not scale:
-            raise MoaError(f"{database}: no task '{task}'; run it first, or name another")
+        known = [r["task"] for r in rows_of(connection, "SELECT task FROM runs ORDER BY task")]
+        task = choose(database, task, known)
+        scale, metrics, points = (_rows(connection, table, task) for table in (tables.NORMALISER, *KEPT))
         settings = _settings(connection, task)
-        _same_scale(scale, folder / "normaliser.parquet")
-        _same_settings(settings, folder / "settings.json")
-        found = [_rows(connection, kept, task) for kept in KEPT]
-        found[0] += _whole_rows(connection, task)
+        metrics += _whole_rows(connection, task)
+    return Archive(str(database), settings, scale, metrics, points)
+
+
+def keep(found: Archive, folder: Path) -> Archive:
+    """Take a run's metrics and points into the folder; return what it holds now.
+
+    Raises:
+        MoaError: the folder holds what was measured on another scale or on other settings.
+    """
+    _same_scale(found.scale, folder / "normaliser.parquet")
+    _same_settings(found.settings, folder / "settings.json")
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write(tables.NORMALISER, scale, folder / "normaliser.parquet")
+    tables.write(tables.NORMALISER, found.scale, folder / "normaliser.parquet")
     atomically(
         folder / "settings.json",
-        lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8"),
+        lambda temporary: temporary.write_text(json.dumps(found.settings, indent=1) + "\n", encoding="utf-8"),
     )
-    counts = {}
-    for kept, rows in zip(KEPT, found, strict=True):
-        path = folder / f"{kept.name}.parquet"
-        fresh = {(r["method"], r["seed"]) for r in rows}
-        if path.exists():
-            rows += [
-                {**r, "task": task}
-                for r in tables.read(kept, path).to_pylist()
-                if (r["method"], r["seed"]) not in fresh
-            ]
-        rows.sort(key=lambda r: tuple(str(r[k]) for k in kept.key))
-        tables.write(kept, rows, path)
-        counts[kept.name] = len(rows)
-    return counts
+    for table, rows in zip(KEPT, (found.metrics, found.points), strict=True):
+        path = folder / f"{table.name}.parquet"
+        every = [*rows, *_others(table, rows, found.scale[0]["task"], path)]
+        tables.write(table, sorted(every, key=_key(table)), path)
+    return _of_folder(folder)
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, kept: tables.Table, task: str) -> list[dict[str, Any]]:
-    return rows_of(connection, f"SELECT {', '.join(kept.columns)} FROM {kept.name} WHERE task = $task", task=task)
+def _others(table: tables.Table, rows: list[Row], task: str, path: Path) -> list[Row]:
+    """Return the archive's rows of methods and seeds that the run does not hold, under the run's task."""
+    if not path.exists():
+        return []
+    fresh = {(r["method"], r["seed"]) for r in rows}
+    stored = tables.read(table, path).to_pylist()
+    return [{**r, "task": task} for r in stored if (r["method"], r["seed"]) not in fresh]
 
 
-def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[str, Any]]:
+def _key(table: tables.Table) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+    return lambda row: tuple(str(row[k]) for k in table.key)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, table: tables.Table, task: str) -> list[Row]:
+    return rows_of(connection, f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE task = $task", task=task)
+
+
+def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[Row]:
     """Return the rows' KL to the reference and seconds of training as metrics.
 
     No prompt and no point stands behind them.
@@ -94,20 +154,6 @@ def _whole_rows(connection: duckdb.DuckDBPyConnection, task: str) -> list[dict[s
         for name, rows in found.items()
         for r in rows
     ]
-
-
-def _same_scale(scale: list[dict[str, Any]], path: Path) -> None:
-    """Refuse another scale; an objective's rows differ where its base, reward, or the decoding of training does."""
-    if not path.exists():
-        return
-    stored = tables.read(tables.NORMALISER, path).to_pylist()
-    before, now = (sorted(tuple(row[c] for c in SCALE) for row in rows) for rows in (stored, scale))
-    if before != now:
-        shown = ", ".join(SCALE)
-        raise MoaError(
-            f"{path}: measured on another scale ({shown}): {before}, this run has {now}; its base, rewards or decoding"
-            " differ, so name another --folder"
-        )
 
 
 def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any]:
@@ -135,113 +181,31 @@ def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any
     }
 
 
+def _same_scale(scale: list[Row], path: Path) -> None:
+    """Refuse another scale; an objective's rows differ where its base, reward, or the decoding of training does."""
+    if not path.exists():
+        return
+    stored = tables.read(tables.NORMALISER, path).to_pylist()
+    before, now = (sorted(tuple(row[c] for c in SCALE) for row in rows) for rows in (stored, scale))
+    if before != now:
+        shown = ", ".join(SCALE)
+        raise MoaError(
+            f"{path}: measured on another scale ({shown}): {before}, this run has {now}; its base, rewards or decoding"
+            " differ, so name another folder"
+        )
+
+
 def _same_settings(settings: dict[str, Any], path: Path) -> None:
     if not path.exists():
         return
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MoaError(
-            f"{path}: not readable as the archive's settings ({error}); restore the file, or name another --folder"
-        ) from error
-    for key, before in stored.items():
+    for key, before in _stored(path).items():
         if settings.get(key) != before:
             raise MoaError(
-                f"{path}: measured with {key} {before}, this run has {settings.get(key)}; name another --folder"
+                f"{path}: measured with {key} {before}, this run has {settings.get(key)}; name another folder"
             )
 
 
-def over_seeds(folder: Path, against: str | None) -> str:
-    """Return a Markdown table: each metric's mean over seeds with its t-interval, and the paired difference to a row.
-
-    Beside the metrics that are compared stands what the choice of prompts is worth: the seeds' bootstrap intervals,
-    averaged.
-    """
-    rows = tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()
-    values: dict[tuple[str, str, str], dict[int, float]] = {}
-    bootstrap: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for r in rows:
-        if r["metric"] in METRICS and r["value"] is not None:
-            key = (r["method"], r["metric"], r["objective"])
-            values.setdefault(key, {})[r["seed"]] = r["value"]
-            if r["low"] is not None:
-                bootstrap.setdefault(key, []).append((r["low"], r["high"]))
-    methods = sorted({m for m, _, _ in values}, key=lambda m: -_mean(values.get((m, "hypervolume", "all"), {})))
-    if against is not None and against not in methods:
-        raise MoaError(f"{folder}: no row '{against}' to compare with; it holds {', '.join(methods)}")
-    columns = sorted(
-        {(m, o) for _, m, o in values if o == "all" or m not in OVER_OBJECTIVES},
-        key=lambda c: (METRICS.index(c[0]), c[1]),
-    )
-    head, lines = ["method"], [[method] for method in methods]
-    for metric, objective in columns:
-        compared = against is not None and (metric, objective) in COMPARED
-        head.append(metric if objective == "all" else f"{metric} {objective}")
-        prompts = (metric, objective) in COMPARED
-        if prompts:
-            head.append(f"{metric} over prompts")
-        if compared:
-            head.append(f"{metric} less {against}'s")
-        for line, method in zip(lines, methods, strict=True):
-            mine = values.get((method, metric, objective), {})
-            line.append(_cell(mine, 0 if metric == "seconds" else 3))
-            if prompts:
-                line.append(_interval(bootstrap.get((method, metric, objective), [])))
-            if compared:
-                line.append(
-                    ""
-                    if method == against or not mine
-                    else _difference(mine, values.get((str(against), metric, objective), {}))
-                )
-    points = {r["method"]: str(r["points"]) for r in rows if r["metric"] == "hypervolume"}
-    seeds = [str(len(values[method, "hypervolume", "all"])) for method in methods]
-    return table(
-        [*head, "points", "seeds"],
-        [[*line, points[method], count] for line, method, count in zip(lines, methods, seeds, strict=True)],
-    )
-
-
-def _mean(by_seed: dict[int, float]) -> float:
-    return _average(list(by_seed.values()))
-
-
-def _average(found: list[float]) -> float:
-    return sum(found) / len(found) if found else float("nan")
-
-
-def _cell(by_seed: dict[int, float], digits: int) -> str:
-    if not by_seed:
-        return "-"
-    found = paired(by_seed, dict.fromkeys(by_seed, 0.0))
-    return (
-        f"{found.mean:.{digits}f}"
-        if found.seeds < 2
-        else f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}"
-    )
-
-
-def _interval(found: list[tuple[float, float]]) -> str:
-    """Return the mean of the seeds' bootstrap intervals over prompts; each is that of one seed's policies."""
-    return f"{_average([low for low, _ in found]):.3f} to {_average([high for _, high in found]):.3f}" if found else "-"
-
-
-def _difference(a: dict[int, float], b: dict[int, float]) -> str:
-    found = paired(a, b)
-    if found.seeds == 0:
-        return "no common seed"
-    return f"{found.mean:+.3f}" if found.seeds < 2 else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
-    parser.add_argument("--task", help="take this task's metrics into the folder first")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--against", help="row that the paired differences are taken against")
-    given = parser.parse_args()
-    try:
-        if given.task is not None:
-            print(extend(given.database, given.task, given.folder))
-        print(over_seeds(given.folder, given.against))
-    except MoaError as error:
-        sys.exit(f"error: {error}")
+def alike(archives: Iterable[Archive]) -> bool:
+    """Return whether the archives were measured on the same base, prompts, preferences and decoding."""
+    first, *others = (archive.settings for archive in archives)
+    return all(other == first for other in others)

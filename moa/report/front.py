@@ -1,10 +1,5 @@
-"""Static SVG of a task's front: for pages without script, for print, and for documents.
+"""Static SVG of a task's front: for pages without script, for print, and for documents. `moa figure` writes it."""
 
-`python -m moa.report.front --database results/results.duckdb --task reviews --out docs/figures/reviews.svg`
-"""
-
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +14,7 @@ from moa.report.geometry import Axis, Position, at, axis, pairs, shade, ticks
 from moa.report.labels import HEIGHT, Label, place
 from moa.report.safe import environment
 from moa.report.style import DARK, LIGHT, Look, looks, markers
+from moa.report.summary import choose
 from moa.store.files import atomically
 from moa.store.sql import reading
 
@@ -28,7 +24,7 @@ INSET = {"left": 58.0, "right": 12.0, "top": 10.0, "bottom": 44.0}
 
 @dataclass(frozen=True)
 class Mark:
-    """One point: its outline as an SVG path, whether it is degenerate, and its description for hover and screen readers."""
+    """One point: its outline as an SVG path, whether it is degenerate, and what hovering and screen readers say."""
 
     path: str
     x: float
@@ -221,24 +217,21 @@ def _render(template: str, **values: Any) -> str:
     )
 
 
-def main(arguments: argparse.Namespace) -> None:
-    if arguments.out.suffix != ".svg":
-        raise MoaError(f"--out {arguments.out}: give a name that ends in .svg")
-    with reading(arguments.database) as connection:
-        svg = standalone(named(read(connection), arguments.task))
-    atomically(arguments.out, lambda temporary: temporary.write_text(svg, encoding="utf-8", newline="\n"))
+def write(database: Path, task: str | None, out: Path | None) -> Path:
+    """Write a task's front, the only task's without a name, and return where: `out`, or <task>.svg.
 
-
-def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description="Write a task's front as an SVG file.")
-    made.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
-    made.add_argument("--task", required=True)
-    made.add_argument("--out", type=Path, required=True)
-    return made
-
-
-if __name__ == "__main__":
+    Raises:
+        MoaError: no such task or folder, or no name of an SVG file.
+    """
+    if out is not None and out.suffix != ".svg":
+        raise MoaError(f"--out {out}: give a name that ends in .svg")
+    with reading(database) as connection:
+        tasks = read(connection)
+    name = choose(database, task, [one.name for one in tasks])
+    path = out or Path(f"{name}.svg")
+    svg = standalone(named(tasks, name))
     try:
-        main(_parser().parse_args())
-    except MoaError as error:
-        sys.exit(f"error: {error}")
+        atomically(path, lambda temporary: temporary.write_text(svg, encoding="utf-8", newline="\n"))
+    except OSError as error:
+        raise MoaError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None
+    return path

@@ -6,13 +6,16 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from moa.errors import MoaError, nearest
+from moa.report.summary import rows_of
 from moa.report.words import figure
-from moa.store.sql import reading
+from moa.store.sql import reading, visible
 
 QUERY = """
-    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, tau_bound, kl, points, degenerate, prompts, seeds, models, seconds
+    SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, tau_bound, kl, points, degenerate, prompts,
+        seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
 WIDTH = 150  # where there is no terminal to ask
@@ -35,38 +38,24 @@ HEADINGS = (
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
     """Return, by task, one tuple of cells per method, best hypervolume of readable points first."""
     with reading(database) as connection:
-        found = connection.execute(QUERY).fetchall()
+        found = rows_of(connection, QUERY)
     tasks: dict[str, list[tuple[str, ...]]] = {}
-    for (
-        task,
-        method,
-        volume,
-        low,
-        high,
-        readable,
-        tau,
-        bound,
-        kl,
-        points,
-        degenerate,
-        prompts,
-        seeds,
-        models,
-        seconds,
-    ) in found:
-        cells = (method, figure(volume), f"{figure(low)} .. {figure(high)}", figure(readable), _tau(tau, bound, points))
-        tasks.setdefault(task, []).append(
-            (
-                *cells,
-                "-" if kl is None else f"{kl:.2f}",
-                str(points),
-                f"{degenerate:g}",
-                str(prompts),
-                str(seeds),
-                f"{models:g}",
-                f"{seconds:.0f} s",
-            )
+    for row in found:
+        cells = (
+            row["method"],
+            figure(row["hypervolume"]),
+            f"{figure(row['low'])} .. {figure(row['high'])}",
+            figure(row["hypervolume_readable"]),
+            _tau(row["tau"], row["tau_bound"], row["points"]),
+            "-" if row["kl"] is None else f"{row['kl']:.2f}",
+            str(row["points"]),
+            f"{row['degenerate']:g}",
+            str(row["prompts"]),
+            str(row["seeds"]),
+            f"{row['models']:g}",
+            f"{row['seconds']:.0f} s",
         )
+        tasks.setdefault(row["task"], []).append(cells)
     return tasks
 
 
@@ -87,18 +76,18 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
         raise MoaError(f"{database}: no task '{task}'.{nearest(task, tasks)}")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
+        scale = "hypervolume on the normalised scale (readable: without degenerate points), best first"
         table = Table(
-            title=f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first",
+            title=Text(f"{visible(name)}: {scale}"),
             box=box.SIMPLE,
             title_justify="left",
         )
-        table.add_column(
-            HEADINGS[0], min_width=max(len(cells[0]) for cells in tasks[name])
-        )  # a name cut short names nothing
+        longest = max(len(visible(cells[0])) for cells in tasks[name])
+        table.add_column(HEADINGS[0], min_width=longest)  # a name cut short names nothing
         for heading in HEADINGS[1:]:
             table.add_column(heading, justify="right")
         for cells in tasks[name]:
-            table.add_row(*cells)
+            table.add_row(*(Text(visible(cell)) for cell in cells))
         console.print(table)
     if index.exists():
-        console.print(f"Report: {index.resolve()}", soft_wrap=True, highlight=False)
+        console.print(f"Report: {index.resolve()}", soft_wrap=True, highlight=False, markup=False)

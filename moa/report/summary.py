@@ -1,34 +1,32 @@
-"""A task's results as Markdown tables: leaderboard, payoff, time per stage. docs/results.md is made of them.
+"""A task's results as Markdown tables: leaderboard, payoff, time per stage. `moa summary` prints them."""
 
-python -m moa.report.summary --database results/results.duckdb --task reviews
-"""
-
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from moa.errors import MoaError
+from moa.errors import MoaError, nearest
 from moa.report.words import figure
 from moa.store import sql
 
 LEADERBOARD = """
-SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau_bound, kl, points, prompts, seeds, models, seconds, tokens
+SELECT method, hypervolume, low, high, hypervolume_readable AS readable, tau_bound, kl, points, prompts, seeds, models,
+    seconds, tokens
 FROM leaderboard WHERE task = $task ORDER BY hypervolume_readable DESC, method
 """
 TAUS = """
 SELECT objective, avg(value) AS tau, avg(low) AS low, avg(high) AS high FROM metrics
-WHERE task = $task AND method = $method AND metric = 'tau' AND objective <> 'all' AND value IS NOT NULL GROUP BY objective ORDER BY objective
+WHERE task = $task AND method = $method AND metric = 'tau' AND objective <> 'all' AND value IS NOT NULL
+GROUP BY objective ORDER BY objective
 """
 PAYOFF = (
     "SELECT policy, objective, avg(normalised) AS normalised, avg(loss) AS loss FROM payoff WHERE task = $task GROUP BY"
     " ALL ORDER BY policy, objective"
 )
 STAGES = """
-SELECT stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds) AS cpu, sum(tokens) AS tokens, max(peak_memory) AS memory
+SELECT stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds) AS cpu, sum(tokens) AS tokens,
+    max(peak_memory) AS memory
 FROM costs WHERE task = $task GROUP BY stage ORDER BY min(list_position(
     ['prompts', 'rewards', 'text_scores', 'base', 'reference_scores', 'train', 'generate', 'score'], stage))
 """
@@ -121,27 +119,31 @@ def stages(connection: duckdb.DuckDBPyConnection, task: str) -> str:
     return table(["stage", "jobs", "wall-clock s", "CPU s", "tokens", "peak MiB"], lines)
 
 
-def summary(database: Path, task: str) -> str:
-    """Return all tables of a task."""
+def summary(database: Path, task: str | None = None) -> str:
+    """Return all tables of a task; without one those of every task, each under its name."""
     with sql.reading(database) as connection:
         known = [r["task"] for r in rows_of(connection, "SELECT task FROM runs ORDER BY task")]
-        if task not in known:
-            raise MoaError(f"{database}: no task '{task}'; it holds {', '.join(known)}")
-        parts = [
-            leaderboard(connection, task),
-            "Payoff, normalised (loss against the objective's own policy):",
-            payoff(connection, task),
-            stages(connection, task),
-        ]
+        if task is not None:
+            return _tables(connection, choose(database, task, known))
+        return "\n\n".join(f"## {name}\n\n{_tables(connection, name)}" for name in known)
+
+
+def choose(database: Path, task: str | None, known: Sequence[str]) -> str:
+    """Return the task, or the only one of `known`; a MoaError says which there are."""
+    if task is None and len(known) == 1:
+        return known[0]
+    if task is None:
+        raise MoaError(f"{database}: {len(known)} tasks, name one: {', '.join(known) or 'there is none yet'}")
+    if task not in known:
+        raise MoaError(f"{database}: no task '{task}'.{nearest(task, known)}")
+    return task
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, task: str) -> str:
+    parts = [
+        leaderboard(connection, task),
+        "Payoff, normalised (loss against the objective's own policy):",
+        payoff(connection, task),
+        stages(connection, task),
+    ]
     return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--database", type=Path, default=Path("results/results.duckdb"))
-    parser.add_argument("--task", required=True)
-    arguments = parser.parse_args()
-    try:
-        print(summary(arguments.database, arguments.task))
-    except MoaError as error:
-        sys.exit(f"error: {error}")

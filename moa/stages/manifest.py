@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from moa import __version__
 from moa.errors import MoaError
 from moa.experiment.schema import Experiment
 from moa.job import command
@@ -39,7 +40,7 @@ def describe(experiment: Experiment, policies: Used, files: Sequence[Path], fold
         "objectives": list(experiment.objectives),
         "code": provenance.code_hash(*modules()),
         "git": provenance.git_state(),
-        "versions": json.dumps(provenance.versions(), sort_keys=True),
+        "versions": json.dumps({"moa": __version__, **provenance.versions()}, sort_keys=True),
         "hardware": hardware(),
         "files": json.dumps(hashes, sort_keys=True),
         "policies": json.dumps(policies, sort_keys=True),

@@ -141,6 +141,8 @@ def text_hash(*parts: str) -> str:
 
 def git_state() -> str:
     """Return the commit and whether the tree differs from it, e.g. '1a2b3c4d5e6f+dirty'; 'unknown' outside git."""
+    if not (ROOT / ".git").exists():
+        return "unknown"  # an installed package may lie inside of somebody else's repository
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,17 +1,21 @@
-"""The archive of long runs: extends, replaces, refuses another scale; paired intervals by hand."""
+"""The archive of long runs: extends, replaces, refuses another scale, and is read from a folder or a database."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moa.errors import MoaError
-from moa.metrics.paired import paired
-from moa.report.archive import extend, over_seeds
+from moa.report import archive
+from moa.report.compare import compare
 from moa.store import tables
 from tests import synthetic
+
+
+ROOT = Path(__file__).parents[2]
+# The folders of committed archives.
+COMMITTED = sorted(p.parent for top in ("benchmarks", "studies") for p in (ROOT / top).rglob("settings.json"))
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +23,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.warehouse(tmp_path_factory.mktemp("run"))
 
 
-def test_paired_interval_by_hand() -> None:
-    # differences 1, 2, 3: mean 2, s = 1, t_{0.975, 2} = 4.302653: half-width 4.302653 / sqrt(3) = 2.484138
-    got = paired({0: 3.0, 1: 4.0, 2: 6.0, 9: 7.0}, {0: 2.0, 1: 2.0, 2: 3.0, 8: 1.0})
-    assert (got.mean, got.seeds) == (2.0, 3)
-    assert got.low == pytest.approx(2 - 2.484138, abs=1e-6) and got.high == pytest.approx(2 + 2.484138, abs=1e-6)
-    assert math.isnan(paired({0: 1.0}, {0: 0.5}).low) and paired({0: 1.0}, {1: 1.0}).seeds == 0
+def extend(database: Path, task: str, folder: Path) -> archive.Archive:
+    """What `moa compare DATABASE --task TASK --keep FOLDER` does first."""
+    return archive.keep(archive.read(database, task), folder)
+
+
+def over_seeds(folder: Path, against: str | None) -> str:
+    return compare([archive.read(folder)], against=against)
 
 
 def test_a_later_run_extends_and_replaces(tmp_path: Path) -> None:
@@ -34,10 +39,10 @@ def test_a_later_run_extends_and_replaces(tmp_path: Path) -> None:
     second = extend(synthetic.warehouse(tmp_path / "b", seeds=(0, 1)), "synthetic", folder)
     after = {(r["method"], r["seed"]) for r in tables.read(tables.METRICS, folder / "metrics.parquet").to_pylist()}
     assert after == before | {(m, 1) for m, _ in before}
-    assert second["metrics"] == 2 * first["metrics"]  # seed 0 was replaced, not doubled
+    assert len(second.metrics) == 2 * len(first.metrics)  # seed 0 was replaced, not doubled
     text = over_seeds(folder, "linear")
     assert "hypervolume less linear's" in text and "tau less linear's" in text and "±" in text
-    cells = {line.split(" | ")[0]: line for line in text.splitlines()}
+    cells = {line.split(" | ")[0]: line for line in text.partition("Mean raw")[0].splitlines()}
     assert "0.118 ± 0.000" in cells["| moc"], "the KL of the last ten of twelve steps, 0.2 * 6.5 / 11, in both seeds"
     assert "| 26 ± 0 |" in cells["| moc"], "one policy named 'policy': 20 + 6 s in both seeds"
     with pytest.raises(MoaError, match="no row 'liner'"):
@@ -116,7 +121,8 @@ def test_the_number_of_points_stands_beside_every_hypervolume(tmp_path: Path) ->
     folder = tmp_path / "archive"
     extend(synthetic.warehouse(tmp_path / "run"), "synthetic", folder)
     head, *lines = (
-        [cell.strip() for cell in line.strip("|").split("|")] for line in over_seeds(folder, None).splitlines()
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in over_seeds(folder, None).partition("\n\n")[0].splitlines()
     )
     shown = {line[0]: line[head.index("points")] for line in lines[1:]}
     stored = {
@@ -153,8 +159,33 @@ def test_the_bootstrap_over_prompts_stands_beside_the_interval_over_seeds(databa
     assert next(line for line in lines if line[0] == "linear")[at] == f"{low:.3f} to {high:.3f}"
 
 
-@pytest.mark.parametrize(
-    "folder", ["default_task/archive/full", "imdb/archive/imdb_control", "objectives/archive/three_objectives"]
-)
-def test_the_committed_archives_are_readable(folder: str) -> None:
-    assert "| moc |" in over_seeds(Path(__file__).parents[2] / "studies" / folder, "linear")
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_the_committed_archives_are_readable(folder: Path) -> None:
+    found = archive.read(folder)
+    first = found.metrics[0]["method"]
+    assert f"| {first} |" in compare([found], against=first)
+
+
+def test_a_database_is_an_archive_that_is_not_kept(database: Path, tmp_path: Path) -> None:
+    """Its only task needs no name; what the folder holds afterwards is what the database gave, in the files' order."""
+    found = archive.read(database)
+    kept = archive.keep(found, tmp_path / "archive")
+    assert (kept.settings, kept.scale) == (found.settings, found.scale)
+    assert len(kept.metrics) == len(found.metrics) and len(kept.points) == len(found.points)
+    assert compare([archive.read(tmp_path / "archive")]) == compare([found])
+
+
+def test_what_is_no_archive_is_named(database: Path, tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match="nothing: no such archive or database; run an experiment first"):
+        archive.read(tmp_path / "nothing")
+    with pytest.raises(
+        MoaError, match="no archive, it has no normaliser.parquet; `moa compare DATABASE --keep FOLDER`"
+    ):
+        archive.read(tmp_path)
+    archive.keep(archive.read(database), tmp_path / "archive")
+    (tmp_path / "archive" / "settings.json").write_text("[1]")
+    with pytest.raises(MoaError, match="settings.json: not an archive's settings; restore the file"):
+        archive.read(tmp_path / "archive")
+    (tmp_path / "archive" / "settings.json").write_text("{")
+    with pytest.raises(MoaError, match="settings.json: not readable as the archive's settings .* restore the file"):
+        archive.read(tmp_path / "archive")

@@ -15,5 +15,5 @@ def test_summary_has_every_method_and_refuses_an_unknown_task(tmp_path: Path) ->
     rows = [line.split(" | ")[0].removeprefix("| ") for line in text.split("\n\n")[0].splitlines()[2:]]
     assert {"reference", "moc", "pama", "morlhf"} <= set(rows)
     assert "not steerable" in text
-    with pytest.raises(MoaError, match="no task 'other'; it holds synthetic"):
+    with pytest.raises(MoaError, match="no task 'other'. Known: synthetic"):
         summary(database, "other")

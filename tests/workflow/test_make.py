@@ -70,4 +70,6 @@ def test_a_dry_run_prints_no_leaderboard(mark: str, project: Path) -> None:
     """Nor the error that there is none yet; make prints the commands that it runs."""
     run = make(ready(project), "run", f"ARGS=--configfile {snake.TINY} {mark}")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "snakemake --cores all" in run.stdout and "moa leaderboard" not in run.stdout
+    assert "moa run config.yaml" in run.stdout and "hypervolume" not in run.stdout
+    assert not (project / "results" / "tiny").exists()
+    assert f"--configfile {snake.TINY}" in run.stderr and "--configfile config.yaml" not in run.stderr

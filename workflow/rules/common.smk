@@ -38,8 +38,10 @@ def nulls(value):
 
 def report_files(*suffixes):
     """Return the files of moa/report with these endings: code hashes do not see templates and SQL."""
-    found = sorted((Path(moa.__file__).parent / "report").rglob("*"))
-    return [os.path.relpath(path) for path in found if path.suffix in suffixes]
+    folder, here = Path(moa.__file__).absolute().parent / "report", Path.cwd()
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix in suffixes]
+    # Below a checkout as before; from an installed package in full, so that the working folder may be moved.
+    return [str(p.relative_to(here) if p.is_relative_to(here) else p) for p in found]
 
 
 def either(names):
