@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,9 @@ from moa.plan import Plan
 from moa.report.summary import table
 from moa.rl.experience import Actor
 from moa.rl.loop import Loop
-from moa.stages import train
 from moa.tasks import reviews
+from moa.trainers import ppo, setup
+from moa.trainers.request import Request
 
 log = logging.getLogger("moa")
 PROMPTS, REPEATS = 100, 2  # development prompts; responses per prompt and preference
@@ -125,16 +125,27 @@ def loop_on(
     """Return the loop that trains one policy of the row on a finished task's base."""
     section = Plan(experiment, "ablation").train(row)
     method = catalogue.load(row, section.settings, list(section.objectives))
-    files = Namespace(
+    request = Request(
+        section=section,
+        method=method,
+        weights=None,
+        row=row,
+        policy="policy",
+        seed=seed,
         prompts=results / "prompts.parquet",
         base=results / "base",
         normaliser=results / "normaliser.parquet",
         models=sorted((results / "rewards").glob("*")),
+        texts=[],
+        checkpoints=checkpoints,
+        out=checkpoints / "policy",
+        curve=checkpoints / "curve.parquet",
+        costs=checkpoints / "costs.parquet",
     )
-    actor = train.make_actor(section, files.base, method, seed)
+    actor = setup.actor_of(request)
     if embedding:
         embed(actor, section)
-    return Loop(actor, method, section.ppo, train.make_task(section, method, actor, files, None), seed, checkpoints)
+    return Loop(actor, method, section.ppo, setup.task_of(request, actor), seed, checkpoints)
 
 
 def trial(
@@ -143,7 +154,7 @@ def trial(
     """Train one policy and measure it on `prompts`."""
     with tempfile.TemporaryDirectory() as checkpoints:
         loop = loop_on(experiment, row, results, seed, Path(checkpoints), embedding)
-        train.train(loop, f"{row} s{seed}")
+        ppo.run(loop, f"{row} s{seed}")
     spec = experiment.generation
     decoding = generation.Decoding(spec.max_new_tokens, spec.evaluation_temperature, spec.evaluation_top_p)
     found = measure(loop, loop.method.objectives, experiment.evaluation_preferences(), decoding, prompts)

@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +30,8 @@ from moa.metrics.paired import paired
 from moa.plan import Plan
 from moa.report.summary import table
 from moa.rl.losses import distribution_kl, forbid_empty
-from moa.stages import generate
-from moa.store import tables
-
-Row = dict[str, Any]
+from moa.store import inputs, tables
+from moa.store.tables import Row
 
 
 @torch.no_grad()
@@ -65,15 +62,16 @@ def distances(run: Path, row: str, seeds: Sequence[int] | None = None) -> list[R
     experiment = parse(json.loads(about["config"]), str(run))
     section = Plan(experiment, "distance").generate(row)
     method = catalogue.load(row, section.settings, section.objectives)
-    prompts = [r["prompt"] for r in generate.evaluation_prompts(run / "prompts.parquet")]
+    if method.answers == "external":
+        raise MoaError(f"{row}: an external row's distance from the reference is not measured; name another row")
+    prompting = answering.Prompting(section.objectives, section.conditioning, method.conditioned)
+    prompts = [r["prompt"] for r in inputs.prompts(run / "prompts.parquet", "evaluation")]
     # Not the section's, which has only what evaluation reads.
-    decoding = Decoding(
-        experiment.generation.max_new_tokens, experiment.generation.temperature, experiment.generation.top_p
-    )
+    decoding = Decoding.training(experiment.generation)
     rows = []
     for seed in seeds or experiment.run.seeds:
         folders = [run / "policies" / p["owner"] / p["policy"] / f"s{seed}" for p in json.loads(about["policies"])[row]]
-        answerer = generate.load(section, method, run / "base", folders)
+        answerer = answering.load(answering.Base(run / "base", section.model), folders, method.answers, prompting)
         torch.manual_seed(seed)
         found = []
         for preference in method.evaluation_preferences(section.evaluation):

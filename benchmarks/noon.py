@@ -21,7 +21,7 @@ from benchmarks.ablation import experiment_of, loop_on, set_up
 from moa.experiment import schema
 from moa.method import Method
 from moa.report.summary import table
-from moa.stages import train
+from moa.trainers import ppo
 
 LAST = 10  # steps that the table averages
 
@@ -74,7 +74,7 @@ def run(experiment: schema.Experiment, row: str, results: Path, seed: int, signe
     with tempfile.TemporaryDirectory() as checkpoints:
         loop = loop_on(experiment, row, results, seed, Path(checkpoints))
         watch(loop.method, seen, signed_last)
-        train.train(loop, f"{row} s{seed}")
+        ppo.run(loop, f"{row} s{seed}")
     raw = [{f"{o}, reward": v for s, q, o, v in loop.curve if q == "reward" and s == step} for step in range(len(seen))]
     return [{"seed": seed, "step": step, **raw[step], **values} for step, values in enumerate(seen)]
 

@@ -1,6 +1,9 @@
 """Negative log-likelihood of responses under the reference policy: whether a number comes from readable text.
 
-For a response y_1..y_T (end token left out) to the plain prompt x:  nll = -(1/T) sum_t log p(y_t | x, y_<t), temperature 1.
+For a response y_1..y_T (end token left out) to the plain prompt x, at temperature 1:
+
+    nll = -(1/T) sum_t log p(y_t | x, y_<t)
+
 The text is tokenized anew, so that answers of any origin are measured in the same way. The mean over few tokens spreads
 far more than that over many, so a response is compared with texts cut to its own length (`band`).
 """

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from moa.stages.warehouse import sql_type
 from moa.store import tables
+from moa.store.sql import sql_type
 
 FILES = {
     "prompts": "prompts.parquet",

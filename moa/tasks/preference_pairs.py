@@ -100,7 +100,10 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
 
 
 def _pair(row: dict[str, Any], source: PairSource, where: str) -> Pair | None:
-    """Return a row's pair; None where two dialogues differ before their last turn, or the prompt is not in its frame."""
+    """Return a row's pair.
+
+    None where two dialogues differ before their last turn, or the prompt is not in its frame.
+    """
     chosen, rejected = (encodable(text_of(where, row, column)) for column in (source.chosen, source.rejected))
     if source.prompt is not None:
         prompt = encodable(text_of(where, row, source.prompt))

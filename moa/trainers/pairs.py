@@ -67,7 +67,7 @@ class Pairs:
     weight: float
 
 
-def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int, drawn: bool, seed: int) -> Pairs:
+def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int, drawn: int | None) -> Pairs:
     """Label pairs by the rewards.
 
     Args:
@@ -75,13 +75,12 @@ def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int, 
         responses: per prompt.
         weights: (K,).
         labelled: k.
-        drawn: draw every label from its probability; else keep the probability.
-        seed: of the draws.
+        drawn: seed by which every label is drawn from its probability; None keeps the probability.
     """
     rows = all_pairs(len(rewards) // responses, responses).to(rewards.device)
     chosen = label_probabilities(rewards[rows[:, 0], labelled] - rewards[rows[:, 1], labelled])
-    if drawn:
-        generator = torch.Generator().manual_seed(int(text_hash("labels", str(seed)), 16) % 2**63)
+    if drawn is not None:
+        generator = torch.Generator().manual_seed(int(text_hash("labels", str(drawn)), 16) % 2**63)
         chosen = (torch.rand(len(rows), generator=generator).to(chosen.device) < chosen).float()
     return _with_margins(rows, chosen, rewards, weights, labelled)
 

@@ -365,9 +365,8 @@ def test_distance_is_the_kl_of_the_first_token_where_there_is_one(tmp_path: Path
     """
     base = tiny_models.save_base(tmp_path / "base")
     folder = tiny_models.save_adapter(tmp_path / "a" / "s0", seed=1, name="a", weights=(1.0, 0.0))
-    answerer = answering.load(
-        base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False
-    )
+    prompting = answering.Prompting(["a", "b"], Conditioning())
+    answerer = answering.load(answering.Base(base, Model(source="x")), [folder], "policy", prompting)
     prompts = ["The lamp is good", "My"]
     total, tokens = distance.measure(answerer, prompts, Decoding(1, 0.7, 1.0))
     assert tokens == 2
@@ -395,9 +394,8 @@ def test_distance_is_the_kl_of_the_first_token_where_there_is_one(tmp_path: Path
 
 def test_a_mixture_has_no_distance(tmp_path: Path) -> None:
     base = tiny_models.save_base(tmp_path / "base")
-    answerer = answering.load(
-        base, Model(source="x"), [], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=False
-    )
+    prompting = answering.Prompting(["a", "b"], Conditioning())
+    answerer = answering.load(answering.Base(base, Model(source="x")), [], "policy", prompting)
     with pytest.raises(MoaError, match="only a policy or a soup"):
         distance.measure(answerer, ["My"], Decoding(1, 1.0, 1.0))
 

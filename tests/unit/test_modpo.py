@@ -16,8 +16,8 @@ from moa.experiment.preferences import lattice
 from moa.job.process import Stopwatch, keeping
 from moa.lm import answering
 from moa.methods import catalogue, modpo
-from moa.stages import train_modpo
 from moa.store import tables
+from moa.trainers import modpo as trainer
 from moa.trainers import pair_loop
 from moa.trainers.pair_loop import Samples, trimmed
 from moa.trainers.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
@@ -115,7 +115,7 @@ def test_argmax_labels_would_not_give_it() -> None:
 def test_labels_and_margins_by_hand() -> None:
     """Two prompts with two responses; w = (.75, .25), k the first: others = .25 dR_2."""
     rewards = torch.tensor([[0.9, 0.1], [0.4, 0.5], [0.0, 0.2], [1.0, 1.0]])
-    made = make_pairs(rewards, 2, torch.tensor([0.75, 0.25]), 0, False, 0)
+    made = make_pairs(rewards, 2, torch.tensor([0.75, 0.25]), 0, None)
     assert made.rows.tolist() == [[0, 1], [2, 3]]
     torch.testing.assert_close(made.others, torch.tensor([0.25 * -0.4, 0.25 * -0.8]))
     torch.testing.assert_close(made.better, torch.tensor([0.75 * 0.5 - 0.1, -0.75 - 0.2]))
@@ -126,10 +126,10 @@ def test_labels_and_margins_by_hand() -> None:
 def test_drawn_labels_follow_their_probability() -> None:
     """4 000 pairs with dR = 1: sigma(1) = .731 of them choose the first, to within four standard errors of .007."""
     rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).repeat(4_000, 1)
-    made = make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, True, 3)
+    made = make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, 3)
     assert set(made.chosen.tolist()) == {0.0, 1.0}
     assert made.chosen.mean().item() == pytest.approx(0.731, abs=0.028)
-    again = [make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, True, seed).chosen for seed in range(4)]
+    again = [make_pairs(rewards, 2, torch.tensor([1.0, 0.0]), 0, seed).chosen for seed in range(4)]
     assert made.chosen.equal(again[3])
     assert len({tuple(labels.tolist()) for labels in again}) == 4, "the seed decides"
 
@@ -179,7 +179,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(inputs: Path, out: Path, weights: tuple[float, float] = (0.25, 0.75), **settings: Any) -> Path:
-    return trained.run(train_modpo.main, inputs, out, "modpo", weights, **settings)
+    return trained.run(inputs, out, "modpo", weights, **settings)
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
@@ -221,7 +221,7 @@ def test_resuming_gives_the_policy_of_never_stopping(
     with pytest.raises(RuntimeError, match="pulled the plug"):
         run(inputs, tmp_path / "stopped")
     monkeypatch.setattr(pair_loop.PairLoop, "_update", real)
-    monkeypatch.setattr(train_modpo, "draw", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(trainer, "draw", lambda *_: pytest.fail("sampled again"))
     run(inputs, tmp_path / "stopped")
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert all(whole[name].equal(resumed[name]) for name in whole)
