@@ -177,13 +177,18 @@ def _weights(source: Source, preference: Mapping[str, float] | None, policy: Pat
         return None
     if preference is None:
         raise MoaError(f"{policy}: give a preference, e.g. --preference {listed}")
+    return weights_of(preference, source.objectives, "--preference")
+
+
+def weights_of(preference: Mapping[str, float], objectives: Sequence[str], where: str) -> Preference:
+    """Return a preference in the objectives' order, checked; `where` names it in messages."""
     for name in preference:
-        if name not in source.objectives:
-            raise MoaError(f"--preference: no objective '{name}'.{nearest(name, source.objectives)}")
-    missing: Sequence[str] = [name for name in source.objectives if name not in preference]
+        if name not in objectives:
+            raise MoaError(f"{where}: no objective '{name}'.{nearest(name, objectives)}")
+    missing = [name for name in objectives if name not in preference]
     if missing:
-        raise MoaError(f"--preference: no weight for {', '.join(missing)}; give one for every objective, 0 included")
-    return check([preference[name] for name in source.objectives], len(source.objectives), "--preference")
+        raise MoaError(f"{where}: no weight for {', '.join(missing)}; give one for every objective, 0 included")
+    return check([preference[name] for name in objectives], len(objectives), where)
 
 
 def _answer(source: Source, prompt: str, weights: Preference | None) -> str:

@@ -18,6 +18,7 @@ from moa.store.tables import Row
 
 log = logging.getLogger("moa")
 LOW, HIGH = 0.01, 0.99  # quantiles: the central 98 %
+COLUMNS = ("low", "high", "mean", "std", "floor", "reference_point")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Normaliser:
     std: Array
     floor: Array
     reference_point: Array
+
+    def rows(self) -> dict[str, Row]:
+        """Return what `from_rows` reads: objective -> its columns."""
+        columns = {name: getattr(self, name).tolist() for name in COLUMNS}
+        return {o: {name: column[k] for name, column in columns.items()} for k, o in enumerate(self.objectives)}
 
     def apply(self, raw: Array) -> Array:
         """Put raw scores (..., K) on the scale; they are not clipped."""
@@ -103,8 +109,7 @@ def from_rows(rows: Mapping[str, Row], objectives: Sequence[str], where: str) ->
                 f"{where}: objective '{name}' has the scale [{rows[name]['low']:g}, {rows[name]['high']:g}], which is"
                 " no scale; choose another reward, or correct it"
             )
-    columns = ("low", "high", "mean", "std", "floor", "reference_point")
-    return Normaliser(list(objectives), *(np.array([rows[o][c] for o in objectives], np.float64) for c in columns))
+    return Normaliser(list(objectives), *(np.array([rows[o][c] for o in objectives], np.float64) for c in COLUMNS))
 
 
 def read(path: Path, objectives: Sequence[str]) -> Normaliser:
