@@ -37,7 +37,7 @@ from moa.lm.models import add_adapter, context_length, forward, load_base, load_
 from moa.lm.scratch import new_model
 from moa.methods.pama import closed_form
 from moa.rl.advantages import group_relative
-from moa.rl.losses import logprobs_and_entropy, policy_loss
+from moa.rl.losses import Tokens, logprobs_and_entropy, policy_loss
 from moa.rl.weights import Solution, min_norm
 
 LLAMA_FLOATS = 32 * 2 * 2 * 64 * 4096  # layers, maps, factors, rank, width
@@ -187,7 +187,7 @@ def trainable(w: Work) -> list[Tensor]:
 
 def flat_gradient(w: Work, new: Tensor, advantages: Tensor, keep: bool) -> Tensor:
     """Return the gradient (d,) of PPO's loss under (B, T) advantages; `keep` the graph for another objective."""
-    loss, _ = policy_loss(new, w.old, advantages, w.response_mask, 0.2, w.response_mask.sum())
+    loss, _ = policy_loss(new, w.old, advantages, Tokens(w.response_mask, w.response_mask.sum()), 0.2)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainable(w), retain_graph=keep)])
 
 

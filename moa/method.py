@@ -101,7 +101,7 @@ class Method:
     steerable: ClassVar[bool] = True  # answers differently for different preferences
     extra_heads: tuple[str, ...] = ()  # names of value heads beyond the objectives'
     reads_sensitivity: ClassVar[bool] = False  # `combine` reads Batch.sensitivity
-    trainer: ClassVar[str] = "train"  # the stage that trains its policies; 'train' is the shared PPO loop
+    trainer: ClassVar[str] = "ppo"  # the module of moa/trainers that trains its policies; ppo is the shared loop
     reads_texts: ClassVar[bool] = False  # its trainer reads the texts for fine-tuning and their scores
     generator: ClassVar[str] = "generate"  # the stage that answers for it
     reads_rewards: ClassVar[bool] = False  # its generator reads rewards and normaliser

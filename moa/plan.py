@@ -165,12 +165,15 @@ class Plan:
     def code(self, stage: str, *, rewards: Mapping[str, Reward] | None = None, row: str | None = None) -> str:
         """Return the hash of a stage's logic.
 
-        Its module, the kinds of its rewards, the user's functions, the row's method.
+        Its module, the kinds of its rewards, the user's functions, the row's method, and for the stage train the row's
+        trainer: what is imported by name is not seen by the hash of who imports it.
         """
         specs = list((rewards or {}).values())
         modules = [f"moa.stages.{stage}", *(f"moa.rewards.{spec.kind}" for spec in specs)]
         if row is not None:
             modules.append(f"moa.methods.{self._kind(row)}")
+        if row is not None and stage == "train":
+            modules.append(f"moa.trainers.{self.rows[row].trainer}")
         own = [spec.function.partition(":")[0] for spec in specs if isinstance(spec, Python)]
         return code_hash(*modules) + (code_hash(*own, root=Path.cwd()) if own else "")
 

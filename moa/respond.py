@@ -24,7 +24,7 @@ from moa.store import tables
 class Source:
     """What answers, and all that answering needs to know of the experiment."""
 
-    base: Path
+    base: str | Path
     folders: list[Path]
     way: Literal["policy", "nearest", "soup", "mixture"]
     conditioned: bool
@@ -33,6 +33,7 @@ class Source:
     conditioning: Conditioning
     generation: Generation
     model: Model
+    revision: str | None = None  # of a base from the hub
 
 
 def respond(
@@ -70,10 +71,10 @@ def _seeds(folder: Path) -> list[int]:
 
 def _of_policy(folder: Path, given: Experiment | None) -> Source:
     card = _card(folder / "policy.json")
-    if given is None and (folder.parents[3] / "run.parquet").exists():
-        card["generation"] = _recorded(
-            folder.parents[3], folder
-        ).generation  # training knows nothing of the evaluation's decoding
+    base = card.get("base")  # of a policy that moa.api trained; others lie beside theirs
+    if given is None and not base and (folder.parents[3] / "run.parquet").exists():
+        # Training knows nothing of the evaluation's decoding.
+        card["generation"] = _recorded(folder.parents[3], folder).generation
     if given is not None:
         card |= {
             "objectives": list(given.objectives),
@@ -83,10 +84,17 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
         }
     try:
         return Source(
-            base=_base(folder.parents[3]), folders=[folder], way="policy", conditioned=bool(card["conditioned"]), steerable=bool(card["conditioned"]),
-            objectives=list(card["objectives"]), conditioning=Conditioning.model_validate(card["conditioning"]),
-            generation=Generation.model_validate(card["generation"]), model=Model.model_validate(card["model"]),
-        )  # fmt: skip
+            base=base["source"] if base else _base(folder.parents[3]),
+            folders=[folder],
+            way="policy",
+            conditioned=bool(card["conditioned"]),
+            steerable=bool(card["conditioned"]),
+            objectives=list(card["objectives"]),
+            conditioning=Conditioning.model_validate(card["conditioning"]),
+            generation=Generation.model_validate(card["generation"]),
+            model=Model.model_validate(card["model"]),
+            revision=base["revision"] if base else None,
+        )
     except (KeyError, ValueError) as error:
         raise MoaError(
             f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy"
@@ -119,9 +127,16 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
             " train"
         )
     return Source(
-        base=_base(task), folders=[path / f"s{common[0]}" for path in needed], way=method.answers, conditioned=method.conditioned, steerable=method.steerable,
-        objectives=list(experiment.objectives), conditioning=experiment.conditioning, generation=experiment.generation, model=experiment.model,
-    )  # fmt: skip
+        base=_base(task),
+        folders=[path / f"s{common[0]}" for path in needed],
+        way=method.answers,
+        conditioned=method.conditioned,
+        steerable=method.steerable,
+        objectives=list(experiment.objectives),
+        conditioning=experiment.conditioning,
+        generation=experiment.generation,
+        model=experiment.model,
+    )
 
 
 def _recorded(task: Path, folder: Path) -> Experiment:
@@ -162,29 +177,27 @@ def _weights(source: Source, preference: Mapping[str, float] | None, policy: Pat
         return None
     if preference is None:
         raise MoaError(f"{policy}: give a preference, e.g. --preference {listed}")
+    return weights_of(preference, source.objectives, "--preference")
+
+
+def weights_of(preference: Mapping[str, float], objectives: Sequence[str], where: str) -> Preference:
+    """Return a preference in the objectives' order, checked; `where` names it in messages."""
     for name in preference:
-        if name not in source.objectives:
-            raise MoaError(f"--preference: no objective '{name}'.{nearest(name, source.objectives)}")
-    missing: Sequence[str] = [name for name in source.objectives if name not in preference]
+        if name not in objectives:
+            raise MoaError(f"{where}: no objective '{name}'.{nearest(name, objectives)}")
+    missing = [name for name in objectives if name not in preference]
     if missing:
-        raise MoaError(f"--preference: no weight for {', '.join(missing)}; give one for every objective, 0 included")
-    return check([preference[name] for name in source.objectives], len(source.objectives), "--preference")
+        raise MoaError(f"{where}: no weight for {', '.join(missing)}; give one for every objective, 0 included")
+    return check([preference[name] for name in objectives], len(objectives), where)
 
 
 def _answer(source: Source, prompt: str, weights: Preference | None) -> str:
     from moa.lm import answering
     from moa.lm.generation import Decoding
 
-    answerer = answering.load(
-        source.base,
-        source.model,
-        source.folders,
-        way=source.way,
-        objectives=source.objectives,
-        shown=source.conditioning,
-        conditioned=source.conditioned,
-    )
+    base = answering.Base(source.base, source.model, source.revision)
+    prompting = answering.Prompting(source.objectives, source.conditioning, source.conditioned)
+    answerer = answering.load(base, source.folders, source.way, prompting)
     answerer.switch(weights)
-    generation = source.generation
-    decoding = Decoding(generation.max_new_tokens, generation.evaluation_temperature, generation.evaluation_top_p)
-    return answering.respond(answerer, answerer.texts([prompt], weights), decoding, 1, "respond")[0].text.strip()
+    sampling = answering.Sampling(Decoding.evaluation(source.generation), 1, "respond")
+    return answering.respond(answerer, answerer.texts([prompt], weights), sampling)[0].text.strip()

@@ -98,11 +98,5 @@ class Hand:
 
     def run(self, **changes):
         root = self.root
-        return evaluate.evaluate(
-            self.section(**changes),
-            root / "normaliser.parquet",
-            root / "fluency.parquet",
-            root / "prompts.parquet",
-            self.generations,
-            self.scores,
-        )
+        shared = [root / f"{name}.parquet" for name in ("normaliser", "fluency", "prompts")]
+        return evaluate.evaluate(self.section(**changes), evaluate.Inputs(*shared, self.generations, self.scores))

@@ -339,14 +339,9 @@ def _evaluate(world: World) -> None:
         reference_row="reference",
     )
     folder = world.folder
-    results = evaluate.evaluate(
-        section,
-        folder / "normaliser.parquet",
-        folder / "fluency.parquet",
-        folder / "prompts.parquet",
-        sorted(folder.glob("generations/*/*.parquet")),
-        sorted(folder.glob("scores/*/*.parquet")),
-    )
+    shared = [folder / f"{name}.parquet" for name in ("normaliser", "fluency", "prompts")]
+    answered = [sorted(folder.glob(f"{name}/*/*.parquet")) for name in ("generations", "scores")]
+    results = evaluate.evaluate(section, evaluate.Inputs(*shared, *answered))
     for table in (tables.POINTS, tables.QUALITY, tables.METRICS, tables.PAYOFF):
         tables.write(table, results[table.name], folder / f"evaluation/{table.name}.parquet")
 

@@ -2,13 +2,13 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moa.experiment.schema import TrainSection
+from moa.stages import train
 from moa.store import tables
 from moa.store.provenance import text_hash
 from tests import tiny_models
@@ -61,16 +61,15 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
-def run(
-    main: Callable[[Namespace], None],
+def command(
     inputs: Path,
     out: Path,
     row: str,
     weights: tuple[float, ...] | None = None,
     ppo: dict[str, Any] | None = None,
     **settings: Any,
-) -> Path:
-    """Run a training stage; return the folder that holds policy, curve.parquet and costs.parquet."""
+) -> Namespace:
+    """The command line of stage train for a tiny policy; `settings` are the row's own."""
     section = TrainSection.model_validate(
         {
             **{
@@ -97,25 +96,28 @@ def run(
             **{"training": [(0.5, 0.5)], "dirichlet": None, "settings": settings},
         }
     )
-    main(
-        Namespace(
-            section=section.model_dump_json(),
-            row=row,
-            policy="policy",
-            seed=0,
-            weights=json.dumps(weights),
-            depends="",
-            prompts=inputs / "prompts.parquet",
-            base=inputs / "base",
-            normaliser=inputs / "normaliser.parquet",
-            models=[],
-            texts=[inputs / "texts.parquet", inputs / "text_scores.parquet"] if row == "ric" else [],
-            checkpoints=out / "checkpoints",
-            out=out / "policy",
-            curve=out / "curve.parquet",
-            costs=out / "costs.parquet",
-        )
+    return Namespace(
+        section=section.model_dump_json(),
+        row=row,
+        policy="policy",
+        seed=0,
+        weights=json.dumps(weights),
+        depends="",
+        prompts=inputs / "prompts.parquet",
+        base=inputs / "base",
+        normaliser=inputs / "normaliser.parquet",
+        models=[],
+        texts=[inputs / "texts.parquet", inputs / "text_scores.parquet"] if row == "ric" else [],
+        checkpoints=out / "checkpoints",
+        out=out / "policy",
+        curve=out / "curve.parquet",
+        costs=out / "costs.parquet",
     )
+
+
+def run(inputs: Path, out: Path, row: str, weights: tuple[float, ...] | None = None, **changes: Any) -> Path:
+    """Run stage train; return the folder that holds policy, curve.parquet and costs.parquet."""
+    train.main(command(inputs, out, row, weights, **changes))
     return out
 
 

@@ -1,7 +1,7 @@
 """Makes docs/tables.md from moa/store/tables.py."""
 
-from moa.stages.warehouse import sql_type
 from moa.store import tables
+from moa.store.sql import sql_type
 
 FILES = {
     "prompts": "prompts.parquet",

@@ -17,7 +17,6 @@ from moa.errors import MoaError
 from moa.job.process import Stopwatch, peak_memory
 from moa.store import tables
 from moa.store.files import disk_full
-from moa.store.files import folder as folder
 
 log = logging.getLogger("moa")
 REPORT_SECONDS = 10.0
@@ -106,6 +105,25 @@ class Cost:
             [{**self.row, **spent, "tokens": self.tokens, "models": self.models, "batch": self.batch}],
             path,
         )
+
+
+class Steps:
+    """Logs how far a training is and the time left, every ten seconds and after its last step."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0  # done since it began; a resumed run has more behind it
+        self.began = self.last = time.perf_counter()
+
+    def tell(self, step: int, describe: Callable[[], str]) -> None:
+        """Note that step number `step` is finished; `describe` is asked for its figures where a line is due."""
+        now = time.perf_counter()
+        self.done += 1
+        if now - self.last < REPORT_SECONDS and step + 1 < self.total:
+            return
+        left = (now - self.began) / self.done * (self.total - step - 1)
+        shown = (self.name, step + 1, self.total, describe(), left // 60, left % 60)
+        log.info("%s step %d/%d  %s  ETA %d:%02d", *shown)
+        self.last = now
 
 
 class Progress:

@@ -9,7 +9,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,10 @@ def read_card(folder: Path) -> Card:
 
 
 def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
-    """Refuse a policy that was trained on another base than the folder `base`, on which its adapter would load and say anything."""
+    """Refuse a policy that was trained on another base than the folder `base`.
+
+    Its adapter would load there, and say anything.
+    """
     recorded = {folder: card.base_hash for folder, card in zip(folders, cards, strict=True) if card.base_hash}
     if not recorded or not base.is_dir():
         return
@@ -87,6 +90,45 @@ def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> No
                 f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash"
                 f" {found[:12]}); give the base that it was trained on, or train the policy again"
             )
+
+
+@dataclass(frozen=True)
+class Base:
+    """The language model under a row's policies.
+
+    Attributes:
+        source: folder or hub id.
+        model: how it is loaded.
+        revision: commit of a hub id.
+        name: its own, where there is no policy.
+    """
+
+    source: str | Path
+    model: Model
+    revision: str | None = None
+    name: str = "reference"
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a prompt becomes the text that a policy reads; only a conditioned one reads the preference."""
+
+    objectives: list[str]
+    conditioning: Conditioning
+    conditioned: bool = False
+
+    def text(self, prompt: str, preference: Preference | None, tokenizer: PreTrainedTokenizerBase) -> str:
+        shown = preference if self.conditioned else None
+        return conditioning.build(prompt, shown, self.objectives, self.conditioning, tokenizer)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: what a batch draws depends on `seed` and the batch's number alone."""
+
+    decoding: Decoding
+    batch_size: int
+    seed: str
 
 
 @dataclass
@@ -104,9 +146,7 @@ class Answerer:
     context: int
     way: Way
     cards: list[Card]
-    objectives: list[str]
-    conditioning: Conditioning
-    conditioned: bool
+    prompting: Prompting
     name: str = "reference"
     mixed: dict[str, float] = field(default_factory=dict)
     batch: int | None = None
@@ -115,12 +155,14 @@ class Answerer:
         """Turn on what answers this preference; return its name for the table."""
         if not isinstance(self.model, PeftModel):
             return self.name
+        if self.way == "policy":  # the only adapter, which is on
+            return self.cards[0].name
         if self.way == "soup":
             return self._mix(_given(preference, "a soup"))
         if self.way == "mixture":
             self.mixed = self._parts(_given(preference, "a mixture"))
             return self._names(self.mixed)
-        chosen = 0 if self.way == "policy" else nearest(_given(preference, "the nearest policy"), self.cards)
+        chosen = nearest(_given(preference, "the nearest policy"), self.cards)
         self.model.set_adapter(adapter(chosen))
         return self.cards[chosen].name
 
@@ -128,7 +170,8 @@ class Answerer:
         """Sample one response per built prompt from what `switch` turned on."""
         if self.mixed:
             assert isinstance(self.model, PeftModel), "a mixture has adapters"
-            return mixture.sample(self.model, self.mixed, self.tokenizer, texts, decoding, self.context)
+            reader = mixture.Reader(self.model, self.mixed)
+            return mixture.sample(reader, self.tokenizer, texts, decoding, self.context)
         return sample(self.model, self.tokenizer, texts, decoding, self.context)
 
     def _parts(self, preference: Preference) -> dict[str, float]:
@@ -160,9 +203,9 @@ class Answerer:
         for k, weight in enumerate(preference):
             corner = tuple(float(i == k) for i in range(len(preference)))
             if corner not in by_corner:
+                missing = self.prompting.objectives[k]
                 raise MoaError(
-                    f"{self.way}: no policy was trained on objective '{self.objectives[k]}' alone; give one per"
-                    " objective"
+                    f"{self.way}: no policy was trained on objective '{missing}' alone; give one per objective"
                 )
             found[by_corner[corner]] = weight
         return found
@@ -170,11 +213,11 @@ class Answerer:
     def texts(self, prompts: Sequence[str], preference: Preference | None) -> list[str]:
         """Return the prompts as the policy reads them."""
         targets = self.cards[0].targets if self.cards else None
-        if targets is not None and preference is not None and self.conditioned:
-            shown = targets.text(preference, self.objectives)
-            return [conditioning.place(p, shown, self.conditioning, self.tokenizer) for p in prompts]
-        read = preference if self.conditioned else None
-        return [conditioning.build(p, read, self.objectives, self.conditioning, self.tokenizer) for p in prompts]
+        asked = self.prompting
+        if targets is not None and preference is not None and asked.conditioned:
+            shown = targets.text(preference, asked.objectives)
+            return [conditioning.place(p, shown, asked.conditioning, self.tokenizer) for p in prompts]
+        return [asked.text(p, preference, self.tokenizer) for p in prompts]
 
 
 def _given(preference: Preference | None, what: str) -> Preference:
@@ -197,43 +240,34 @@ def nearest(preference: Preference, cards: Sequence[Card]) -> int:
     return distances.index(min(distances))
 
 
-def load(
-    base: str | Path,
-    model: Model,
-    folders: Sequence[Path],
-    *,
-    way: Way,
-    objectives: list[str],
-    shown: Conditioning,
-    conditioned: bool,
-    revision: str | None = None,
-    name: str = "reference",
-) -> Answerer:
-    """Load the base once with every policy's adapter on it, none merged."""
+def load(base: Base, folders: Sequence[Path], way: Way, prompting: Prompting) -> Answerer:
+    """Load the base once with every policy's adapter on it, none merged.
+
+    Raises:
+        MoaError: base or adapter cannot be loaded, or do not belong together.
+    """
     cards = [read_card(f) for f in folders]
-    check_base(Path(base), folders, cards)
-    tokenizer = models.load_tokenizer(base, revision)
-    loaded: PreTrainedModel | PeftModel = models.load_base(base, model, revision=revision)
+    check_base(Path(base.source), folders, cards)
+    tokenizer = models.load_tokenizer(base.source, base.revision)
+    loaded: PreTrainedModel | PeftModel = models.load_base(base.source, base.model, revision=base.revision)
     context = models.context_length(loaded)
     if folders:
         loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
-    return Answerer(loaded, tokenizer, context, way, cards, objectives, shown, conditioned, name)
+    return Answerer(loaded, tokenizer, context, way, cards, prompting, base.name)
 
 
 def respond(
-    answerer: Answerer,
-    texts: Sequence[str],
-    decoding: Decoding,
-    batch: int,
-    seed: str,
-    progress: Callable[[int], None] | None = None,
+    answerer: Answerer, texts: Sequence[str], sampling: Sampling, progress: Callable[[int], None] | None = None
 ) -> list[Response]:
     """Answer built prompts in their order; `switch` first.
 
-    Prompts of similar length share a batch. What a batch draws depends on `seed` and its number alone. Out of memory,
-    the batch is halved, and the answerer remembers it. `progress` hears of newly answered prompts, of each once.
+    Prompts of similar length share a batch. Out of memory, the batch is halved, and the answerer remembers it.
+    `progress` hears of newly answered prompts, of each once.
+
+    Raises:
+        MoaError: not even one response at a time fits into memory.
     """
-    told = 0
+    told, batch = 0, sampling.batch_size
 
     def tell(done: int) -> None:
         """Pass on what is more than any attempt had answered before: one that runs out of memory starts again."""
@@ -245,7 +279,7 @@ def respond(
     while True:
         try:
             with allocating():
-                found = _respond(answerer, texts, decoding, batch, seed, tell)
+                found = _respond(answerer, texts, replace(sampling, batch_size=batch), tell)
             answerer.batch = min(batch, answerer.batch or batch)
             return found
         except torch.OutOfMemoryError:
@@ -260,16 +294,16 @@ def respond(
 
 
 def _respond(
-    answerer: Answerer, texts: Sequence[str], decoding: Decoding, batch: int, seed: str, tell: Callable[[int], None]
+    answerer: Answerer, texts: Sequence[str], sampling: Sampling, tell: Callable[[int], None]
 ) -> list[Response]:
     """Answer once; `tell` hears after every batch how many are done."""
     lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
     order = sorted(range(len(texts)), key=lambda i: lengths[i])
     found: dict[int, Response] = {}
-    for number, start in enumerate(range(0, len(order), batch)):
-        rows = order[start : start + batch]
-        torch.manual_seed(int(text_hash(seed, str(number)), 16) % 2**63)
-        rollout = answerer.draw([texts[i] for i in rows], decoding)
+    for number, start in enumerate(range(0, len(order), sampling.batch_size)):
+        rows = order[start : start + sampling.batch_size]
+        torch.manual_seed(int(text_hash(sampling.seed, str(number)), 16) % 2**63)
+        rollout = answerer.draw([texts[i] for i in rows], sampling.decoding)
         lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
         for i, text, tokens, finished in zip(
             rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True

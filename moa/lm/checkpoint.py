@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from moa.store.provenance import text_hash
 
 log = logging.getLogger("moa")
 KEPT = 2  # the newest, and one to go back to should the disk lose it
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a policy's checkpoint holds; heads and optimizer are None where the trainer has none to keep."""
+
+    model: PeftModel
+    heads: nn.Module | None = None
+    optimizer: torch.optim.Optimizer | None = None
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -50,20 +60,13 @@ def write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], st
         shutil.rmtree(old)
 
 
-def save(
-    folder: Path,
-    step: int,
-    model: PeftModel,
-    heads: nn.Module | None,
-    optimizer: torch.optim.Optimizer | None,
-    state: dict[str, Any],
-) -> None:
-    """Write a policy's checkpoint; heads and optimizer are None where the trainer has none to keep."""
-    parts: dict[str, Mapping[str, Tensor]] = {"adapter": get_peft_model_state_dict(model)}
-    if heads is not None:
-        parts["value_heads"] = heads.state_dict()
-    if optimizer is not None:
-        parts["optimizer"] = moments(optimizer)
+def save(folder: Path, step: int, trainee: Trainee, state: dict[str, Any]) -> None:
+    """Write a policy's checkpoint of `step` finished steps."""
+    parts: dict[str, Mapping[str, Tensor]] = {"adapter": get_peft_model_state_dict(trainee.model)}
+    if trainee.heads is not None:
+        parts["value_heads"] = trainee.heads.state_dict()
+    if trainee.optimizer is not None:
+        parts["optimizer"] = moments(trainee.optimizer)
     write(folder, step, parts, state)
 
 
@@ -105,15 +108,13 @@ def _check(path: Path) -> None:
             pass
 
 
-def restore(
-    path: Path, model: PeftModel, heads: nn.Module | None, optimizer: torch.optim.Optimizer | None
-) -> dict[str, Any]:
+def restore(path: Path, trainee: Trainee) -> dict[str, Any]:
     """Load a policy's checkpoint into model, heads and optimizer; return its state."""
-    restore_adapter(model, path / "adapter.safetensors")
-    if heads is not None:
-        heads.load_state_dict(load_file(path / "value_heads.safetensors"))
-    if optimizer is not None:
-        restore_optimizer(path, optimizer)
+    restore_adapter(trainee.model, path / "adapter.safetensors")
+    if trainee.heads is not None:
+        trainee.heads.load_state_dict(load_file(path / "value_heads.safetensors"))
+    if trainee.optimizer is not None:
+        restore_optimizer(path, trainee.optimizer)
     return read_state(path)
 
 

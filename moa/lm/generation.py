@@ -1,6 +1,6 @@
 """Sampling and decoding: the one way in which every method's responses are made and turned into text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from moa.errors import NotFinite
+from moa.experiment.keys import Generation
 from moa.lm.conditioning import encode
 
 
@@ -18,6 +19,16 @@ class Decoding:
     max_new_tokens: int
     temperature: float
     top_p: float
+
+    @staticmethod
+    def training(section: Generation) -> "Decoding":
+        """Return how tokens are drawn in training, and from the reference policy."""
+        return Decoding(section.max_new_tokens, section.temperature, section.top_p)
+
+    @staticmethod
+    def evaluation(section: Generation) -> "Decoding":
+        """Return how tokens are drawn in evaluation, and in `moa respond`."""
+        return Decoding(section.max_new_tokens, section.evaluation_temperature, section.evaluation_top_p)
 
 
 @dataclass(frozen=True)
@@ -108,17 +119,10 @@ def sample(
     return finish(full, mask.to(where), eos, pad, tokenizer)
 
 
-def sample_in_parts(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    decoding: Decoding,
-    context: int,
-    rows: int,
-) -> Rollout:
-    """Draw as `sample` does, at most `rows` prompts at a time, and return one rollout of them all."""
-    parts = [sample(model, tokenizer, prompts[i : i + rows], decoding, context) for i in range(0, len(prompts), rows)]
-    return parts[0] if len(parts) == 1 else join(parts, int(tokenizer.pad_token_id))
+def sample_in_parts(draw: Callable[[Sequence[str]], Rollout], prompts: Sequence[str], rows: int, pad: int) -> Rollout:
+    """Draw at most `rows` prompts at a time, and return one rollout of them all; `pad` is the padding token."""
+    parts = [draw(prompts[i : i + rows]) for i in range(0, len(prompts), rows)]
+    return parts[0] if len(parts) == 1 else join(parts, pad)
 
 
 def join(parts: Sequence[Rollout], pad: int) -> Rollout:

@@ -1,6 +1,6 @@
-"""Decode-time mixture of policies (MOD.
+"""Decode-time mixture of policies: several adapters on one base write one text.
 
-Shi et al. 2024, arXiv 2406.18853): several adapters on one base write one text.
+MOD, Shi et al. 2024, arXiv 2406.18853:
 
     p(y_t) = softmax( sum_i w_i log pi_i(y_t) / T )
 
@@ -82,25 +82,21 @@ def filters(decoding: Decoding, prompt: int, eos: int, device: torch.device) -> 
 
 @torch.no_grad()
 def sample(
-    model: PeftModel,
-    weights: Mapping[str, float],
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    decoding: Decoding,
-    context: int,
+    reader: Reader, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int
 ) -> Rollout:
-    """Draw one response per prompt text from the mixture of the adapters in `weights`, as `generation.sample` does from one policy.
+    """Draw one response per prompt text from a mixture, as `generation.sample` does from one policy.
 
-    With all weight on one policy the draws are that policy's: same logits, same filters, same generator.
+    `reader` is new: it has read nothing yet. With all weight on one policy the draws are that policy's: same logits,
+    same filters, same generator.
 
     Raises:
         MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
         NotFinite: the mixed logits are NaN or infinite.
     """
-    where = next(model.parameters()).device
+    where = next(reader.model.parameters()).device
     ids, prompt_mask = (t.to(where) for t in encode(prompts, tokenizer, context - decoding.max_new_tokens))
     eos = int(tokenizer.eos_token_id)
-    reader, warp = Reader(model, weights), filters(decoding, ids.shape[1], eos, where)
+    warp = filters(decoding, ids.shape[1], eos, where)
     mask, alive = prompt_mask, torch.ones(len(ids), dtype=torch.bool, device=where)
     for _ in range(decoding.max_new_tokens):
         scores = warp(ids, reader.next(ids, mask))

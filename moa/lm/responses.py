@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moa.errors import MoaError
 from moa.experiment.preferences import Preference
-
-Row = dict[str, Any]
+from moa.store.tables import Row
 
 
 def read(
@@ -19,9 +17,8 @@ def read(
 ) -> list[Row]:
     """Return the file's answers to the evaluation prompts, each prompt and preference equally often.
 
-    Columns: `response`; `prompt_id` or `prompt`; `preference` (list of weights) where the row is conditioned;
-        optionally
-    `finished`. Answers to other prompts are left out.
+    Columns: `response`; `prompt_id` or `prompt`; `preference` (list of weights) where the row is conditioned; and
+    optionally `finished`. Answers to other prompts are left out.
 
     Raises:
         MoaError: unreadable file, missing column, unknown preference, or prompts without an answer.

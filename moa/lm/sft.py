@@ -30,6 +30,15 @@ MICRO_BATCHES = 4  # parts of a batch, each of similar length, where the batch s
 
 
 @dataclass(frozen=True)
+class Text:
+    """A prompt as the model reads it, a response to it, and whether that ended or was cut."""
+
+    prompt: str
+    response: str
+    ended: bool = True
+
+
+@dataclass(frozen=True)
 class Example:
     """Token ids, and the labels that the loss reads (-100 where it does not)."""
 
@@ -38,29 +47,21 @@ class Example:
 
 
 def make_examples(
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    completion_only: bool,
-    ended: Sequence[bool] | None = None,
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int, completion_only: bool
 ) -> list[Example]:
-    """Return prompt + response + end token as examples.
+    """Return prompt + response + end token as examples; the loss reads the completion only, or the prompt as well.
 
-    An example whose prompt fills `max_length` is left out, and counted.
-
-    A response that does not fit is cut, and then has no end token: it did not end there. Nor has one that `ended` says
-    did not end; None says that all did.
+    An example whose prompt fills `max_length` is left out, and counted. A response that does not fit is cut, and then
+    has no end token: it did not end there.
 
     Raises:
         MoaError: nothing is left.
     """
     end = tokenizer.eos_token_id
     made, cut = [], 0
-    for (prompt, response), whole in zip(
-        continuation_rows(prompts, responses, tokenizer), ended or [True] * len(prompts), strict=True
-    ):
-        ids = [*prompt, *response, *([end] if whole else [])]
+    rows = continuation_rows([t.prompt for t in texts], [t.response for t in texts], tokenizer)
+    for text, (prompt, response) in zip(texts, rows, strict=True):
+        ids = [*prompt, *response, *([end] if text.ended else [])]
         if len(prompt) >= max_length or not response:
             continue
         cut += len(ids) > max_length
@@ -68,14 +69,14 @@ def make_examples(
         made.append(Example(ids, [IGNORED] * len(prompt) + ids[len(prompt) :] if completion_only else ids))
     if not made:
         raise MoaError(
-            f"texts: none of {len(prompts)} has a response and a prompt under {max_length} tokens; raise"
+            f"texts: none of {len(texts)} has a response and a prompt under {max_length} tokens; raise"
             " model.sft.max_length, or check the data's columns"
         )
-    if len(made) < len(prompts) or cut:
+    if len(made) < len(texts) or cut:
         log.info(
             "texts: %d of %d left out (no response, or the prompt fills %d tokens), %d cut",
-            len(prompts) - len(made),
-            len(prompts),
+            len(texts) - len(made),
+            len(texts),
             max_length,
             cut,
         )
@@ -120,6 +121,23 @@ class Trained:
     micro_batch_size: int
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How to fine-tune.
+
+    Attributes:
+        model: section `model`.
+        sft: its settings; the seed draws the batches.
+        micro: examples at a time, at most.
+        key: of the learning rate, for messages.
+    """
+
+    model: Model
+    sft: Sft
+    micro: int
+    key: str = "model.sft.learning_rate"
+
+
 class Tuner(Continued, SFTTrainer):
     """TRL's SFTTrainer, which can begin in the middle."""
 
@@ -128,31 +146,28 @@ def fine_tune(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
-    spec: Model,
-    sft: Sft,
-    micro: int,
+    tuning: Tuning,
     job: Job,
-    key: str = "model.sft.learning_rate",
 ) -> Trained:
-    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has, from the job's newest checkpoint if there is one.
+    """Fine-tune all weights, a new LoRA where `sft.lora` says so, or the adapter that the model has.
+
+    Goes on from the job's newest checkpoint if there is one.
 
     Args:
         model: as it was before the job began.
         tokenizer: its own.
-        examples: in any order; `sft.seed` draws the batches.
-        spec: section `model`.
-        sft: its settings.
-        micro: examples at a time, at most.
+        examples: in any order.
+        tuning: how.
         job: keeps the checkpoints.
-        key: of the learning rate, for messages.
 
     Raises:
         Diverged: loss or gradient is not finite.
-        torch.OutOfMemoryError: `micro` is too large for the GPU.
+        torch.OutOfMemoryError: `tuning.micro` is too large for the GPU.
     """
+    spec, sft = tuning.model, tuning.sft
     total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
     rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
-    course = Course("SFT", key, job, sft.seed, micro)
+    course = Course("SFT", tuning.key, job, sft.seed, tuning.micro)
     left = rows[course.finished * sft.batch_size :]
     data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
     lora = spec.lora

@@ -130,7 +130,7 @@ class Course(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Receive what the Trainer logs after every step, and look at the parameters that it left, before anything is kept."""
+        """Receive what the Trainer logs after every step, and look at its parameters before anything is kept."""
         if logs is None or "loss" not in logs:  # the summary at the end
             return
         step, total = self.finished + state.global_step, self.finished + state.max_steps

@@ -45,7 +45,7 @@ class Method(method.Method):
     schema = Settings
     settings: Settings
     conditioned = True
-    trainer = "train_grpo"
+    trainer = "grpo"
     scale_rewards: ClassVar[Literal["group", "batch"]] = "group"  # whose standard deviation TRL divides by
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:

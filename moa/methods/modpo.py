@@ -58,7 +58,7 @@ class Method(method.Method):
     schema = Settings
     settings: Settings
     answers = "nearest"
-    trainer = "train_modpo"
+    trainer = "modpo"
 
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         super().__init__(row, settings, objectives)

@@ -67,7 +67,7 @@ class Method(method.Method):
     schema = Settings
     settings: Settings
     conditioned = True
-    trainer = "train_ric"
+    trainer = "ric"
     reads_texts = True
 
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:

@@ -95,7 +95,8 @@ def load(
         f"{who}: {{}} responses to prompts that are not evaluation prompts of this task",
     )
     samples = _samples(prompt, point, len(prompts), len(preferences), who)
-    means = _means(tables.read(tables.SCORES, scores), scores, prompts, roles, len(preferences), samples)
+    axes = Axes(prompts, len(preferences), roles)
+    means = _means(tables.read(tables.SCORES, scores), scores, axes, samples)
     rewards = np.stack([means[:, :, i] for i, (_, role) in enumerate(roles) if role == "reward"], axis=-1)
     judges = {name: means[:, :, i] for i, (name, role) in enumerate(roles) if role == "judge"}
     return Answers(method, seed, preferences, rewards, judges, responses, point, samples)
@@ -137,10 +138,18 @@ def _samples(prompt: Index, point: Index, prompts: int, points: int, who: str) -
     return samples
 
 
-def _means(
-    data: pa.Table, path: Path, prompts: Sequence[str], roles: Sequence[tuple[str, str]], points: int, samples: int
-) -> Array:
+@dataclass(frozen=True)
+class Axes:
+    """What scores are laid out along: ids of the prompts, number of points, and (objective, role) pairs."""
+
+    prompts: Sequence[str]
+    points: int
+    roles: Sequence[tuple[str, str]]
+
+
+def _means(data: pa.Table, path: Path, axes: Axes, samples: int) -> Array:
     """Return (P, M, len(roles)) scores averaged over samples."""
+    prompts, points, roles = axes.prompts, axes.points, axes.roles
     method = data["method"][0].as_py() if data.num_rows else "?"
     who = f"{path}: row '{method}'"
     labels = pc.binary_join_element_wise(data["objective"], data["role"], " as ")

@@ -29,13 +29,11 @@ def kendall_tau(component: Array, rewards: Array) -> Array:
 
 
 def tau_bound(component: Array) -> float:
-    """Return the largest tau-b that (M,) preference components allow.
+    """Return the largest tau-b that (M,) preference components allow; NaN if none differs.
 
-    Sqrt(pairs that differ / all pairs), NaN if none differs.
-
-    Rewards without ties give tau_b = (sum s_ij t_ij) / sqrt(sum s_ij^2  M (M - 1) / 2), at most this. With two
-    objectives the components of a lattice all differ and it is 1; with more they have ties: 0.90 at 15 preferences over
-    three objectives.
+    It is sqrt(pairs that differ / all pairs). Rewards without ties give at most this:
+    tau_b = (sum s_ij t_ij) / sqrt(sum s_ij^2  M (M - 1) / 2). With two objectives the components of a lattice all
+    differ and it is 1; with more they have ties: 0.90 at 15 preferences over three objectives.
     """
     i, j = np.triu_indices(len(component), 1)
     differ = component[i] != component[j]

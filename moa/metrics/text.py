@@ -24,7 +24,10 @@ def grams(sequence: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
 
 
 def repeats(sequence: Sequence[str]) -> bool:
-    """Return whether some word 4-gram occurs three times (overlapping ones count), or a word three times in a row."""
+    """Return whether some word 4-gram occurs at least three times, or a word stands three times in a row.
+
+    Overlapping 4-grams count.
+    """
     counts = Counter(grams(sequence, REPEATED_GRAM))
     often = bool(counts) and max(counts.values()) >= REPEATED_TIMES
     return often or any(len(set(run)) == 1 for run in grams(sequence, REPEATED_RUN))

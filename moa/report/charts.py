@@ -15,6 +15,7 @@ from moa.report.safe import chart_text
 from moa.report.style import Look
 
 Figure = dict[str, Any]
+Plane = tuple[str, str, str]  # the two objectives that are drawn, across and up, and the scale: raw or normalised
 WIDTH, HEIGHT = 980, 560  # of a front with two objectives; labels are placed for this size
 MARGIN = {"l": 64, "r": 24, "t": 16, "b": 56}
 
@@ -34,7 +35,8 @@ def fronts(task: Task, look: dict[str, Look]) -> list[tuple[str, str, Figure]]:
 
 def _front(task: Task, look: dict[str, Look], x: str, y: str, scale: str) -> Figure:
     horizontal, vertical = axis(task, x, scale), axis(task, y, scale)
-    traces = [*_area(task, look, x, y, scale), *(_series(task, look[m], m, x, y, scale) for m in task.methods)]
+    plane = (x, y, scale)
+    traces = [*_area(task, look, plane), *(_series(task, look[m], m, plane) for m in task.methods)]
     crosses = [p for p in task.points if p.degenerate]
     if crosses:
         traces.append(_crosses([q for p in crosses if (q := at(p, x, y, scale)) is not None]))
@@ -50,7 +52,8 @@ def _axis(drawn: Axis, unit: str) -> Figure:
     return {"title": {"text": f"{chart_text(drawn.objective)} ({unit})"}, "range": [drawn.low, drawn.high]}
 
 
-def _series(task: Task, look: Look, method: str, x: str, y: str, scale: str) -> Figure:
+def _series(task: Task, look: Look, method: str, plane: Plane) -> Figure:
+    x, y, scale = plane
     shown = [p for p in task.of(method) if at(p, x, y, scale) is not None]
     connect = len(task.objectives) == 2 and len(shown) > 1
     return {
@@ -102,7 +105,8 @@ def _bars(scores: list[Score], look: Look) -> Figure:
     }
 
 
-def _area(task: Task, look: dict[str, Look], x: str, y: str, scale: str) -> list[Figure]:
+def _area(task: Task, look: dict[str, Look], plane: Plane) -> list[Figure]:
+    x, y, scale = plane
     outline = shade(task, x, y, scale)
     if not outline or task.best is None:
         return []

@@ -5,14 +5,13 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from moa.errors import MoaError, nearest
+from moa.store.tables import Row as Row
 
 QUERIES = Path(__file__).parent / "queries"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

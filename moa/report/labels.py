@@ -37,15 +37,26 @@ class Box:
         return self.left <= x <= self.right and self.top <= y <= self.bottom
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What labels should not cover, and the size of the area that they may not leave."""
+
+    marks: Sequence[Position]
+    lines: Sequence[Position]
+    width: float
+    height: float
+
+
 def place(series: Sequence[tuple[str, Sequence[Position]]], width: float, height: float) -> list[Label]:
     """Return one label per series, beside one of its points: greedy, the series with the fewest points first."""
     marks = [p for _, points in series for p in points]
     lines = [step for _, points in series for pair in pairwise(points) for step in _along(*pair)]
+    drawing = Drawing(marks, lines, width, height)
     placed: dict[str, tuple[Label, Box]] = {}
     for text, points in sorted((s for s in series if s[1]), key=lambda s: len(s[1])):
         options = [_option(text, anchor, dx, dy) for anchor in points for dx, dy in _directions(text)]
         taken = [box for _, box in placed.values()]
-        placed[text] = min(options, key=lambda o: _cost(o, taken, marks, lines, width, height))
+        placed[text] = min(options, key=lambda o: _cost(o, taken, drawing))
     return [label for label, _ in placed.values()]
 
 
@@ -72,22 +83,16 @@ def _along(start: Position, end: Position) -> list[Position]:
     ]
 
 
-def _cost(
-    option: tuple[Label, Box],
-    taken: Sequence[Box],
-    marks: Sequence[Position],
-    lines: Sequence[Position],
-    width: float,
-    height: float,
-) -> float:
+def _cost(option: tuple[Label, Box], taken: Sequence[Box], drawing: Drawing) -> float:
     label, box = option
-    outside = max(0.0, -box.left) + max(0.0, box.right - width) + max(0.0, -box.top) + max(0.0, box.bottom - height)
+    across = max(0.0, -box.left) + max(0.0, box.right - drawing.width)
+    outside = across + max(0.0, -box.top) + max(0.0, box.bottom - drawing.height)
     wide = Box(box.left - 5, box.top - 5, box.right + 5, box.bottom + 5)
     distance = abs(label.centre[1] - label.anchor[1]) + 0.2 * abs(label.centre[0] - label.anchor[0])
     return (
         50 * outside
         + 3 * sum(wide.overlap(b) for b in taken)
-        + 120 * sum(wide.holds(x, y) for x, y in marks)
-        + 25 * sum(box.holds(x, y) for x, y in lines)
+        + 120 * sum(wide.holds(x, y) for x, y in drawing.marks)
+        + 25 * sum(box.holds(x, y) for x, y in drawing.lines)
         + distance
     )

@@ -33,7 +33,7 @@ from moa.store.provenance import warn_unpinned
 log = logging.getLogger("moa")
 MEASURED_ROWS = 32  # scored a second time, alone, to measure what bfloat16 rounding does to a batch
 PROGRESS_SECONDS = 30.0
-Row = dict[str, list[int]]  # input_ids, and token_type_ids where the tokenizer makes them
+Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the tokenizer makes them
 
 
 class ClassifierScorer(Scorer):
@@ -58,7 +58,7 @@ class ClassifierScorer(Scorer):
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         return Scores(values, truncated)
 
-    def _batched(self, rows: list[Row]) -> NDArray[np.float32]:
+    def _batched(self, rows: list[Encoded]) -> NDArray[np.float32]:
         order = sorted(
             range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])
         )  # longest first: too little memory shows at once
@@ -76,7 +76,7 @@ class ClassifierScorer(Scorer):
                 reported = time.monotonic()
         return values
 
-    def _fitting(self, rows: list[Row]) -> NDArray[np.float32] | None:
+    def _fitting(self, rows: list[Encoded]) -> NDArray[np.float32] | None:
         """Return the rows' scores, or None where memory did not suffice and the batch size was halved."""
         try:
             with allocating():
@@ -94,7 +94,7 @@ class ClassifierScorer(Scorer):
         return None
 
     @torch.inference_mode()
-    def _scores(self, rows: list[Row]) -> NDArray[np.float32]:
+    def _scores(self, rows: list[Encoded]) -> NDArray[np.float32]:
         config = self.model.config.get_text_config()
         own = config.pad_token_id
         pad = own if own is not None else unused(rows)
@@ -109,7 +109,7 @@ class ClassifierScorer(Scorer):
         values: NDArray[np.float32] = (self.spec.sign * chosen).cpu().numpy()
         return values
 
-    def _measure(self, rows: list[Row], values: NDArray[np.float32]) -> None:
+    def _measure(self, rows: list[Encoded], values: NDArray[np.float32]) -> None:
         some = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int))
         alone = np.array([self._scores([rows[i]])[0] for i in some])
         self.deviation = float(np.abs(values[some] - alone).max())
@@ -121,13 +121,13 @@ class ClassifierScorer(Scorer):
         )
 
 
-def unused(rows: list[Row]) -> int:
+def unused(rows: list[Encoded]) -> int:
     """Return the smallest token id that no row holds."""
     used = {token for row in rows for token in row["input_ids"]}
     return next(token for token in range(len(used) + 1) if token not in used)
 
 
-def collate(rows: list[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
+def collate(rows: list[Encoded], pad: int, device: torch.device) -> dict[str, Tensor]:
     """Return (B, S) int64 ids, mask and, where rows have them, token types; padded on the right."""
     width = max(len(row["input_ids"]) for row in rows)
     batch = {key: torch.full((len(rows), width), pad if key == "input_ids" else 0) for key in rows[0]}
@@ -141,7 +141,7 @@ def collate(rows: list[Row], pad: int, device: torch.device) -> dict[str, Tensor
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: Sequence[str], responses: Sequence[str]
-) -> tuple[list[Row], NDArray[np.bool_]]:
+) -> tuple[list[Encoded], NDArray[np.bool_]]:
     """Fill template and pair, tokenize, cut at max_length; return n rows and whether each was cut."""
     both = list(zip(prompts, responses, strict=True))
     texts = [(fill(spec.template, p, r), None if spec.pair is None else fill(spec.pair, p, r)) for p, r in both]
@@ -154,7 +154,7 @@ def encode(
     return rows, truncated
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, limit: int | None) -> Row:
+def _row(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, limit: int | None) -> Encoded:
     encoded = tokenizer(
         text, pair, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
     )

@@ -130,7 +130,10 @@ def _fit(spec: Linear, training: list[Example]) -> LinearScorer:
 
 
 def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[str, float]:
-    """Return n and held-out AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs."""
+    """Return n, and how well held-out rows are told apart.
+
+    AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs.
+    """
     scores, values = scorer.texts([e.text for e in heldout]).values, np.array([e.value for e in heldout])
     n = float(len(heldout))
     if spec.data.target is not None:

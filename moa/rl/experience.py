@@ -1,4 +1,4 @@
-"""Experience: what one batch of rollouts tells the update. Notation as in methods/base.py: K, H, B, T."""
+"""Experience: what one batch of rollouts tells the update. Notation as in moa/method.py: K, H, B, T."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from moa.errors import Diverged, NotFinite
 from moa.experiment.keys import Ppo
+from moa.experiment.preferences import Preference
+from moa.lm import generation
 from moa.lm.generation import Decoding, Rollout, sample_in_parts
 from moa.lm.models import ValueHeads, forward, output_matrix
 from moa.method import Batch, Combination, Method, Scores
@@ -32,6 +34,48 @@ class Actor:
     tokenizer: PreTrainedTokenizerBase
     decoding: Decoding
     context: int
+
+    def sample(self, texts: Sequence[str]) -> Rollout:
+        """Draw one response per built prompt (`generation.sample`)."""
+        return generation.sample(self.model, self.tokenizer, texts, self.decoding, self.context)
+
+
+@dataclass
+class Task:
+    """What a policy is trained on.
+
+    Attributes:
+        prompts: as rewards see them, without preference.
+        text_of: the prompt as the policy reads it.
+        score: gives (B, K) raw scores.
+        scale: the normaliser.
+        training: the preferences to train at.
+        dirichlet: concentration of the preferences drawn instead; None trains on `training`.
+    """
+
+    prompts: Sequence[str]
+    text_of: Callable[[str, Preference | None], str]
+    score: ScoreBatch
+    scale: Scale
+    training: Sequence[Preference]
+    dirichlet: float | None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a step asks.
+
+    Attributes:
+        step: its number, for messages.
+        prompts: B prompts as rewards see them; a group's `ppo.group_size` stand beside each other.
+        texts: B prompts as the policy reads them.
+        preferences: (B, K).
+    """
+
+    step: int
+    prompts: Sequence[str]
+    texts: Sequence[str]
+    preferences: Tensor
 
 
 class Reading(NamedTuple):
@@ -118,60 +162,58 @@ def read_all(actor: Actor, rollout: Rollout, micro: int, sensitive: bool) -> Rea
     return Reading(*(torch.cat(column, -2) for column in zip(*parts, strict=True)))
 
 
-def collect(
-    actor: Actor,
-    method: Method,
-    ppo: Ppo,
-    step: int,
-    prompts: Sequence[str],
-    texts: Sequence[str],
-    preferences: Tensor,
-    score: ScoreBatch,
-    scale: Scale,
-    kl_coefficient: float,
-    micro: int,
-    rollout_rows: int,
-) -> Experience:
-    """Roll out, score and estimate advantages for one batch.
+@dataclass(frozen=True)
+class Collector:
+    """Makes experience: what stays the same over all steps of a training."""
 
-    Args:
-        actor: the policy that acts.
-        method: what it is trained by.
-        ppo: the loop's settings.
-        step: number of the step, for error messages.
-        prompts: B prompts as rewards see them, without preference; a group's `ppo.group_size` stand beside each other.
-        texts: B prompts as the policy reads them.
-        preferences: (B, K).
-        score: gives (B, K) raw scores.
-        scale: the normaliser.
-        kl_coefficient: of the reference KL; enters the rewards only where `ppo.kl.place` is 'heads'.
-        micro: rows per forward pass.
-        rollout_rows: prompts that are sampled at a time.
-    """
-    try:
-        rollout = sample_in_parts(actor.model, actor.tokenizer, texts, actor.decoding, actor.context, rollout_rows)
-    except NotFinite as error:
-        raise diverged("the policy's next-token distribution", step) from error
-    mask = rollout.response_mask
-    raw = torch.from_numpy(score(prompts, rollout.texts)).to(mask.device)
-    scores = scale.apply(finite_rewards(raw, method.objectives, step))
-    extra = method.extra_rewards(scores, preferences)
-    seen = read_all(actor, rollout, micro, method.reads_sensitivity)
-    finite(seen.values, "a value", step)
-    finite(seen.logprobs * mask, "the policy's log-probability", step)
-    rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
-    if ppo.kl.place == "heads":
-        rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
-    advantages, returns = estimate(ppo, seen.values, rewards, mask)
-    advantages = finite(shape_advantages(method, ppo, advantages, mask), "an advantage", step)
-    combination = method.combine(
-        Batch(advantages, mask, preferences, scores, seen.sensitivity * mask if method.reads_sensitivity else None)
-    )
-    combination = scale_combined(ppo, combination, mask)
-    finite(combination.advantages, "the combined advantage", step)
-    return Experience(
-        rollout, preferences, scores, extra, seen._replace(values=seen.values * mask), returns, advantages, combination
-    )
+    actor: Actor
+    method: Method
+    ppo: Ppo
+    task: Task
+
+    def collect(self, asked: Questions, kl_coefficient: float, micro: int, rollout_rows: int) -> Experience:
+        """Roll out, score and estimate advantages for one batch.
+
+        Args:
+            asked: prompts and preferences.
+            kl_coefficient: of the reference KL; enters the rewards only where `ppo.kl.place` is 'heads'.
+            micro: rows per forward pass.
+            rollout_rows: prompts that are sampled at a time.
+
+        Raises:
+            Diverged: a number is not finite.
+        """
+        actor, method, ppo, step = self.actor, self.method, self.ppo, asked.step
+        try:
+            rollout = sample_in_parts(actor.sample, asked.texts, rollout_rows, int(actor.tokenizer.pad_token_id))
+        except NotFinite as error:
+            raise diverged("the policy's next-token distribution", step) from error
+        mask = rollout.response_mask
+        raw = torch.from_numpy(self.task.score(asked.prompts, rollout.texts)).to(mask.device)
+        scores = self.task.scale.apply(finite_rewards(raw, method.objectives, step))
+        extra = method.extra_rewards(scores, asked.preferences)
+        seen = read_all(actor, rollout, micro, method.reads_sensitivity)
+        finite(seen.values, "a value", step)
+        finite(seen.logprobs * mask, "the policy's log-probability", step)
+        rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
+        if ppo.kl.place == "heads":
+            rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
+        advantages, returns = estimate(ppo, seen.values, rewards, mask)
+        advantages = finite(shape_advantages(method, ppo, advantages, mask), "an advantage", step)
+        sensitive = seen.sensitivity * mask if method.reads_sensitivity else None
+        combination = method.combine(Batch(advantages, mask, asked.preferences, scores, sensitive))
+        combination = scale_combined(ppo, combination, mask)
+        finite(combination.advantages, "the combined advantage", step)
+        return Experience(
+            rollout=rollout,
+            preferences=asked.preferences,
+            scores=scores,
+            extra=extra,
+            seen=seen._replace(values=seen.values * mask),
+            returns=returns,
+            advantages=advantages,
+            combination=combination,
+        )
 
 
 def summary(experience: Experience, method: Method, streams: Sequence[str]) -> list[tuple[str, str, float]]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from moa.job.memory import allocating
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.method import Method
-from moa.rl.estimation import Scale
-from moa.rl.experience import Actor, Experience, ScoreBatch, collect, finite, read, summary
+from moa.rl.experience import Actor, Collector, Experience, Questions, Task, finite, read, summary
 from moa.rl.update import Updater
 from moa.store.provenance import text_hash
 
@@ -70,18 +69,6 @@ def batch_preferences(
 
 
 @dataclass
-class Task:
-    """What a policy is trained on."""
-
-    prompts: Sequence[str]
-    text_of: Callable[[str, Preference | None], str]  # the prompt as the policy reads it
-    score: ScoreBatch
-    scale: Scale
-    training: Sequence[Preference]
-    dirichlet: float | None
-
-
-@dataclass
 class Loop:
     """One policy's training; iterate `run` to the end.
 
@@ -111,6 +98,7 @@ class Loop:
         ]
         self.optimizer = torch.optim.Adam(groups)
         self.rates = [self.ppo.learning_rate, value_rate]
+        self.collector = Collector(self.actor, self.method, self.ppo, self.task)
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
         self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
         self.rollout_rows = self.ppo.batch_size
@@ -123,16 +111,14 @@ class Loop:
             with self.watch.running():
                 self._step(step)
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
-                checkpoint.save(
-                    self.checkpoints, step + 1, self.actor.model, self.actor.heads, self.optimizer, self._state()
-                )
+                checkpoint.save(self.checkpoints, step + 1, self._trainee(), self._state())
             yield step
 
     def _resume(self) -> int:
         path = checkpoint.newest(self.checkpoints)
         if path is None:
             return 0
-        state = checkpoint.restore(path, self.actor.model, self.actor.heads, self.optimizer)
+        state = checkpoint.restore(path, self._trainee())
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
         self.tokens, self.kl.coefficient = state["tokens"], state["kl_coefficient"]
         self.watch.restore(state["watch"])
@@ -141,6 +127,9 @@ class Loop:
         self.resumed = int(state["step"])
         log.info("resumed at step %d/%d", self.resumed, self.ppo.steps)
         return self.resumed
+
+    def _trainee(self) -> checkpoint.Trainee:
+        return checkpoint.Trainee(self.actor.model, self.actor.heads, self.optimizer)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -169,7 +158,7 @@ class Loop:
             for p, w in zip(prompts, preferences, strict=True)
         ]
         where = next(self.actor.model.parameters()).device
-        experience = self._collect(step, prompts, texts, preferences.to(where))
+        experience = self._collect(Questions(step, prompts, texts, preferences.to(where)))
         rows = summary(experience, self.method, self.streams)
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         self._set_rates(step)
@@ -194,17 +183,14 @@ class Loop:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * left
 
-    def _collect(self, step: int, prompts: Sequence[str], texts: Sequence[str], preferences: Tensor) -> Experience:
+    def _collect(self, asked: Questions) -> Experience:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
         before = self.method.state()
         while True:
-            checkpoint.seed_step(self.seed, step)
+            checkpoint.seed_step(self.seed, asked.step)
             try:
                 with allocating():
-                    return collect(
-                        self.actor, self.method, self.ppo, step, prompts, texts, preferences, self.task.score, self.task.scale,
-                        self.kl.coefficient, self.updater.micro, self.rollout_rows,
-                    )  # fmt: skip
+                    return self.collector.collect(asked, self.kl.coefficient, self.updater.micro, self.rollout_rows)
             except torch.OutOfMemoryError as error:
                 if self.rollout_rows == 1 and self.updater.micro == 1:
                     raise MoaError(
@@ -218,7 +204,7 @@ class Loop:
                 "out of memory: sampling %d and reading %d responses at a time, the batch stays %d",
                 self.rollout_rows,
                 self.updater.micro,
-                len(texts),
+                len(asked.texts),
             )
 
     def value(self, quantity: str, objective: str = "all") -> float:

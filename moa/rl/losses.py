@@ -1,17 +1,32 @@
 """PPO's losses (Schulman et al. 2017, arXiv 1707.06347) per token, and what is logged beside them.
 
-Masked tensors are (B, T); value tensors (H, B, T). `total` is the number of tokens that the mean is taken over: with
-gradient accumulation it is the mini-batch's, so that parts add up to the whole.
+Masked tensors are (B, T); value tensors (H, B, T).
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Tokens(NamedTuple):
+    """The tokens that a loss is a mean over.
+
+    Attributes:
+        mask: (B, T), 1 on the tokens that are summed.
+        total: what the sum is divided by; with gradient accumulation the mini-batch's, so that parts add up to the
+            whole.
+    """
+
+    mask: Tensor
+    total: Tensor
+
+
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, total: Tensor
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, tokens: Tokens, clip: float
 ) -> tuple[Tensor, Tensor]:
     """Clipped surrogate (eq. 7), negated; and the share of tokens whose clipped loss is the larger."""
+    mask, total = tokens
     ratio = torch.exp((logprobs - old_logprobs) * mask)
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -19,20 +34,20 @@ def policy_loss(
     return loss, ((clipped > plain).float() * mask).sum() / total
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float, total: Tensor) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, tokens: Tokens, clip: float) -> Tensor:
     """Clipped squared error with factor 0.5 per stream, (H,); values may move by `clip` from the rollout's."""
     near = torch.clamp(values, old_values - clip, old_values + clip)
     worst = torch.maximum((values - returns).square(), (near - returns).square())
-    return 0.5 * (worst * mask).sum((-2, -1)) / total
+    return 0.5 * (worst * tokens.mask).sum((-2, -1)) / tokens.total
 
 
-def reference_loss(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, total: Tensor) -> Tensor:
+def reference_loss(logprobs: Tensor, reference_logprobs: Tensor, tokens: Tokens) -> Tensor:
     """Half the squared log-ratio to the reference per token.
 
     On samples of the policy its gradient, (log pi - log pi_ref) grad log pi, is an unbiased estimate of the gradient of
     KL(pi || pi_ref) per token (Schulman's k2); the k3 estimator's gradient is that of the opposite KL.
     """
-    return 0.5 * ((logprobs - reference_logprobs).square() * mask).sum() / total
+    return 0.5 * ((logprobs - reference_logprobs).square() * tokens.mask).sum() / tokens.total
 
 
 def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float) -> Tensor:

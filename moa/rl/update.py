@@ -14,7 +14,15 @@ from moa.job.memory import allocating
 from moa.lm.models import broken_parameter, forward, recomputing
 from moa.method import Method
 from moa.rl.experience import Actor, Experience, diverged, finite
-from moa.rl.losses import approximate_kl, forbid_empty, logprobs_and_entropy, policy_loss, reference_loss, value_loss
+from moa.rl.losses import (
+    Tokens,
+    approximate_kl,
+    forbid_empty,
+    logprobs_and_entropy,
+    policy_loss,
+    reference_loss,
+    value_loss,
+)
 
 log = logging.getLogger("moa")
 
@@ -112,9 +120,9 @@ class Updater:
         logprobs, entropy = logprobs_and_entropy(
             logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0
         )
-        old = experience.seen.logprobs[rows]
+        old, tokens = experience.seen.logprobs[rows], Tokens(mask, total)
         advantages = experience.combination.advantages[rows]
-        surrogate, clipped = policy_loss(logprobs, old, advantages, mask, ppo.clip, total)
+        surrogate, clipped = policy_loss(logprobs, old, advantages, tokens, ppo.clip)
         shown = {
             "policy_loss": float(surrogate.detach()),
             "clip_fraction": float(clipped.detach()),
@@ -126,16 +134,13 @@ class Updater:
                 actor.heads(hidden),
                 experience.seen.values[:, rows],
                 experience.returns[:, rows],
-                mask,
+                tokens,
                 ppo.value_clip,
-                total,
             )
             loss = loss + ppo.value_coefficient * per_head.mean()
             shown |= {f"value_loss:{k}": float(v) for k, v in enumerate(per_head.detach())}
         if ppo.kl.place == "separate":
-            loss = loss + kl_coefficient * reference_loss(
-                logprobs, experience.seen.reference_logprobs[rows], mask, total
-            )
+            loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], tokens)
         if ppo.entropy_coefficient:
             loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
         return loss, shown

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +15,23 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
-from moa.experiment.keys import Sft
+from moa.experiment.keys import Model, Sft
 from moa.experiment.preferences import Preference, lattice
 from moa.experiment.schema import BaseSection
 from moa.job import command
 from moa.job.memory import allocating
 from moa.job.process import Job, keeping
 from moa.lm import checkpoint, conditioning, models, scratch, sft, warm_start
-from moa.store import tables
+from moa.store import files, inputs
 from moa.store.provenance import file_hash
+from moa.store.tables import Row
 
 log = logging.getLogger("moa")
 VOCABULARY_DIVISIONS = 20  # preferences shown to a new tokenizer
 
 
 @dataclass(frozen=True)
-class Text:
+class Lesson:
     """One text to train on; with a preference, its prompt will carry it."""
 
     prompt: str
@@ -39,44 +39,21 @@ class Text:
     preference: Preference | None = None
 
 
-def read_texts(path: Path) -> list[dict[str, Any]]:
-    """Return the train rows of table TEXTS; none at all is a MoaError."""
-    rows = [r for r in tables.read(tables.TEXTS, path).to_pylist() if r["split"] == "train"]
-    if not rows:
-        raise MoaError(f"{path}: no texts to train on; set model.sft to null, or name data.text or data.response")
-    return rows
-
-
-def read_scores(path: Path, ids: Sequence[str], objectives: Sequence[str]) -> warm_start.Array:
-    """Return (n, K) rewards of the texts `ids` from table TEXT_SCORES."""
-    found = {
-        (r["text_id"], r["objective"]): r["score"]
-        for r in tables.read(tables.TEXT_SCORES, path).to_pylist()
-        if r["role"] == "reward"
-    }
-    try:
-        return np.array([[found[i, o] for o in objectives] for i in ids], np.float64)
-    except KeyError as error:
-        text, objective = error.args[0]
-        raise MoaError(
-            f"{path}: no reward of objective '{objective}' for text {text}; run the rule score_texts again"
-        ) from None
-
-
-def choose(section: BaseSection, rows: Sequence[dict[str, Any]], scores: Path | None) -> list[Text]:
+def choose(section: BaseSection, rows: Sequence[Row], scores: Path | None) -> list[Lesson]:
     """Return one epoch of texts; with a warm start, its share of them is conditioned and the others are plain."""
     warm = section.conditioning.warm_start
-    plain = [Text(r["prompt"], r["response"]) for r in rows]
+    plain = [Lesson(r["prompt"], r["response"]) for r in rows]
     if warm is None or section.model.sft is None:
         return plain
     if scores is None:
         raise MoaError("conditioning.warm_start needs the texts' rewards: give --scores (rule score_texts makes them)")
     seed, count = section.model.sft.seed, max(1, round(warm.share * len(rows)))
-    drawn = warm_start.draw(read_scores(scores, [r["text_id"] for r in rows], section.objectives), warm, count, seed)
+    rewards = inputs.text_rewards(scores, [r["text_id"] for r in rows], section.objectives)
+    drawn = warm_start.draw(rewards, warm, count, seed)
     log.info("warm start: %d conditioned examples; first objective's weight %s", count, histogram(drawn.preferences))
     others = np.random.default_rng(seed + 1).permutation(len(rows))[: len(rows) - count]
     conditioned = [
-        Text(plain[i].prompt, plain[i].response, tuple(p))
+        Lesson(plain[i].prompt, plain[i].response, tuple(p))
         for i, p in zip(drawn.texts.tolist(), drawn.preferences.tolist(), strict=True)
     ]
     return conditioned + [plain[i] for i in others.tolist()]
@@ -90,33 +67,35 @@ def histogram(preferences: warm_start.Array) -> str:
     )
 
 
-def prompts_of(texts: Sequence[Text], section: BaseSection, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def prompts_of(lessons: Sequence[Lesson], section: BaseSection, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [
-        conditioning.build(t.prompt, t.preference, section.objectives, section.conditioning, tokenizer) for t in texts
+        conditioning.build(t.prompt, t.preference, section.objectives, section.conditioning, tokenizer) for t in lessons
     ]
 
 
-def vocabulary_texts(texts: Sequence[Text], section: BaseSection) -> list[str]:
+def vocabulary_texts(lessons: Sequence[Lesson], section: BaseSection) -> list[str]:
     """Return what a new tokenizer should learn to read: the texts, and how preferences are written."""
     points = lattice(len(section.objectives), VOCABULARY_DIVISIONS)
     conditioned = []
     # One in ten texts carries a preference, so that the objectives' names become tokens, warm start or not.
-    for i, text in enumerate(texts[::10]):
+    for i, text in enumerate(lessons[::10]):
         shown = conditioning.preference_text(points[i % len(points)], section.objectives, section.conditioning.format)
         conditioned.append(
             section.conditioning.template.replace("{preference}", shown).replace("{prompt}", text.prompt)
         )
-    return [section.conditioning.plain.replace("{prompt}", t.prompt) + t.response for t in texts] + conditioned
+    return [section.conditioning.plain.replace("{prompt}", t.prompt) + t.response for t in lessons] + conditioned
 
 
-def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def start(
+    section: BaseSection, lessons: Sequence[Lesson], spec: Sft
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer to train.
 
     New ones, or those of `model.source` in the precision that training needs.
     """
     model = section.model
     if model.scratch is not None:
-        made = scratch.train_tokenizer(vocabulary_texts(texts, section), model.scratch)
+        made = scratch.train_tokenizer(vocabulary_texts(lessons, section), model.scratch)
         return scratch.new_model(model.scratch, made, spec.seed).to(models.device()), made
     tokenizer = models.load_tokenizer(model.source, model.revision)
     # bfloat16 weights would lose small updates; an adapter's own weights are float32 anyway.
@@ -125,19 +104,21 @@ def start(section: BaseSection, texts: Sequence[Text], spec: Sft) -> tuple[PreTr
 
 
 def train(
-    section: BaseSection, texts: Sequence[Text], spec: Sft, job: Job
+    section: BaseSection, lessons: Sequence[Lesson], spec: Sft, job: Job
 ) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
-    """Fine-tune; after running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch."""
+    """Fine-tune.
+
+    After running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch.
+    """
     micro = checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
     while True:
-        model, tokenizer = start(section, texts, spec)
+        model, tokenizer = start(section, lessons, spec)
         limit = min(spec.max_length, models.context_length(model))
-        examples = sft.make_examples(
-            prompts_of(texts, section, tokenizer), [t.response for t in texts], tokenizer, limit, spec.completion_only
-        )
+        texts = list(map(sft.Text, prompts_of(lessons, section, tokenizer), [t.response for t in lessons]))
+        examples = sft.make_examples(texts, tokenizer, limit, spec.completion_only)
         try:
             with allocating():
-                return sft.fine_tune(model, tokenizer, examples, section.model, spec, micro, job), tokenizer
+                return sft.fine_tune(model, tokenizer, examples, sft.Tuning(section.model, spec, micro), job), tokenizer
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise MoaError(
@@ -164,18 +145,18 @@ def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
         return PeftModel.from_pretrained(fresh, folder).merge_and_unload(safe_merge=True)
 
 
-def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, cost: command.Cost, job: Job) -> None:
-    """Write model, tokenizer and, where something was trained, sft.json into an existing folder."""
-    model, spec = section.model, section.model.sft
-    if spec is None:
-        models.load_base(
-            model.source, model, revision=model.revision, quantise=False, stored_dtype=True
-        ).save_pretrained(folder)
-        models.load_tokenizer(model.source, model.revision).save_pretrained(folder)
-        log.info("model.sft is null: %s is taken as it is", model.source)
-        return
-    chosen = choose(section, read_texts(texts), scores)
-    trained, tokenizer = train(section, chosen, spec, job)
+def take(model: Model, folder: Path) -> None:
+    """Write the model as it is, and its tokenizer, into an existing folder."""
+    stored = models.load_base(model.source, model, revision=model.revision, quantise=False, stored_dtype=True)
+    stored.save_pretrained(folder)
+    models.load_tokenizer(model.source, model.revision).save_pretrained(folder)
+    log.info("model.sft is null: %s is taken as it is", model.source)
+
+
+def make(section: BaseSection, lessons: Sequence[Lesson], spec: Sft, folder: Path, job: Job) -> sft.Trained:
+    """Fine-tune, and write model, tokenizer and sft.json into an existing folder."""
+    model = section.model
+    trained, tokenizer = train(section, lessons, spec, job)
     done = (
         merged(section, trained.model)
         if isinstance(trained.model, PeftModel)
@@ -185,22 +166,31 @@ def make(section: BaseSection, texts: Path, scores: Path | None, folder: Path, c
     done.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     facts = {
-        "texts": len(chosen), "conditioned": sum(t.preference is not None for t in chosen), "steps": trained.steps, "tokens": trained.tokens,
-        "loss": trained.loss, "micro_batch_size": trained.micro_batch_size,
-    }  # fmt: skip
+        "texts": len(lessons),
+        "conditioned": sum(t.preference is not None for t in lessons),
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "loss": trained.loss,
+        "micro_batch_size": trained.micro_batch_size,
+    }
     (folder / "sft.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    cost.tokens, cost.models = trained.tokens, 1
-    cost.resume(job.watch)
+    return trained
 
 
 def main(args: argparse.Namespace) -> None:
     """Make the base and write table COSTS."""
     section = BaseSection.model_validate_json(args.section)
     cost = command.Cost(section.task, "base")
-    inputs = [file_hash(path) for path in (args.texts, args.scores) if path]
-    with keeping(args.checkpoints, "base", args.section, args.depends, *inputs) as job:
-        with command.folder(args.model) as folder:
-            make(section, args.texts, args.scores, folder, cost, job)
+    read = [file_hash(path) for path in (args.texts, args.scores) if path]
+    with keeping(args.checkpoints, "base", args.section, args.depends, *read) as job:
+        with files.folder(args.model) as folder:
+            spec = section.model.sft
+            if spec is None:
+                take(section.model, folder)
+            else:
+                lessons = choose(section, inputs.texts(args.texts), args.scores)
+                cost.tokens, cost.models = make(section, lessons, spec, folder, job).tokens, 1
+                cost.resume(job.watch)
         cost.write(args.costs)
 
 

@@ -4,9 +4,10 @@ import argparse
 import logging
 
 from moa.experiment.schema import RewardSection
-from moa.job.command import Cost, folder, parser, run
+from moa.job.command import Cost, parser, run
 from moa.job.process import keeping
 from moa.rewards.scoring import train
+from moa.store import files
 
 log = logging.getLogger("moa")
 
@@ -16,7 +17,7 @@ def main(arguments: argparse.Namespace) -> None:
     section = RewardSection.model_validate_json(arguments.section)
     cost = Cost(section.task, "rewards", job=section.reward)
     with keeping(arguments.checkpoints, section.reward, arguments.section, arguments.depends) as job:
-        with folder(arguments.model) as temporary:
+        with files.folder(arguments.model) as temporary:
             trained = train(section.reward, section.spec, temporary, job)
         log.info(
             "reward %s: held out %s",

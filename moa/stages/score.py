@@ -2,16 +2,16 @@
 
 import argparse
 import logging
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from moa.errors import MoaError
 from moa.experiment.schema import ScoringSection
 from moa.job.command import Cost, parser, run
+from moa.metrics import normaliser
 from moa.rewards import scoring
 from moa.store import tables
+from moa.store.tables import Row
 
 log = logging.getLogger("moa")
 IDENTITY = ("method", "seed", "point", "prompt_id", "sample")
@@ -28,37 +28,21 @@ def main(arguments: argparse.Namespace) -> None:
             " will rerun"
         )
     cost.row.update({key: generations[key][0].as_py() for key in ("method", "seed")})
-    floors = _floors(section, arguments.normaliser)
+    floors = normaliser.read(arguments.normaliser, list(section.objectives)).floors
     prompts, responses = _prompts(generations, arguments), generations["response"].to_pylist()
     identity = generations.select(IDENTITY).to_pylist()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     used: dict[str, scoring.Scorer] = {}
     for name, uses in _uses(section).items():  # one reward in memory at a time
         scorer = scoring.load(name, section.rewards[name], arguments.models)
         for objective, role in uses:
             floor = floors[objective] if role == "reward" else _judge_floor(name, scorer, prompts, responses)
             scores = scoring.score(name, scorer, prompts, responses, floor)
-            cut = int(scores.truncated.sum())
-            log.info(
-                "%s as %s of %s: %d responses, mean %.4g, %d cut",
-                name,
-                role,
-                objective,
-                len(responses),
-                scores.values.mean(),
-                cut,
-            )
+            shown = (name, role, objective, len(responses), scores.values.mean(), int(scores.truncated.sum()))
+            log.info("%s as %s of %s: %d responses, mean %.4g, %d cut", *shown)
             for key, value, truncated in zip(identity, scores.values.tolist(), scores.truncated.tolist(), strict=True):
-                rows.append(
-                    {
-                        "task": section.task,
-                        **key,
-                        "objective": objective,
-                        "role": role,
-                        "score": value,
-                        "truncated": truncated,
-                    }
-                )
+                scored = {"objective": objective, "role": role, "score": value, "truncated": truncated}
+                rows.append({"task": section.task, **key, **scored})
         cost.tokens += scorer.tokens
         used[name] = scorer
     tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(used))
@@ -75,18 +59,6 @@ def _uses(section: ScoringSection) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _floors(section: ScoringSection, path: Path) -> dict[str, float]:
-    """Return each objective's score of an empty response, fixed when the normaliser was fitted."""
-    floors = {row["objective"]: row["floor"] for row in tables.read(tables.NORMALISER, path).to_pylist()}
-    for objective in section.objectives:
-        if objective not in floors:
-            raise MoaError(
-                f"{path}: no row for objective '{objective}' (it has {', '.join(floors)}); "
-                "delete it and run snakemake again: the stage reference_scores will rerun"
-            )
-    return floors
-
-
 def _prompts(generations: pa.Table, arguments: argparse.Namespace) -> list[str]:
     known = tables.read(tables.PROMPTS, arguments.prompts)
     texts = dict(zip(known["prompt_id"].to_pylist(), known["prompt"].to_pylist(), strict=True))
@@ -101,10 +73,10 @@ def _prompts(generations: pa.Table, arguments: argparse.Namespace) -> list[str]:
 
 
 def _judge_floor(name: str, judge: scoring.Scorer, prompts: list[str], responses: list[str]) -> float | None:
-    """Return None, the smallest score of the responses, or where all of them are blank the judge's smallest score of the prompts.
+    """Return what a blank response is worth to a judge: None, the smallest score of the responses.
 
-    Judges have no normaliser. A policy that collapsed to blank responses must still be evaluated, and shown as what it
-    is.
+    Where all of them are blank it is the judge's smallest score of the prompts. Judges have no normaliser. A policy
+    that collapsed to blank responses must still be evaluated, and shown as what it is.
     """
     if judge.low is not None or not all(map(scoring.is_blank, responses)):
         return None

@@ -7,6 +7,7 @@ from moa.experiment.schema import ScoringSection
 from moa.job.command import Cost, parser, run
 from moa.rewards import scoring
 from moa.store import tables
+from moa.store.tables import Row
 
 log = logging.getLogger("moa")
 
@@ -17,7 +18,7 @@ def main(arguments: argparse.Namespace) -> None:
     cost = Cost(section.task, "text_scores")
     texts = tables.read(tables.TEXTS, arguments.texts)
     ids, prompts, responses = (texts[column].to_pylist() for column in ("text_id", "prompt", "response"))
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     used: dict[str, scoring.Scorer] = {}
     for objective, declared in section.objectives.items():
         name = declared.reward
@@ -27,16 +28,8 @@ def main(arguments: argparse.Namespace) -> None:
         used[name] = scorer
         log.info("%s (%s): %d texts, mean %.4g", objective, name, len(ids), scores.values.mean())
         for text_id, value, truncated in zip(ids, scores.values.tolist(), scores.truncated.tolist(), strict=True):
-            rows.append(
-                {
-                    "task": section.task,
-                    "text_id": text_id,
-                    "objective": objective,
-                    "role": "reward",
-                    "score": value,
-                    "truncated": truncated,
-                }
-            )
+            scored = {"objective": objective, "role": "reward", "score": value, "truncated": truncated}
+            rows.append({"task": section.task, "text_id": text_id, **scored})
     tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 

@@ -40,50 +40,6 @@ KEYS = (
 )
 
 
-# Training is counted for the seeds that the row was evaluated with; borrowed policies count in full for each borrower.
-LEADERBOARD = f"""
-WITH per_seed AS (
-    SELECT task, method, seed, count(*) AS points,
-        sum(non_dominated::INT) AS non_dominated, sum(degenerate::INT) AS degenerate, sum(below_reference::INT) AS below_reference
-    FROM quality GROUP BY ALL
-),
-counted AS (
-    SELECT task, method, max(points) AS points,
-        avg(non_dominated) AS non_dominated, avg(degenerate) AS degenerate, avg(below_reference) AS below_reference
-    FROM per_seed GROUP BY ALL
-),
-measured AS (
-    SELECT task, method,
-        avg(value) FILTER (metric = 'hypervolume') AS hypervolume,
-        avg(low) FILTER (metric = 'hypervolume') AS low,
-        avg(high) FILTER (metric = 'hypervolume') AS high,
-        stddev_samp(value) FILTER (metric = 'hypervolume') AS seed_sd,
-        avg(value) FILTER (metric = 'hypervolume_readable') AS hypervolume_readable,
-        avg(value) FILTER (metric = 'tau') AS tau,
-        avg(value) FILTER (metric = 'tau_bound') AS tau_bound,
-        avg(value) FILTER (metric = 'control_error') AS control_error,
-        max(n) AS prompts, count(DISTINCT seed) AS seeds
-    FROM metrics WHERE objective = 'all' GROUP BY ALL
-),
-training AS (
-    SELECT task, method, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models FROM ({sql.TRAINING}) GROUP BY ALL
-),
-distance AS (SELECT task, method, avg(kl) AS kl FROM ({sql.DISTANCE}) SEMI JOIN metrics USING (task, method, seed) GROUP BY ALL),
-generation AS (SELECT task, method, sum(seconds) AS seconds FROM costs WHERE stage = 'generate' GROUP BY ALL)
-SELECT measured.*, counted.* EXCLUDE (task, method), distance.kl,
-    coalesce(training.seconds, 0) / seeds AS seconds,
-    coalesce(training.tokens, 0) / seeds AS tokens,
-    coalesce(training.models, 0) / seeds AS models,
-    coalesce(generation.seconds, 0) / seeds AS generation_seconds
-FROM measured
-JOIN counted USING (task, method)
-LEFT JOIN training USING (task, method)
-LEFT JOIN distance USING (task, method)
-LEFT JOIN generation USING (task, method)
-ORDER BY task, hypervolume DESC, method
-"""
-
-
 def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
     """Write `out` from the run.parquet of each task.
 
@@ -153,7 +109,7 @@ def _build(runs: Sequence[Path], out: Path, task: str | None) -> None:
             raise MoaError(f"no run.parquet of task '{task}' among {', '.join(map(str, runs))}")
         for table in tables.ALL:
             connection.execute(f"DELETE FROM {table.name} WHERE task = ''")
-        connection.execute(f"INSERT INTO leaderboard BY NAME {LEADERBOARD}")
+        connection.execute(f"INSERT INTO leaderboard BY NAME {sql.LEADERBOARD}")
         connection.execute("USE memory")
         connection.execute("DETACH warehouse")
 
@@ -182,7 +138,7 @@ def _load_run(connection: duckdb.DuckDBPyConnection, path: Path, required: str |
 
 def _create(table: tables.Table) -> str:
     columns = ", ".join(
-        f'"{name}" {sql_type(column.type)}{"" if column.null else " NOT NULL"}'
+        f'"{name}" {sql.sql_type(column.type)}{"" if column.null else " NOT NULL"}'
         for name, column in table.columns.items()
     )
     return f"CREATE TABLE {table.name} ({columns})"
@@ -194,7 +150,9 @@ def _placeholder(table: tables.Table) -> pa.Table:
     DuckDB 1.0.0 cannot read a column of lists, written by DuckDB 2.0, that holds no element at all, as table
     reference_responses does (no preferences). A deleted row leaves its element on disk.
     """
-    return tables.from_rows(table, [{name: _BLANKS[sql_type(column.type)] for name, column in table.columns.items()}])
+    return tables.from_rows(
+        table, [{name: _BLANKS[sql.sql_type(column.type)] for name, column in table.columns.items()}]
+    )
 
 
 _BLANKS: dict[str, Any] = {
@@ -206,20 +164,6 @@ _BLANKS: dict[str, Any] = {
     "DOUBLE[]": [0.0],
     "VARCHAR[]": [""],
 }
-
-
-def sql_type(kind: pa.DataType) -> str:
-    """Return DuckDB's name of a column type of moa/store/tables.py."""
-    if pa.types.is_list(kind):
-        return f"{sql_type(kind.value_type)}[]"
-    names = {
-        tables.STRING: "VARCHAR",
-        tables.INT: "BIGINT",
-        tables.FLOAT: "DOUBLE",
-        tables.SCORE: "FLOAT",
-        tables.BOOL: "BOOLEAN",
-    }
-    return names[kind]
 
 
 def _load(connection: duckdb.DuckDBPyConnection, path: Path, run: Mapping[str, Any]) -> None:

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import duckdb
+import pyarrow as pa
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from moa.errors import MoaError, nearest
+from moa.store import tables
 
 Output = Literal["table", "csv", "json"]
 # How far a row's policies ended from the reference: the mean over its policies, borrowed ones included, and their last
-# ten steps. Hypervolume
-# grows with it, so it belongs beside every comparison.
+# ten steps. Hypervolume grows with it, so it belongs beside every comparison.
 DISTANCE = """
 SELECT policies.task, policies.method, seen.seed, avg(seen.value) AS kl
 FROM policies
@@ -42,10 +43,56 @@ GROUP BY ALL
 TRAINING = """
 SELECT policies.task, policies.method, costs.seed, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
 FROM policies
-JOIN costs ON costs.task = policies.task AND costs.method = policies.owner
-    AND costs.job = policies.policy AND costs.stage = 'train'
+JOIN costs ON costs.task = policies.task AND costs.method = policies.owner AND costs.job = policies.policy
+    AND costs.stage = 'train'
 SEMI JOIN metrics ON metrics.task = policies.task AND metrics.method = policies.method AND metrics.seed = costs.seed
 GROUP BY ALL
+"""
+# Training is counted for the seeds that the row was evaluated with; borrowed policies count in full for each borrower.
+LEADERBOARD = f"""
+WITH per_seed AS (
+    SELECT task, method, seed, count(*) AS points,
+        sum(non_dominated::INT) AS non_dominated, sum(degenerate::INT) AS degenerate,
+        sum(below_reference::INT) AS below_reference
+    FROM quality GROUP BY ALL
+),
+counted AS (
+    SELECT task, method, max(points) AS points,
+        avg(non_dominated) AS non_dominated, avg(degenerate) AS degenerate, avg(below_reference) AS below_reference
+    FROM per_seed GROUP BY ALL
+),
+measured AS (
+    SELECT task, method,
+        avg(value) FILTER (metric = 'hypervolume') AS hypervolume,
+        avg(low) FILTER (metric = 'hypervolume') AS low,
+        avg(high) FILTER (metric = 'hypervolume') AS high,
+        stddev_samp(value) FILTER (metric = 'hypervolume') AS seed_sd,
+        avg(value) FILTER (metric = 'hypervolume_readable') AS hypervolume_readable,
+        avg(value) FILTER (metric = 'tau') AS tau,
+        avg(value) FILTER (metric = 'tau_bound') AS tau_bound,
+        avg(value) FILTER (metric = 'control_error') AS control_error,
+        max(n) AS prompts, count(DISTINCT seed) AS seeds
+    FROM metrics WHERE objective = 'all' GROUP BY ALL
+),
+training AS (
+    SELECT task, method, sum(seconds) AS seconds, sum(tokens) AS tokens, sum(models) AS models
+    FROM ({TRAINING}) GROUP BY ALL
+),
+distance AS (
+    SELECT task, method, avg(kl) AS kl FROM ({DISTANCE}) SEMI JOIN metrics USING (task, method, seed) GROUP BY ALL
+),
+generation AS (SELECT task, method, sum(seconds) AS seconds FROM costs WHERE stage = 'generate' GROUP BY ALL)
+SELECT measured.*, counted.* EXCLUDE (task, method), distance.kl,
+    coalesce(training.seconds, 0) / seeds AS seconds,
+    coalesce(training.tokens, 0) / seeds AS tokens,
+    coalesce(training.models, 0) / seeds AS models,
+    coalesce(generation.seconds, 0) / seeds AS generation_seconds
+FROM measured
+JOIN counted USING (task, method)
+LEFT JOIN training USING (task, method)
+LEFT JOIN distance USING (task, method)
+LEFT JOIN generation USING (task, method)
+ORDER BY task, hypervolume DESC, method
 """
 QUERIES = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: PIVOT
 LOCKED = {
@@ -60,6 +107,20 @@ TABLE_CHARACTERS = 120
 ENDLESS = 1_000_000
 BATCH = 10_000
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional, zero width), surrogate, line separators
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Return DuckDB's name of a column type of moa/store/tables.py."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    names = {
+        tables.STRING: "VARCHAR",
+        tables.INT: "BIGINT",
+        tables.FLOAT: "DOUBLE",
+        tables.SCORE: "FLOAT",
+        tables.BOOL: "BOOLEAN",
+    }
+    return names[kind]
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -5,6 +5,7 @@ and read with `tables.write` and `tables.read` (moa/store/parquet.py).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,6 +15,8 @@ from moa.store.parquet import from_rows as from_rows
 from moa.store.parquet import read as read
 from moa.store.parquet import validate as validate
 from moa.store.parquet import write as write
+
+Row = dict[str, Any]  # one row of a table, by column
 
 TASK = {"task": Column(STRING, "name of the experiment's task")}
 METHOD = {

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from moa.errors import MoaError, nearest
 from moa.store.provenance import warn_unpinned
+from moa.store.tables import Row
 
-Row = dict[str, Any]
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 
 log = logging.getLogger("moa")

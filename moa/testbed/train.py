@@ -14,7 +14,7 @@ from moa.method import Batch, Method
 from moa.rl.advantages import gae
 from moa.rl.estimation import scale_combined, shape_advantages, token_rewards
 from moa.rl.experience import finite
-from moa.rl.losses import policy_loss, sensitivity, value_loss
+from moa.rl.losses import Tokens, policy_loss, sensitivity, value_loss
 from moa.testbed.policy import Critic, Environment, Episodes, Policy, logprobs
 
 HIDDEN = 32
@@ -96,12 +96,11 @@ class Learner:
         combination = scale_combined(self.ppo, combination, mask)
         finite(combination.advantages, "the combined advantage", step)
         self.weights.append(combination.weights.tolist())
+        tokens = Tokens(mask, mask.sum())
         for _ in range(self.ppo.epochs):
             new = logprobs(self.policy(self.shown), episodes)
-            loss, _ = policy_loss(new, old, combination.advantages, mask, self.ppo.clip, mask.sum())
-            fit = value_loss(
-                self.critic(self.shown, episodes.states), values, returns, mask, self.ppo.value_clip, mask.sum()
-            )
+            loss, _ = policy_loss(new, old, combination.advantages, tokens, self.ppo.clip)
+            fit = value_loss(self.critic(self.shown, episodes.states), values, returns, tokens, self.ppo.value_clip)
             self.optimizer.zero_grad()
             (loss + self.ppo.value_coefficient * fit.mean()).backward()
             self.optimizer.step()

@@ -142,14 +142,17 @@ class PairLoop:
             ]
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.steps:
                 state = {"curve": self.curve, "watch": self.watch.state(), "micro": self.micro}
-                checkpoint.save(self.checkpoints, step + 1, self.actor.model, None, self.optimizer, state)
+                checkpoint.save(self.checkpoints, step + 1, self._trainee(), state)
             yield step
+
+    def _trainee(self) -> checkpoint.Trainee:
+        return checkpoint.Trainee(self.actor.model, optimizer=self.optimizer)
 
     def _resume(self) -> None:
         path = checkpoint.newest(self.checkpoints)
         if path is None:
             return
-        state = checkpoint.restore(path, self.actor.model, None, self.optimizer)
+        state = checkpoint.restore(path, self._trainee())
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
         self.micro, self.resumed = state["micro"], int(state["step"])
         self.watch.restore(state["watch"])

@@ -1,8 +1,12 @@
-"""What MODPO compares: responses that the reference policy draws, or those of a data set's own pairs, with rewards and log-probabilities."""
+"""What MODPO compares: the reference policy's responses, or those of a data set's own pairs.
+
+With their rewards and log-probabilities.
+"""
 
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -12,10 +16,10 @@ from moa.job import command
 from moa.job.memory import allocating
 from moa.lm.checkpoint import seed_step
 from moa.lm.conditioning import continuation_rows
-from moa.lm.generation import Rollout, join, sample
+from moa.lm.generation import Rollout, join
 from moa.lm.models import forward
-from moa.rl.experience import Actor
-from moa.rl.loop import Task, prompt_indices
+from moa.rl.experience import Actor, Task
+from moa.rl.loop import prompt_indices
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
 from moa.store.provenance import text_hash
 from moa.tasks.preference_pairs import Pair
@@ -39,14 +43,14 @@ def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Sampl
 
     def make(rows: slice, number: int) -> Rollout:
         seed_step(seed, number)
-        return sample(actor.model, actor.tokenizer, texts[rows], actor.decoding, actor.context)
+        return actor.sample(texts[rows])
 
     rollout, reference = _read_in_parts(actor, len(texts), ppo.batch_size, make, "generate")
     return _scored(task, prompts, rollout, reference)
 
 
 def given(actor: Actor, task: Task, ppo: Ppo, pairs: Sequence[Pair], seed: int) -> Samples:
-    """Score the responses of a data set's pairs, chosen and rejected side by side, and read them with the reference policy.
+    """Score a data set's pairs, chosen and rejected side by side, and read them with the reference policy.
 
     There are at most `ppo.steps * ppo.batch_size` responses, drawn by the seed where the data set has more. Pairs that
     do not fit into the model's context whole are left out and counted.
@@ -69,17 +73,23 @@ def given(actor: Actor, task: Task, ppo: Ppo, pairs: Sequence[Pair], seed: int) 
         )
     generator = torch.Generator().manual_seed(int(text_hash("chosen pairs", str(seed)), 16) % 2**63)
     kept = torch.randperm(len(rows), generator=generator)[: ppo.steps * ppo.batch_size // 2].tolist()
-    flat = [response for i in kept for response in rows[i]]
+    flat = [side for i in kept for side in rows[i]]
     rollout, reference = _read_in_parts(
         actor, len(flat), ppo.batch_size, lambda part, _: _rollout(actor, flat[part]), "read"
     )
-    return _scored(task, [prompt for prompt, *_ in flat], rollout, reference)
+    return _scored(task, [side.prompt for side in flat], rollout, reference)
 
 
-Row = tuple[str, str, list[int], list[int]]  # prompt, response, and the tokens of each as the policy reads them
+class Side(NamedTuple):
+    """One side of a pair: prompt, response, and the tokens of each as the policy reads them."""
+
+    prompt: str
+    response: str
+    head: list[int]
+    tail: list[int]
 
 
-def _fitting(actor: Actor, task: Task, pairs: Sequence[Pair]) -> list[tuple[Row, Row]]:
+def _fitting(actor: Actor, task: Task, pairs: Sequence[Pair]) -> list[tuple[Side, Side]]:
     """Return chosen and rejected of every pair that fits into the context with its end token."""
     built = [task.text_of(pair.prompt, None) for pair in pairs]
     sides = []
@@ -88,34 +98,34 @@ def _fitting(actor: Actor, task: Task, pairs: Sequence[Pair]) -> list[tuple[Row,
         tokens = continuation_rows(built, responses, actor.tokenizer)
         sides.append(
             [
-                (pair.prompt, response, head, tail)
+                Side(pair.prompt, response, head, tail)
                 for pair, response, (head, tail) in zip(pairs, responses, tokens, strict=True)
             ]
         )
     return [
         both
         for both in zip(*sides, strict=True)
-        if all(tail and len(head) + len(tail) < actor.context for _, _, head, tail in both)
+        if all(side.tail and len(side.head) + len(side.tail) < actor.context for side in both)
     ]
 
 
-def _rollout(actor: Actor, rows: Sequence[Row]) -> Rollout:
+def _rollout(actor: Actor, sides: Sequence[Side]) -> Rollout:
     """Lay responses out as generation does: prompts padded on the left, responses with their end token on the right."""
     eos, pad = int(actor.tokenizer.eos_token_id), int(actor.tokenizer.pad_token_id)
-    left, right = (max(len(row[part]) for row in rows) for part in (2, 3))
-    ids = torch.full((len(rows), left + right + 1), pad)
+    left, right = max(len(side.head) for side in sides), max(len(side.tail) for side in sides)
+    ids = torch.full((len(sides), left + right + 1), pad)
     mask = torch.zeros_like(ids)
-    for i, (_, _, head, tail) in enumerate(rows):
+    for i, (_, _, head, tail) in enumerate(sides):
         real = slice(left - len(head), left + len(tail) + 1)
         ids[i, real], mask[i, real] = torch.tensor([*head, *tail, eos]), 1
     where = next(actor.model.parameters()).device
-    finished = torch.ones(len(rows), dtype=torch.bool, device=where)
+    finished = torch.ones(len(sides), dtype=torch.bool, device=where)
     return Rollout(
         ids.to(where),
         mask.to(where),
         mask[:, left:].float().to(where),
         finished,
-        [response for _, response, _, _ in rows],
+        [side.response for side in sides],
     )
 
 
@@ -135,7 +145,10 @@ def _scored(task: Task, prompts: Sequence[str], rollout: Rollout, reference: tor
 def _read_in_parts(
     actor: Actor, count: int, rows: int, make: Callable[[slice, int], Rollout], what: str
 ) -> tuple[Rollout, torch.Tensor]:
-    """Return responses and their log-probabilities (B, T) under the reference, `rows` at a time, fewer where memory runs out."""
+    """Return responses and their log-probabilities (B, T) under the reference.
+
+    `rows` at a time, fewer where memory runs out.
+    """
     while True:
         clock = command.Progress(what, count)
         try:

@@ -16,7 +16,6 @@ import pytest
 
 from moa.errors import MoaError
 from moa.experiment.schema import BaseSection
-from moa.job import command
 from moa.lm import checkpoint, models
 from moa.stages import base
 from moa.store import files
@@ -98,7 +97,7 @@ def test_policy(tmp_path: Path) -> None:
     with (
         room_for(4_000),
         pytest.raises(MoaError, match="no space left to write .*policies/s0"),
-        command.folder(place) as folder,
+        files.folder(place) as folder,
     ):
         models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
     assert [p.name for p in place.parent.iterdir()] == ["s0"]
@@ -119,13 +118,14 @@ def job(folder: Path) -> subprocess.Popen[str]:
     """Start a stage's job that has written half a folder; return once it has."""
     code = (
         "import time\n"
-        "from moa.stages import common\n"
+        "from moa.job import command\n"
+        "from moa.store import files\n"
         "def main(arguments):\n"
-        "    with command.folder(arguments.out) as folder:\n"
+        "    with files.folder(arguments.out) as folder:\n"
         "        (folder / 'half').write_text('x')\n"
         "        print('half', flush=True)\n"
         "        time.sleep(100)\n"
-        "common.run(main, command.parser('a stage', 'out'))\n"
+        "command.run(main, command.parser('a stage', 'out'))\n"
     )
     command = [sys.executable, "-c", code, "--section", "{}", "--out", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

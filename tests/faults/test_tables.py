@@ -250,10 +250,10 @@ def test_disk_full_is_a_clear_message_and_leaves_nothing(path):
     tables.write(tables.PROMPTS, rows(tables.PROMPTS), path)
     before = path.read_bytes()
     code = (
-        "import os, resource, sys, pathlib\nfrom moa import tables\nfrom moa.stages import common\ndef"
+        "import os, resource, sys, pathlib\nfrom moa.store import tables\nfrom moa.job import command\ndef"
         " main(arguments):\n    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n    rows = [{'task': 't',"
         " 'prompt_id': str(i), 'split': 'train', 'prompt': os.urandom(100).hex()} for i in range(1000)]\n   "
-        " tables.write(tables.PROMPTS, rows, arguments.out)\ncommon.run(main, common.parser('a stage', 'out'))\n"
+        " tables.write(tables.PROMPTS, rows, arguments.out)\ncommand.run(main, command.parser('a stage', 'out'))\n"
     )
     with child(code, "--section", "{}", "--out", path) as process:
         _, error = process.communicate(timeout=60)
@@ -273,7 +273,7 @@ def test_kill_9_of_a_writer_leaves_no_torn_file(path):
     code = (
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "from moa import tables\n"
+        "from moa.store import tables\n"
         "def write(path):\n"
         "    version = 0\n"
         "    while True:\n"

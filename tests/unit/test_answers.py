@@ -1,7 +1,6 @@
 """How a row answers: its adapters, the exact soup, the nearest policy, and the same draws whatever else is generated."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ from moa.errors import MoaError
 from moa.experiment.keys import Conditioning, Model
 from moa.experiment.schema import TrainSection
 from moa.lm import answering, models
+from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.conditioning import encode
 from moa.lm.generation import Decoding
-from moa.stages import train
 from moa.store.provenance import file_hash
+from moa.trainers.request import Request, Trained, write
 from tests import tiny_models, tiny_policy
 
 PLAIN = Model(source="x")
@@ -38,9 +38,7 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def load(
     base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN, conditioned: bool = False
 ) -> answering.Answerer:
-    return answering.load(
-        base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=conditioned
-    )
+    return answering.load(Base(base, spec), folders, way, Prompting(["a", "b"], Conditioning(), conditioned))
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -165,23 +163,25 @@ def test_responses_keep_the_prompts_order(base: Path) -> None:
     """Batches are sorted by length; with an almost greedy draw a prompt's answer does not depend on its batch."""
     row, greedy = load(base, [], "policy"), Decoding(6, 1e-4, 1.0)
     prompts = ["The battery of my phone", "My", "This old lamp", "It"]
-    alone = [answering.respond(row, [p], greedy, 1, "s")[0] for p in prompts]
-    assert answering.respond(row, prompts, greedy, 2, "s") == alone
+    alone = [answering.respond(row, [p], Sampling(greedy, 1, "s"))[0] for p in prompts]
+    assert answering.respond(row, prompts, Sampling(greedy, 2, "s")) == alone
 
 
 def test_the_seed_decides_the_draws(base: Path) -> None:
     row = load(base, [], "policy")
     torch.manual_seed(1)
-    first = answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0")
+    first = answering.respond(row, ["My"] * 4, Sampling(DECODING, 2, "generate 0 0"))
     torch.manual_seed(2)
-    assert answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 0") == first, "whatever was drawn before"
-    assert answering.respond(row, ["My"] * 4, DECODING, 2, "generate 0 1") != first
+    assert answering.respond(row, ["My"] * 4, Sampling(DECODING, 2, "generate 0 0")) == first, (
+        "whatever was drawn before"
+    )
+    assert answering.respond(row, ["My"] * 4, Sampling(DECODING, 2, "generate 0 1")) != first
     assert first[:2] != first[2:], "batches differ"
 
 
 def test_tokens_leave_out_the_end_token(base: Path) -> None:
     row = load(base, [], "policy")
-    for response in answering.respond(row, ["My"] * 24, Decoding(30, 1.0, 1.0), 24, "s"):
+    for response in answering.respond(row, ["My"] * 24, Sampling(Decoding(30, 1.0, 1.0), 24, "s")):
         assert response.tokens == 30 if not response.finished else 1 <= response.tokens < 30
 
 
@@ -196,7 +196,7 @@ def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPa
         return sample(model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(answering, "sample", small_gpu)
-    assert len(answering.respond(row, ["My"] * 4, DECODING, 4, "s")) == 4
+    assert len(answering.respond(row, ["My"] * 4, Sampling(DECODING, 4, "s"))) == 4
     assert sizes == [4, 2, 2]
 
 
@@ -211,7 +211,7 @@ def test_progress_counts_every_response_once(base: Path, monkeypatch: pytest.Mon
         return sample(model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(answering, "sample", filling_gpu)
-    answering.respond(row, ["My"] * 8, DECODING, 4, "s", heard.append)
+    answering.respond(row, ["My"] * 8, Sampling(DECODING, 4, "s"), heard.append)
     assert sizes == [4, 4, 2, 2, 2, 2]
     assert heard == [4, 2, 2]  # 4 of the first attempt; of the second, what goes beyond them
 
@@ -222,7 +222,7 @@ def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(answering, "sample", no_gpu)
     with pytest.raises(MoaError, match="one response at a time does not fit"):
-        answering.respond(load(base, [], "policy"), ["My"], DECODING, 4, "s")
+        answering.respond(load(base, [], "policy"), ["My"], Sampling(DECODING, 4, "s"))
 
 
 def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -249,8 +249,7 @@ def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path)
          "conditioning": {}, "generation": {}, "ppo": {}, "training": [], "dirichlet": None, "settings": {}}
     )  # fmt: skip
     run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
-    arguments = Namespace(
-        row="linear", policy="policy", seed=0, base=base, out=tmp_path / "out", curve=tmp_path / "curve.parquet"
-    )
-    train.save(run, section, arguments, None)
+    paths = {name: tmp_path / name for name in ("prompts", "normaliser", "checkpoints", "out", "curve", "costs")}
+    request = Request(section, run.method, None, "linear", "policy", 0, base=base, models=[], texts=[], **paths)
+    write(request, Trained(run.actor.model, run.actor.heads, run.curve, run.tokens, {"streams": run.streams}))
     assert answering.read_card(tmp_path / "out").base_hash == file_hash(base)

@@ -13,13 +13,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from moa.errors import Diverged, MoaError
-from moa.experiment.keys import Model, Scratch, Sft
+from moa.experiment.keys import Model, Scratch
 from moa.experiment.schema import BaseSection
 from moa.job.process import Job
 from moa.lm import models, scratch, sft
 from moa.lm.conditioning import token_rows
 from moa.stages import base
-from moa.store import tables
+from moa.store import inputs, tables
 from moa.store.provenance import text_hash
 from tests import killed, tiny_models
 
@@ -83,15 +83,19 @@ def run(data: Path, made: BaseSection, folder: Path) -> Path:
 # Examples.
 
 
+def texts(prompts: list[str], responses: list[str]) -> list[sft.Text]:
+    return list(map(sft.Text, prompts, responses))
+
+
 def test_an_example_is_prompt_response_end() -> None:
-    (example,) = sft.make_examples(["ab"], [" c"], BYTES, 99, completion_only=False)
+    (example,) = sft.make_examples(texts(["ab"], [" c"]), BYTES, 99, completion_only=False)
     assert example.ids == [*token_rows(["ab c"], BYTES)[0], BYTES.eos_token_id]
     assert example.labels == example.ids, "from scratch, the prompt is learnt too"
     assert example.ids.count(BYTES.bos_token_id) == 1
 
 
 def test_completion_only_learns_the_response_and_its_end() -> None:
-    (example,) = sft.make_examples(["ab"], [" c"], BYTES, 99, completion_only=True)
+    (example,) = sft.make_examples(texts(["ab"], [" c"]), BYTES, 99, completion_only=True)
     prompt = len(token_rows(["ab"], BYTES)[0])
     assert example.labels == [-100] * prompt + example.ids[prompt:]
     assert example.labels[-1] == BYTES.eos_token_id, "also where the end token pads"
@@ -99,16 +103,16 @@ def test_completion_only_learns_the_response_and_its_end() -> None:
 
 def test_a_cut_response_does_not_end() -> None:
     """BOS a b c d e END is 7 tokens; 5 fit."""
-    (example,) = sft.make_examples(["ab"], ["cde"], BYTES, 5, completion_only=True)
+    (example,) = sft.make_examples(texts(["ab"], ["cde"]), BYTES, 5, completion_only=True)
     assert len(example.ids) == 5
     assert BYTES.eos_token_id not in example.ids
 
 
 def test_examples_without_anything_to_learn_are_left_out() -> None:
-    kept = sft.make_examples(["ab", "ab", "abcdef"], [" c", "", " c"], BYTES, 5, completion_only=True)
+    kept = sft.make_examples(texts(["ab", "ab", "abcdef"], [" c", "", " c"]), BYTES, 5, completion_only=True)
     assert len(kept) == 1
     with pytest.raises(MoaError, match="none of 1 has a response and a prompt under 3 tokens"):
-        sft.make_examples(["abc"], [" c"], BYTES, 3, completion_only=True)
+        sft.make_examples(texts(["abc"], [" c"]), BYTES, 3, completion_only=True)
 
 
 def padding(lengths: Sequence[int], order: Sequence[int], batch: int) -> int:
@@ -216,13 +220,13 @@ def test_from_scratch(data: Path, tmp_path: Path) -> None:
 
 def test_held_out_texts_are_not_trained_on(data: Path) -> None:
     heldout = {text_hash(r.prompt, r.response) for r in tiny_models.texts()[:2]}
-    assert not heldout & {r["text_id"] for r in base.read_texts(data / "texts.parquet")}
+    assert not heldout & {r["text_id"] for r in inputs.texts(data / "texts.parquet")}
 
 
 def test_warm_start_mixes_plain_and_conditioned(data: Path) -> None:
     """18 texts, a third conditioned; a is length and b its opposite, so u_a + u_b = 1 and long texts get a > .5."""
     made = section({"source": "scratch", "scratch": SCRATCH, "sft": SFT}, warm_start={"share": 1 / 3, "keep": 0.5})
-    chosen = base.choose(made, base.read_texts(data / "texts.parquet"), data / "scores.parquet")
+    chosen = base.choose(made, inputs.texts(data / "texts.parquet"), data / "scores.parquet")
     conditioned = [t for t in chosen if t.preference is not None]
     assert (len(chosen), len(conditioned)) == (18, 6)
     shortest = min(len(t.response) for t in conditioned)
@@ -236,7 +240,7 @@ def test_warm_start_mixes_plain_and_conditioned(data: Path) -> None:
 
 def test_warm_start_needs_every_score(data: Path, tmp_path: Path) -> None:
     made = section({"source": "scratch", "scratch": SCRATCH, "sft": SFT}, warm_start={})
-    rows = base.read_texts(data / "texts.parquet")
+    rows = inputs.texts(data / "texts.parquet")
     with pytest.raises(MoaError, match="give --scores"):
         base.choose(made, rows, None)
     kept = [r for r in tables.read(tables.TEXT_SCORES, data / "scores.parquet").to_pylist() if r["objective"] == "a"]
@@ -298,9 +302,9 @@ def test_training_lowers_the_loss(source: Path, tmp_path: Path) -> None:
         {"source": str(source), "sft": {"steps": 12, "batch_size": 8, "learning_rate": 2e-2, "warmup": 0.1}}
     )
     assert spec.sft is not None
-    examples = sft.make_examples(["The lamp"] * 8, [" is good."] * 8, BYTES, 48, completion_only=True)
+    examples = sft.make_examples(texts(["The lamp"] * 8, [" is good."] * 8), BYTES, 48, completion_only=True)
     model = models.load_base(source, spec)
-    trained = sft.fine_tune(model, BYTES, examples, spec, spec.sft, 8, Job(tmp_path))
+    trained = sft.fine_tune(model, BYTES, examples, sft.Tuning(spec, spec.sft, 8), Job(tmp_path))
     assert trained.loss < 1.0 < math.log(len(BYTES))
     ids = torch.tensor([token_rows(["The lamp is good."], BYTES)[0]])
     assert int(trained.model(input_ids=ids).logits[0, -1].argmax()) == BYTES.eos_token_id
@@ -311,12 +315,12 @@ def test_micro_batches_add_up(source: Path, tmp_path: Path) -> None:
     reviews = tiny_models.texts()[:8]
     spec = Model.model_validate({"source": str(source), "sft": {"steps": 2, "batch_size": 8, "learning_rate": 1e-3}})
     assert spec.sft is not None
-    examples = sft.make_examples(
-        [r.prompt for r in reviews], [r.response[:30] for r in reviews], BYTES, 64, completion_only=True
-    )
+    lessons = texts([r.prompt for r in reviews], [r.response[:30] for r in reviews])
+    examples = sft.make_examples(lessons, BYTES, 64, completion_only=True)
     weights = []
     for micro in (8, 2):
-        trained = sft.fine_tune(models.load_base(source, spec), BYTES, examples, spec, spec.sft, micro, Job(tmp_path))
+        tuning = sft.Tuning(spec, spec.sft, micro)
+        trained = sft.fine_tune(models.load_base(source, spec), BYTES, examples, tuning, Job(tmp_path))
         weights.append(trained.model.model.layers[0].mlp.up_proj.weight.detach())
     assert torch.allclose(*weights, atol=1e-5)
 
@@ -326,22 +330,20 @@ def test_divergence_names_the_step(source: Path, tmp_path: Path) -> None:
     assert spec.sft is not None
     model = models.load_base(source, spec)
     model.model.norm.weight.data[0] = math.nan
-    examples = sft.make_examples(["The lamp"] * 2, [" is good."] * 2, BYTES, 48, completion_only=True)
+    examples = sft.make_examples(texts(["The lamp"] * 2, [" is good."] * 2), BYTES, 48, completion_only=True)
     with pytest.raises(Diverged, match="SFT step 1: the loss is NaN or infinite; lower model.sft.learning_rate"):
-        sft.fine_tune(model, BYTES, examples, spec, spec.sft, 2, Job(tmp_path))
+        sft.fine_tune(model, BYTES, examples, sft.Tuning(spec, spec.sft, 2), Job(tmp_path))
 
 
 def test_out_of_memory_halves_the_micro_batch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that holds three of six examples: 6 do not fit, 3 do; the batch stays 6, and sft.json says 3."""
     tried, real = [], sft.fine_tune
 
-    def small_gpu(
-        model: Any, tokenizer: Any, examples: Any, spec: Model, settings: Sft, micro: int, job: Job
-    ) -> sft.Trained:
-        tried.append(micro)
-        if micro > 3:
+    def small_gpu(model: Any, tokenizer: Any, examples: Any, tuning: sft.Tuning, job: Job) -> sft.Trained:
+        tried.append(tuning.micro)
+        if tuning.micro > 3:
             raise torch.OutOfMemoryError
-        return real(model, tokenizer, examples, spec, settings, micro, job)
+        return real(model, tokenizer, examples, tuning, job)
 
     monkeypatch.setattr(sft, "fine_tune", small_gpu)
     folder = run(data, section({"source": "scratch", "scratch": SCRATCH, "sft": {**SFT, "batch_size": 6}}), tmp_path)
@@ -394,4 +396,4 @@ def test_no_texts(data: Path, tmp_path: Path) -> None:
     rows = [r for r in tables.read(tables.TEXTS, data / "texts.parquet").to_pylist() if r["split"] == "heldout"]
     tables.write(tables.TEXTS, rows, tmp_path / "texts.parquet")
     with pytest.raises(MoaError, match="no texts to train on; set model.sft to null"):
-        base.read_texts(tmp_path / "texts.parquet")
+        inputs.texts(tmp_path / "texts.parquet")

@@ -9,8 +9,11 @@ import pytest
 
 from moa.errors import MoaError
 from moa.experiment.schema import GenerateSection, ScoringSection
-from moa.job import command
+from moa.lm import answering, grid
+from moa.lm.generation import Decoding
 from moa.methods import best_of_n, catalogue
+from moa.metrics import normaliser
+from moa.rewards import objectives
 from moa.stages import best_of_n as stage
 from moa.stages import generate
 from moa.store import tables
@@ -89,21 +92,16 @@ def test_rewards_are_normalised_and_blank_answers_get_the_floor(world: Path) -> 
     Nothing is clipped.
     """
     responses = ["12345", "  ", "x" * 17]
-    rewards, tokens = stage.rate(
-        ScoringSection.model_validate(SCORING), world / "normaliser.parquet", [], ["p"] * 3, responses
-    )
+    scale = normaliser.read(world / "normaliser.parquet", ["long", "short"])
+    scorer = objectives.load(ScoringSection.model_validate(SCORING), [], scale.floors)
+    rewards = scale.apply(scorer(["p"] * 3, responses))
     assert rewards == pytest.approx(np.array([[0.3, 2 / 7], [0.1, 0.0], [1.5, 0.0]]), abs=1e-6)
-    assert tokens == 0, "formulas read no tokens"
+    assert scorer.tokens == 0, "formulas read no tokens"
 
 
 def test_an_objective_without_a_scale(world: Path) -> None:
-    other = ScoringSection.model_validate(
-        {**SCORING, "objectives": {"wide": {"reward": "characters"}, "short": {"reward": "concise"}}}
-    )
-    with pytest.raises(
-        MoaError, match="normaliser.parquet: no row for objective 'wide'; run the stage reference_scores again"
-    ):
-        stage.rate(other, world / "normaliser.parquet", [], ["p"], ["x"])
+    with pytest.raises(MoaError, match=r"normaliser.parquet: no row for objective 'wide' \(it has long, short\)"):
+        normaliser.read(world / "normaliser.parquet", ["wide", "short"])
 
 
 def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Path) -> None:
@@ -117,8 +115,10 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
     assert len(rows) == len(GRID) * len(PROMPTS) * 2
     assert {(r["method"], r["policy"]) for r in rows} == {("mine", "best of 8")}
     base = generate.reference_of(section(8, samples=2), world / "base")
-    requests = [({"prompt": p, "prompt_id": text_hash(p)}, s) for s in range(2) for p in PROMPTS]
-    drawn = stage.sample(section(8, samples=2), base, requests, 8, 0, command.Progress("", 48))
+    requests = grid.questions([{"prompt": p, "prompt_id": text_hash(p)} for p in PROMPTS], 2)
+    asked = base.texts([prompt["prompt"] for prompt, _ in requests for _ in range(8)], None)
+    decoding = Decoding.evaluation(section(8).generation)
+    drawn = answering.respond(base, asked, answering.Sampling(decoding, 16, "best of 8 0"))
     for row in rows:
         first = 8 * next(
             i for i, (p, s) in enumerate(requests) if (p["prompt_id"], s) == (row["prompt_id"], row["sample"])
@@ -134,7 +134,7 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
         ]
         assert row["response"] == candidates[utilities.index(max(utilities))]
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
-    read = generate.add_fluency(section(8), base, [{"prompt": p, "prompt_id": text_hash(p)} for p in PROMPTS], rows)
+    read = grid.add_fluency(base, [{"prompt": p, "prompt_id": text_hash(p)} for p in PROMPTS], rows)
     assert (cost["stage"], cost["tokens"]) == (
         "generate",
         sum(r.tokens for r in drawn) + read,

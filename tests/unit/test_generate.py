@@ -14,7 +14,7 @@ from moa.experiment.schema import GenerateSection
 from moa.lm import answering
 from moa.lm.generation import sample
 from moa.stages import generate
-from moa.store import tables
+from moa.store import inputs, tables
 from moa.store.provenance import text_hash
 from tests import tiny_models
 from tests.unit.test_fluency import by_hand
@@ -238,4 +238,4 @@ def test_no_evaluation_prompts(world: Path, tmp_path: Path) -> None:
     rows = [{"task": "t", "prompt_id": "x", "split": "train", "prompt": "It"}]
     tables.write(tables.PROMPTS, rows, tmp_path / "prompts.parquet")
     with pytest.raises(MoaError, match="no evaluation prompts"):
-        generate.evaluation_prompts(tmp_path / "prompts.parquet")
+        inputs.prompts(tmp_path / "prompts.parquet", "evaluation")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from moa.rl.advantages import gae, whiten
-from moa.rl.losses import approximate_kl, policy_loss, value_loss
+from moa.rl.losses import Tokens, approximate_kl, policy_loss, value_loss
 from moa.rl.weights import min_norm
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "ppo_and_min_norm.json").read_text())
@@ -24,11 +24,11 @@ def test_ppo_matches_trl(case: dict[str, Any]) -> None:
     advantages = whiten(advantages, mask)
     torch.testing.assert_close(advantages * mask, torch.tensor(expected["advantages_whitened"]), atol=1e-5, rtol=0)
     torch.testing.assert_close(returns, torch.tensor(expected["returns"]), atol=1e-5, rtol=0)
-    loss, clipped = policy_loss(x["new_logprobs"], x["old_logprobs"], advantages, mask, s["cliprange"], total)
+    loss, clipped = policy_loss(x["new_logprobs"], x["old_logprobs"], advantages, Tokens(mask, total), s["cliprange"])
     assert float(loss) == pytest.approx(expected["policy_loss"], abs=1e-5)
     assert float(clipped) == pytest.approx(expected["clip_fraction"], abs=1e-5)
     values = value_loss(
-        x["new_values"][None], (x["values"] * mask)[None], returns[None], mask, s["cliprange_value"], total
+        x["new_values"][None], (x["values"] * mask)[None], returns[None], Tokens(mask, total), s["cliprange_value"]
     )
     assert s["vf_coef"] * float(values[0]) == pytest.approx(expected["value_loss_times_vf_coef"], abs=1e-5)
     assert float(approximate_kl(x["new_logprobs"], x["old_logprobs"], mask)) == pytest.approx(

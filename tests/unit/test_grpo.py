@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Conditioning, Model
 from moa.experiment.preferences import lattice
 from moa.experiment.schema import TrainSection
-from moa.job.process import Stopwatch
+from moa.job.command import Steps
+from moa.job.process import Job, Stopwatch
 from moa.lm import answering
 from moa.lm.conditioning import token_rows
 from moa.lm.generation import decode, sample
@@ -24,10 +25,11 @@ from moa.lm.models import forward
 from moa.methods import catalogue
 from moa.rl.loop import CurveRow, Loop, prompt_indices
 from moa.rl.losses import logprobs_and_entropy
-from moa.stages import train_grpo
+from moa.stages import train as stage
 from moa.store import tables
 from moa.testbed.bandit import Arms
 from moa.trainers import trl_grpo
+from moa.trainers.grpo_run import Run, arguments, data
 from tests import tiny_models
 from tests.tiny_policy import arms_loop, count_words, loop
 
@@ -43,19 +45,16 @@ def tiny(kind: str, folder: Path, **changes: object) -> Loop:
     return loop(kind, folder, settings={"kind": kind, "group_size": 4}, **{"steps": 3, **changes})  # type: ignore[arg-type]
 
 
-def train(run: Loop, micro: int = 3, checkpointing: bool = False) -> tuple[list[CurveRow], int]:
-    return trl_grpo.train(
-        run.actor,
-        run.method,
-        run.ppo,
-        run.task,
-        run.seed,
-        micro,
-        checkpointing,
-        lambda step, values: None,
-        run.checkpoints,
-        Stopwatch(),
-    )  # type: ignore[arg-type]
+def of(run: Loop, micro: int = 3, checkpointing: bool = False, watch: Stopwatch | None = None) -> Run:
+    """The same policy and task as TRL's trainer is told of them."""
+    job = Job(run.checkpoints, watch or Stopwatch())
+    return Run(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, job)  # type: ignore[arg-type]
+
+
+def train(
+    run: Loop, micro: int = 3, checkpointing: bool = False, watch: Stopwatch | None = None
+) -> tuple[list[CurveRow], int]:
+    return trl_grpo.train(of(run, micro, checkpointing, watch), Steps("", run.ppo.steps))
 
 
 def adapter(run: Loop) -> torch.Tensor:
@@ -102,7 +101,7 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
 
         return reward
 
-    given = trl_grpo.arguments(theirs.method, theirs.ppo, theirs.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
+    given = arguments(of(theirs), str(tmp_path))
     aggregation = {
         "multi_objective_aggregation": "normalize_then_sum",
         "reward_weights": [0.25, 0.75],
@@ -113,7 +112,7 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
         theirs.actor.model,
         reward_funcs=[one(0), one(1)],
         args=given,
-        train_dataset=trl_grpo.data(theirs.task, theirs.ppo, 4, 0),
+        train_dataset=data(of(theirs)),
         processing_class=theirs.actor.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -125,7 +124,7 @@ def test_gdpo_with_one_preference_is_trls_normalise_then_sum(tmp_path: Path) -> 
 
 def test_steps_take_the_loops_prompts_and_every_preference(tmp_path: Path) -> None:
     run = tiny("grpo", tmp_path, batch_size=12, mini_batch_size=6)  # 12 / 4 = 3 groups per step, 3 preferences
-    rows = trl_grpo.data(run.task, run.ppo, 4, seed=5)
+    rows = data(replace(of(run), seed=5))
     assert len(rows) == 3 * 3
     for step in range(3):
         mine = [rows[3 * step + i] for i in range(3)]
@@ -190,37 +189,16 @@ def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) 
     whole = make("whole")
     curve, tokens = train(whole, micro=6)
 
-    def pull(step: int, values: dict[tuple[str, str], float]) -> None:
-        if step + 1 == stop:
-            raise RuntimeError("pulled the plug")
+    class Pulled(Steps):
+        def tell(self, step: int, describe: Callable[[], str]) -> None:
+            if step + 1 == stop:
+                raise RuntimeError("pulled the plug")
 
     stopped, resumed = make("parts"), make("parts")
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        trl_grpo.train(
-            stopped.actor,
-            stopped.method,
-            stopped.ppo,
-            stopped.task,
-            stopped.seed,
-            6,
-            False,
-            pull,
-            stopped.checkpoints,
-            Stopwatch(),
-        )  # type: ignore[arg-type]
+        trl_grpo.train(of(stopped, 6), Pulled("", 5))
     watch = Stopwatch()
-    again, count = trl_grpo.train(
-        resumed.actor,
-        resumed.method,
-        resumed.ppo,
-        resumed.task,
-        resumed.seed,
-        6,
-        False,
-        lambda *_: None,
-        resumed.checkpoints,
-        watch,
-    )  # type: ignore[arg-type]
+    again, count = train(resumed, 6, watch=watch)
     assert adapter(resumed).equal(adapter(whole)) and count == tokens
     clock = ("seconds", "tokens_per_second", "memory")
     assert [row for row in again if row[1] not in clock] == [row for row in curve if row[1] not in clock]
@@ -288,7 +266,7 @@ def test_a_prompt_is_read_with_one_bos_and_scored_without_its_preference(tmp_pat
     run.actor.model.generate = lambda **options: fed.append(options) or generate(**options)
     train(run)
     rows = [row[m.bool()].tolist() for row, m in zip(fed[0]["input_ids"], fed[0]["attention_mask"], strict=True)]
-    expected = [r["prompt"] for r in trl_grpo.data(run.task, run.ppo, 4, run.seed) for _ in range(4)]
+    expected = [r["prompt"] for r in data(of(run)) for _ in range(4)]
     assert rows == token_rows(expected, run.actor.tokenizer)
     assert all(row.count(1) == 1 for row in rows)
     decoding = fed[0]["generation_config"]
@@ -318,13 +296,13 @@ def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
         attn_pdrop=0,
     )
     run = tiny("grpo", tmp_path, lm=GPT2LMHeadModel(shape).eval(), steps=1)
-    given = trl_grpo.arguments(run.method, run.ppo, run.actor.decoding, 0, str(tmp_path), 3, False)  # type: ignore[arg-type]
+    given = arguments(of(run), str(tmp_path))
     rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
     trainer = trl_grpo.Trainer(
         run.actor.model,
         reward_funcs=rewards,
         args=given,
-        train_dataset=trl_grpo.data(run.task, run.ppo, 4, 0),
+        train_dataset=data(of(run)),
         processing_class=run.actor.tokenizer,
     )
     rollout = sample(
@@ -415,7 +393,6 @@ def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(
 
     The batch stays, time is counted once, and a third attempt starts with 3.
     """
-    run = tiny("grpo", tmp_path / "a", steps=4, checkpoint_every=1)
     watch, real = Stopwatch(), trl_grpo.Trainer.compute_loss
 
     def limited(
@@ -426,19 +403,7 @@ def test_out_of_memory_goes_on_from_the_checkpoint_with_fewer_at_a_time(
         return real(self, model, inputs, *rest, **named)  # type: ignore[no-any-return]
 
     def attempt(micro: int, steps: int = 4) -> list[CurveRow]:
-        again = tiny("grpo", tmp_path / "a", steps=steps, checkpoint_every=1)
-        return trl_grpo.train(
-            again.actor,
-            again.method,
-            again.ppo,
-            again.task,
-            again.seed,
-            micro,
-            False,
-            lambda *_: None,
-            run.checkpoints,
-            watch,
-        )[0]  # type: ignore[arg-type]
+        return train(tiny("grpo", tmp_path / "a", steps=steps, checkpoint_every=1), micro, watch=watch)[0]
 
     monkeypatch.setattr(trl_grpo.Trainer, "compute_loss", limited)
     with pytest.raises(torch.OutOfMemoryError):
@@ -463,7 +428,7 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
     rows = [{"task": "t", "objective": o, **scale} for o in ("sentiment", "conciseness")]
     tables.write(tables.NORMALISER, rows, tmp_path / "normaliser.parquet")
     out, given = tmp_path / "policy", section(kind)
-    train_grpo.main(
+    stage.main(
         Namespace(
             section=given.model_dump_json(), row=kind, policy="policy", seed=0, weights="null", depends="", prompts=tmp_path / "prompts.parquet", base=tmp_path / "base",
             normaliser=tmp_path / "normaliser.parquet", models=[], texts=[], checkpoints=tmp_path / "checkpoints", out=out, curve=tmp_path / "curve.parquet",
@@ -495,15 +460,9 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     assert cost["tokens"] == round(sum(8 * r["value"] for r in curve if r["quantity"] == "response_tokens"))
     assert cost["models"] == 1
-    loaded = answering.load(
-        tmp_path / "base",
-        Model(source="some/model"),
-        [out],
-        way="policy",
-        objectives=["sentiment", "conciseness"],
-        shown=Conditioning(),
-        conditioned=True,
-    )
+    prompting = answering.Prompting(["sentiment", "conciseness"], Conditioning(), conditioned=True)
+    base = answering.Base(tmp_path / "base", Model(source="some/model"))
+    loaded = answering.load(base, [out], "policy", prompting)
     assert loaded.switch((0.5, 0.5)) == "policy"
     trained = [p for n, p in loaded.model.named_parameters() if "lora_B" in n]
     assert trained and all(bool(p.any()) for p in trained)

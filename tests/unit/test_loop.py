@@ -14,9 +14,9 @@ from moa.experiment.keys import Model
 from moa.experiment.preferences import lattice
 from moa.lm import generation
 from moa.lm.models import load_base, save_policy
+from moa.metrics import normaliser
 from moa.rl import experience, update
 from moa.rl.loop import Loop, batch_preferences, prompt_indices
-from moa.stages import train
 from moa.store import tables
 from tests.tiny_policy import base, count_words, loop
 
@@ -283,7 +283,7 @@ def test_a_normaliser_without_width_is_named(tmp_path: Path) -> None:
         tables.NORMALISER, [{**row, "objective": "a", "high": 2.0}, {**row, "objective": "b"}], tmp_path / "n.parquet"
     )
     with pytest.raises(MoaError, match=r"n.parquet: objective 'b' has the scale \[1, 1\], which is no scale"):
-        train.read_scale(tmp_path / "n.parquet", ["a", "b"], torch.device("cpu"))
+        normaliser.read(tmp_path / "n.parquet", ["a", "b"])
 
 
 def test_every_prompt_once_per_pass_and_equal_for_all_methods() -> None:

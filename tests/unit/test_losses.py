@@ -7,6 +7,7 @@ import torch
 
 from moa.rl.loop import AdaptiveKl
 from moa.rl.losses import (
+    Tokens,
     distribution_kl,
     estimated_kl,
     forbid_empty,
@@ -23,7 +24,7 @@ def test_policy_loss_by_hand() -> None:
     # = -0.2
     new = torch.log(torch.tensor([[1.5, 0.5]]))
     loss, clipped = policy_loss(
-        new, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), 0.2, torch.tensor(2.0)
+        new, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), Tokens(torch.ones(1, 2), torch.tensor(2.0)), 0.2
     )
     torch.testing.assert_close(loss, torch.tensor(-0.2))
     assert float(clipped) == 1.0
@@ -31,9 +32,8 @@ def test_policy_loss_by_hand() -> None:
 
 def test_value_loss_by_hand() -> None:
     # value 2, old 0, clip 0.2 -> 0.2; return 1: max((2-1)^2, (0.2-1)^2) = 1; half of it
-    got = value_loss(
-        torch.tensor([[[2.0]]]), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), 0.2, torch.tensor(1.0)
-    )
+    one = Tokens(torch.ones(1, 1), torch.tensor(1.0))
+    got = value_loss(torch.tensor([[[2.0]]]), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), one, 0.2)
     torch.testing.assert_close(got, torch.tensor([0.5]))
 
 
@@ -49,7 +49,7 @@ def test_reference_loss_has_the_gradient_of_the_kl() -> None:
     mask, one = torch.ones(1, 1), torch.tensor(1.0)
     expected = torch.zeros(3, dtype=torch.float64)
     for token in range(3):
-        loss = reference_loss(logs[token].view(1, 1), reference[token].view(1, 1), mask, one)
+        loss = reference_loss(logs[token].view(1, 1), reference[token].view(1, 1), Tokens(mask, one))
         expected += float(logs[token].detach().exp()) * torch.autograd.grad(loss, logits, retain_graph=True)[0]
     torch.testing.assert_close(expected, exact)
 
@@ -82,8 +82,7 @@ def test_reference_loss_by_hand() -> None:
     got = reference_loss(
         torch.tensor([[3.0, 2.0, 7.0]]),
         torch.tensor([[1.0, 2.0, 0.0]]),
-        torch.tensor([[1.0, 1.0, 0.0]]),
-        torch.tensor(8.0),
+        Tokens(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor(8.0)),
     )
     assert float(got) == 0.25
 

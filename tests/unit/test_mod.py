@@ -14,6 +14,7 @@ from moa.experiment.keys import Conditioning, Lora, Model
 from moa.experiment.preferences import lattice
 from moa.experiment.schema import GenerateSection
 from moa.lm import answering, mixture, models
+from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.conditioning import encode
 from moa.lm.generation import Decoding
 from moa.methods import catalogue
@@ -41,7 +42,7 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def load(base: Path, folders: list[Path], way: answering.Way, spec: Model = PLAIN) -> answering.Answerer:
-    return answering.load(base, spec, folders, way=way, objectives=["a", "b"], shown=Conditioning(), conditioned=False)
+    return answering.load(Base(base, spec), folders, way, Prompting(["a", "b"], Conditioning()))
 
 
 def mixed_model(base: Path, corners: list[Path]) -> PeftModel:
@@ -169,15 +170,17 @@ def test_a_corner_is_its_policy_to_the_last_draw(
     drawn = {}
     for preference, folder in (((1.0, 0.0), corners[1]), ((0.0, 1.0), corners[0])):
         row.switch(preference)
-        drawn[preference] = answering.respond(row, prompts, decoding, 16, "s")
-        assert drawn[preference] == answering.respond(load(base, [folder], "policy", spec), prompts, decoding, 16, "s")
+        drawn[preference] = answering.respond(row, prompts, Sampling(decoding, 16, "s"))
+        assert drawn[preference] == answering.respond(
+            load(base, [folder], "policy", spec), prompts, Sampling(decoding, 16, "s")
+        )
     assert drawn[1.0, 0.0] != drawn[0.0, 1.0]
 
 
 def test_responses_end_as_those_of_generate(base: Path, corners: list[Path]) -> None:
     row = load(base, corners, "mixture")
     assert row.switch((0.5, 0.5)) == "0.5 b + 0.5 a"
-    found = answering.respond(row, ["My"] * 64, Decoding(40, 1.0, 1.0), 64, "s")
+    found = answering.respond(row, ["My"] * 64, Sampling(Decoding(40, 1.0, 1.0), 64, "s"))
     assert {r.finished for r in found} == {True, False}
     assert all(r.tokens == 40 if not r.finished else 1 <= r.tokens < 40 for r in found), "never the end token first"
 
@@ -186,8 +189,8 @@ def test_padding_changes_nothing(base: Path, corners: list[Path]) -> None:
     """Almost greedy, a prompt gets the same answer alone and in a batch."""
     row, greedy = load(base, corners, "mixture"), Decoding(8, 1e-4, 1.0)
     row.switch((0.25, 0.75))
-    assert answering.respond(row, PROMPTS, greedy, 4, "s") == [
-        answering.respond(row, [p], greedy, 1, "s")[0] for p in PROMPTS
+    assert answering.respond(row, PROMPTS, Sampling(greedy, 4, "s")) == [
+        answering.respond(row, [p], Sampling(greedy, 1, "s"))[0] for p in PROMPTS
     ]
 
 
@@ -197,7 +200,7 @@ def test_it_is_not_the_soup(base: Path, corners: list[Path]) -> None:
     for way in ("mixture", "soup"):
         row = load(base, corners, way)
         row.switch((0.5, 0.5))
-        found.append(answering.respond(row, PROMPTS, Decoding(16, 1e-4, 1.0), 4, "s"))
+        found.append(answering.respond(row, PROMPTS, Sampling(Decoding(16, 1e-4, 1.0), 4, "s")))
     assert found[0] != found[1]
 
 
@@ -208,7 +211,7 @@ def test_a_policy_without_weight_is_never_asked(base: Path, corners: list[Path])
         model.get_input_embeddings().register_forward_pre_hook(
             lambda _, inputs, read=read: read.append(inputs[0].shape[1])
         )
-        mixture.sample(model, weights, BYTES, ["The lamp"], Decoding(3, 1e-4, 1.0), 128)
+        mixture.sample(mixture.Reader(model, weights), BYTES, ["The lamp"], Decoding(3, 1e-4, 1.0), 128)
         assert read[passes // 3 :] == [1] * (passes - passes // 3)
         assert len(read) == passes
 

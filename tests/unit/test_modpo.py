@@ -16,8 +16,8 @@ from moa.experiment.preferences import lattice
 from moa.job.process import Stopwatch, keeping
 from moa.lm import answering
 from moa.methods import catalogue, modpo
-from moa.stages import train_modpo
 from moa.store import tables
+from moa.trainers import modpo as trainer
 from moa.trainers import pair_loop
 from moa.trainers.pair_loop import Samples, trimmed
 from moa.trainers.pairs import all_pairs, label_probabilities, make_pairs, modpo_loss
@@ -168,7 +168,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(inputs: Path, out: Path, weights: tuple[float, float] = (0.25, 0.75), **settings: Any) -> Path:
-    return trained.run(train_modpo.main, inputs, out, "modpo", weights, **settings)
+    return trained.run(inputs, out, "modpo", weights, **settings)
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
@@ -210,7 +210,7 @@ def test_resuming_gives_the_policy_of_never_stopping(
     with pytest.raises(RuntimeError, match="pulled the plug"):
         run(inputs, tmp_path / "stopped")
     monkeypatch.setattr(pair_loop.PairLoop, "_update", real)
-    monkeypatch.setattr(train_modpo, "draw", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(trainer, "draw", lambda *_: pytest.fail("sampled again"))
     run(inputs, tmp_path / "stopped")
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert all(whole[name].equal(resumed[name]) for name in whole)

@@ -17,10 +17,11 @@ from moa.lm.models import forward
 from moa.methods import catalogue, modpo
 from moa.plan import Plan
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
-from moa.stages import train, train_modpo
+from moa.stages import train
 from moa.store import tables
 from moa.store.provenance import text_hash
 from moa.tasks.preference_pairs import Pair, PairSource, read_pairs
+from moa.trainers import setup
 from moa.trainers.pair_samples import _fitting, _rollout, given
 from moa.trainers.pairs import given_pairs
 from tests import trained
@@ -180,7 +181,6 @@ def pairs_file(folder: Path) -> Path:
 
 def policy(inputs: Path, out: Path, file: Path, **settings: Any) -> Path:
     return trained.run(
-        train_modpo.main,
         inputs,
         out,
         "modpo",
@@ -228,15 +228,9 @@ def load(path: str) -> dict[str, Any]:
 
 def make(inputs: Path, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Return actor, task and ppo of the tiny task."""
-    seen: list[Any] = []
-
-    def keep(args: Any) -> None:
-        section, method, weights = train.read_request(args)
-        actor = train.make_actor(section, args.base, method, 0)
-        seen.extend([actor, train.make_task(section, method, actor, args, weights), section.ppo])
-
-    trained.run(keep, inputs, inputs, "modpo", (0.5, 0.5), **settings)
-    return seen[0], seen[1], seen[2]
+    request = train.read_request(trained.command(inputs, inputs, "modpo", (0.5, 0.5), **settings))
+    actor = setup.actor_of(request)
+    return actor, setup.task_of(request, actor), request.section.ppo
 
 
 def test_the_layout_is_that_of_generation(inputs: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from moa.errors import MoaError
 from moa.experiment.schema import ReferenceSection
 from moa.stages import reference
-from moa.store import tables
+from moa.store import inputs, tables
 from moa.store.provenance import text_hash
 from tests import tiny_models
 from tests.unit.test_fluency import by_hand
@@ -140,7 +140,7 @@ def test_no_train_prompts(tmp_path: Path) -> None:
         tables.PROMPTS, [{"task": "t", "prompt_id": "x", "split": "evaluation", "prompt": "It"}], tmp_path / "p.parquet"
     )
     with pytest.raises(MoaError, match="no train prompts"):
-        reference.choose_prompts(tmp_path / "p.parquet", 20)
+        inputs.prompts(tmp_path / "p.parquet", "train")
 
 
 def test_no_held_out_texts(world: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_too_little_memory_halves_the_batch_and_changes_no_score(
     run = scorer._scores
     widths = []
 
-    def small_machine(rows: list[classifier.Row]) -> np.ndarray:
+    def small_machine(rows: list[classifier.Encoded]) -> np.ndarray:
         widths.append(len(rows))
         if len(rows) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Conditioning, Model, Ppo
 from moa.lm import answering, sft
+from moa.lm.answering import Base, Prompting, Sampling
+from moa.lm.generation import Decoding
 from moa.lm.targets import Targets, direction
 from moa.methods import catalogue, ric
 from moa.respond import respond
-from moa.stages import train_ric
 from moa.store import tables
 from tests import killed, tiny_models, trained
 
@@ -182,9 +183,8 @@ def save_policy(folder: Path) -> Path:
 def test_the_card_decides_what_the_prompt_shows(tmp_path: Path) -> None:
     base = tiny_models.save_base(tmp_path / "t" / "base")
     folder = save_policy(tmp_path / "t" / "policies" / "ric" / "policy" / "s0")
-    row = answering.load(
-        base, Model(source="x"), [folder], way="policy", objectives=["a", "b"], shown=Conditioning(), conditioned=True
-    )
+    prompting = Prompting(["a", "b"], Conditioning(), conditioned=True)
+    row = answering.load(Base(base, Model(source="x")), [folder], "policy", prompting)
     assert row.texts(["My {preference}"], (1.0, 0.0)) == ["a 1.0 b -2.0 My {preference}"]
     assert row.texts(["My"], None) == ["My"], "the reference reads plain prompts"
     said = respond(folder, "The lamp", {"a": 1.0, "b": 0.0})
@@ -206,7 +206,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained.run(train_ric.main, inputs, tmp_path_factory.mktemp("finished"), "ric")
+    return trained.run(inputs, tmp_path_factory.mktemp("finished"), "ric")
 
 
 def test_end_to_end(inputs: Path, finished: Path) -> None:
@@ -224,15 +224,8 @@ def test_end_to_end(inputs: Path, finished: Path) -> None:
     assert targets is not None
     assert targets.mean[0] == pytest.approx(np.mean(scores)), "of the train texts alone"
     assert targets.low[0] == pytest.approx((np.quantile(scores, 0.01) - np.mean(scores)) / np.std(scores))
-    row = answering.load(
-        inputs / "base",
-        Model(source="x"),
-        [policy],
-        way="policy",
-        objectives=NAMES,
-        shown=Conditioning(template="{preference}: {prompt}"),
-        conditioned=True,
-    )
+    prompting = Prompting(NAMES, Conditioning(template="{preference}: {prompt}"), conditioned=True)
+    row = answering.load(Base(inputs / "base", Model(source="x")), [policy], "policy", prompting)
     assert row.texts(["My"], (0.0, 1.0)) == [f"sentiment {targets.low[0]:.1f} conciseness {targets.high[1]:.1f}: My"]
     assert not list((finished / "checkpoints").glob("*/")), "checkpoints vanish when the job ends well"
 
@@ -254,15 +247,15 @@ def test_interrupted_between_parts_gives_the_same_policy(
     real, steps = sft.fine_tune, []
 
     def failing(*arguments: Any) -> sft.Trained:
-        steps.append(arguments[4].steps)
+        steps.append(arguments[3].sft.steps)
         if len(steps) == 3:
             raise RuntimeError("pulled the plug")
         return real(*arguments)
 
     monkeypatch.setattr(sft, "fine_tune", failing)
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        trained.run(train_ric.main, inputs, tmp_path, "ric")
-    trained.run(train_ric.main, inputs, tmp_path, "ric")
+        trained.run(inputs, tmp_path, "ric")
+    trained.run(inputs, tmp_path, "ric")
     assert steps == [
         7,
         1,
@@ -282,8 +275,8 @@ def test_killed_within_a_part_gives_the_same_policy(
     """Seven steps offline, killed in the fifth: four of them are not done again."""
     done = killed.in_step(monkeypatch, sft.Tuner, 5)
     with pytest.raises(KeyboardInterrupt):
-        trained.run(train_ric.main, inputs, tmp_path, "ric")
-    trained.run(train_ric.main, inputs, tmp_path, "ric")
+        trained.run(inputs, tmp_path, "ric")
+    trained.run(inputs, tmp_path, "ric")
     assert len(done) == 5 + 3 + 1 + 1
     again, whole = (
         load_file(path / "policy" / "adapter" / "adapter_model.safetensors") for path in (tmp_path, finished)
@@ -300,11 +293,11 @@ def test_rates_of_the_parts(inputs: Path, tmp_path: Path, monkeypatch: pytest.Mo
     real, seen = sft.fine_tune, []
 
     def watched(*arguments: Any) -> sft.Trained:
-        seen.append((arguments[4].learning_rate, len(arguments[2])))
+        seen.append((arguments[3].sft.learning_rate, len(arguments[2])))
         return real(*arguments)
 
     monkeypatch.setattr(sft, "fine_tune", watched)
-    trained.run(train_ric.main, inputs, tmp_path, "ric", learning_rate=0.014)
+    trained.run(inputs, tmp_path, "ric", learning_rate=0.014)
     assert [rate for rate, _ in seen] == pytest.approx([0.014, 0.001, 0.001])
     assert seen[0][1] == 56
     assert all(8 < count <= 24 for _, count in seen[1:])
@@ -316,8 +309,8 @@ def test_out_of_memory_starts_the_part_again_with_fewer_examples(
     real, tried = sft.fine_tune, []
 
     def small_gpu(*arguments: Any) -> sft.Trained:
-        tried.append(arguments[5])
-        if arguments[5] > 4:
+        tried.append(arguments[3].micro)
+        if arguments[3].micro > 4:
             arguments[0].get_parameter("base_model.model.model.layers.0.mlp.up_proj.lora_B.default.weight").data.fill_(
                 9.0
             )  # half a step was taken
@@ -325,7 +318,7 @@ def test_out_of_memory_starts_the_part_again_with_fewer_examples(
         return real(*arguments)
 
     monkeypatch.setattr(sft, "fine_tune", small_gpu)
-    trained.run(train_ric.main, inputs, tmp_path, "ric", rounds=0)
+    trained.run(inputs, tmp_path, "ric", rounds=0)
     assert tried == [8, 4]
     assert trained.curve(tmp_path)[0][3] == pytest.approx(trained.curve(finished)[0][3], abs=1e-3), (
         "the loss of the first part, as without the failure"
@@ -334,12 +327,12 @@ def test_out_of_memory_starts_the_part_again_with_fewer_examples(
 
 def test_divergence_names_the_methods_own_rate(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"lower methods.ric.learning_rate \(now 1e\+30\)"):
-        trained.run(train_ric.main, inputs, tmp_path, "ric", learning_rate=1e30)
+        trained.run(inputs, tmp_path, "ric", learning_rate=1e30)
 
 
 def test_more_rounds_than_batches(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(MoaError, match=r"methods.ric.rounds: 2 rounds share ppo.steps \(1\) batches"):
-        trained.run(train_ric.main, inputs, tmp_path, "ric", ppo={"steps": 1})
+        trained.run(inputs, tmp_path, "ric", ppo={"steps": 1})
     make(rounds=2).check(Ppo(steps=2), None)  # a batch for each
 
 
@@ -367,23 +360,11 @@ def test_the_policy_learns_to_read_rewards(inputs: Path, tmp_path: Path) -> None
         tables.write(table, rows, tmp_path / f"{name}.parquet")
     for name in ("base", "prompts.parquet", "normaliser.parquet"):
         (tmp_path / name).symlink_to(inputs / name)
-    out = trained.run(train_ric.main, tmp_path, tmp_path / "out", "ric", rounds=0, epochs=12)
-    row = answering.load(
-        inputs / "base",
-        Model(source="x"),
-        [out / "policy"],
-        way="policy",
-        objectives=NAMES,
-        shown=Conditioning(template="{preference}: {prompt}"),
-        conditioned=True,
-    )
+    out = trained.run(tmp_path, tmp_path / "out", "ric", rounds=0, epochs=12)
+    prompting = Prompting(NAMES, Conditioning(template="{preference}: {prompt}"), conditioned=True)
+    row = answering.load(Base(inputs / "base", Model(source="x")), [out / "policy"], "policy", prompting)
     row.switch(None)
     for preference, end in (((1.0, 0.0), "!"), ((0.0, 1.0), "?")):
-        said = answering.respond(
-            row,
-            row.texts(["The lamp", "My sister", "This old radio"], preference),
-            answering.Decoding(8, 0.1, 1.0),
-            3,
-            "s",
-        )
+        asked = row.texts(["The lamp", "My sister", "This old radio"], preference)
+        said = answering.respond(row, asked, Sampling(Decoding(8, 0.1, 1.0), 3, "s"))
         assert all(end in r.text for r in said), [r.text for r in said]

@@ -10,6 +10,7 @@ import pytest
 
 from moa.stages import warehouse
 from moa.store import tables
+from moa.store.sql import sql_type
 from tests import synthetic
 from tests.synthetic import ask
 
@@ -34,7 +35,7 @@ def test_every_table_and_column_is_there_with_its_meaning_and_no_view(built):
     for table in sorted(tables.ALL, key=lambda t: t.name):
         for name, column in table.columns.items():
             comment = column.meaning + (f" (NULL: {column.null})" if column.null else "")
-            expected.append((table.name, name, warehouse.sql_type(column.type), bool(column.null), comment))
+            expected.append((table.name, name, sql_type(column.type), bool(column.null), comment))
     assert found == expected
     assert dict(ask(built, "SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal")) == {
         table.name: table.meaning for table in tables.ALL

@@ -64,6 +64,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         CORNERS | snake.after("single_objective", "morlhf", "rewarded_soups"),
     ),
     "the training loop": (append("moa/rl/loop.py", LOGIC), RETRAINED),
+    "the trainer": (append("moa/trainers/ppo.py", LOGIC), RETRAINED),
     "a reward": (append("moa/rewards/vader.py", LOGIC), snake.EVERYTHING - {"prepare_prompts"}),
     "the report's code": (append("moa/stages/report.py", LOGIC), {"build_report"}),
     "a template": (append("moa/report/templates/task.html.j2", " "), {"build_report"}),
@@ -84,6 +85,7 @@ HARMLESS: list[Edit] = [
     append("moa/methods/moc.py", "\n# a comment\n"),
     replace("moa/rl/loop.py", '"""', '"""Changed. '),  # a docstring
     append("moa/rewards/readability.py", LOGIC),  # nobody uses this reward
+    append("moa/trainers/ric.py", LOGIC),  # nor this trainer
     append("moa/errors.py", LOGIC),  # messages
     touch("moa/rl/update.py"),
     touch("results/tiny/prompts.parquet"),

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,57 @@ def test_settings_carry_the_kind_of_a_row_with_a_name_of_its_own() -> None:
     made = plan(run={"methods": ["mine"], "seeds": [0]}, methods={"mine": {"kind": "moc"}})
     assert made.train("mine").settings["kind"] == "moc"
     assert made.code("train", row="mine") == plan().code("train", row="moc")
+
+
+ROWS_OF = {"linear": "ppo", "moc": "ppo", "ric": "ric", "modpo": "modpo", "grpo": "grpo", "gdpo": "grpo"}
+SHARED = sorted(ROWS_OF)
+TOUCHED = {  # a module -> the rows whose policies are trained anew when it changes
+    "trainers/ppo": ["linear", "moc"],
+    "trainers/ric": ["ric"],
+    "trainers/modpo": ["modpo"],
+    "trainers/pair_loop": ["modpo"],
+    "trainers/grpo": ["gdpo", "grpo"],
+    "trainers/trl_grpo": ["gdpo", "grpo"],
+    "methods/grpo": ["gdpo", "grpo"],
+    "trainers/setup": SHARED,
+    "trainers/request": SHARED,
+    "stages/train": SHARED,
+    "stages/generate": [],
+}
+HASHES = """
+import json, sys
+from pathlib import Path
+from moa.store import provenance
+from tests.workflow.test_sections import ROWS_OF, TOUCHED, plan
+made = plan(run={"methods": list(ROWS_OF), "seeds": [0]}, methods={"grpo": {"group_size": 4}, "gdpo": {"group_size": 4}})
+def codes():
+    provenance._parse.cache_clear()
+    return {row: made.code("train", row=row) for row in ROWS_OF}
+before, found = codes(), {}
+for module in TOUCHED:
+    file = Path("moa") / f"{module}.py"
+    text = file.read_text()
+    file.write_text(text + "ADDED = 1\\n")
+    after = codes()
+    found[module] = sorted(row for row in ROWS_OF if before[row] != after[row])
+    file.write_text(text)
+print(json.dumps(found))
+"""
+
+
+def test_a_trainers_code_is_that_of_its_own_rows_alone(tmp_path: Path) -> None:
+    """The stage imports trainers by name, which its own hash does not follow: the plan names the row's."""
+    snake.copy_project(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", HASHES]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == TOUCHED
+
+
+def test_every_row_names_its_trainer() -> None:
+    run = {"methods": list(ROWS_OF), "seeds": [0]}
+    made = plan(run=run, methods={"grpo": {"group_size": 4}, "gdpo": {"group_size": 4}})
+    assert {row: made.rows[row].trainer for row in ROWS_OF} == ROWS_OF
 
 
 def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,12 +160,8 @@ def train_section(wildcards):
     return PLAN.train(wildcards.row).model_dump_json()
 
 
-def trainer(wildcards):
-    return PLAN.rows[wildcards.row].trainer
-
-
 def train_code(wildcards):
-    return PLAN.code(trainer(wildcards), rewards=FORMULAS, row=wildcards.row)
+    return PLAN.code("train", rewards=FORMULAS, row=wildcards.row)
 
 
 def train_files(wildcards):

@@ -17,14 +17,13 @@ rule train_policy:
     resources:
         gpu=int(GPU),
     params:
-        stage=trainer,
         section=train_section,
         weights=weights,
         code=train_code,
         files=train_files,
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
-        "python -m moa.stages.{params.stage} --section {params.section:q}"
+        "python -m moa.stages.train --section {params.section:q}"
         " --row {wildcards.row:q} --policy {wildcards.policy:q} --seed {wildcards.seed} --weights {params.weights:q} --depends {params.code:q}{params.files:q}"
         " --prompts {input.prompts:q} --base {input.base:q} --normaliser {input.normaliser:q} --models {input.models:q}"
         " --texts {input.texts:q} --checkpoints {params.checkpoints:q}"

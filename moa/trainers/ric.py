@@ -1,9 +1,5 @@
-"""Stage train_ric: Rewards-in-Context, offline on the texts and then online on the policy's own responses.
+"""Rewards-in-Context's trainer: offline on the texts, then online on the policy's own responses."""
 
-Resumable.
-"""
-
-import argparse
 import gc
 import logging
 import time
@@ -24,11 +20,12 @@ from moa.job.process import Job, peak_memory
 from moa.lm import answering, checkpoint, conditioning, sft
 from moa.lm.targets import Targets
 from moa.methods import ric
-from moa.rl.experience import Actor
-from moa.rl.loop import CurveRow, Task, prompt_indices
-from moa.stages import train
-from moa.stages.base import read_scores, read_texts
+from moa.rl.experience import Actor, Task
+from moa.rl.loop import CurveRow, prompt_indices
+from moa.store import inputs
 from moa.store.provenance import text_hash
+from moa.trainers.request import Request, Trained
+from moa.trainers.setup import actor_of, task_of
 
 log = logging.getLogger("moa")
 
@@ -58,8 +55,8 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What a round asks: prompts, the preferences (n, K) behind their targets, and the prompts as the policy reads them."""
+class Round:
+    """What a round asks: prompts, the preferences (n, K) behind their targets, and the texts that the policy reads."""
 
     prompts: list[str]
     preferences: torch.Tensor
@@ -94,8 +91,8 @@ class Ric:
         self.steps = max(1, round(settings.epochs * len(self.texts.prompts) / self.sft.batch_size))
         self.batches = ppo.steps // settings.rounds if settings.rounds else 0  # of a round
         # All prompts at once, so that one that does not fit is refused before training, not in its middle.
-        self.questions = [self._ask(number) for number in range(settings.rounds)]
-        for asked in self.questions:
+        self.rounds = [self._ask(number) for number in range(settings.rounds)]
+        for asked in self.rounds:
             conditioning.encode(
                 asked.texts, self.actor.tokenizer, self.actor.context - self.actor.decoding.max_new_tokens
             )
@@ -113,19 +110,19 @@ class Ric:
             self.finished = part + 1
             if self.finished < parts:
                 state = {"curve": self.curve, "watch": self.job.watch.state(), "tokens": self.tokens}
-                checkpoint.save(self.job.folder, self.finished, self.actor.model, None, None, state)
+                checkpoint.save(self.job.folder, self.finished, checkpoint.Trainee(self.actor.model), state)
 
     def _resume(self) -> None:
         path = checkpoint.newest(self.job.folder)
         if path is None:
             return
-        state = checkpoint.restore(path, self.actor.model, None, None)
+        state = checkpoint.restore(path, checkpoint.Trainee(self.actor.model))
         self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
         self.tokens, self.finished = state["tokens"], int(state["step"])
         self.job.watch.restore(state["watch"])
         log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
 
-    def _ask(self, number: int) -> Questions:
+    def _ask(self, number: int) -> Round:
         """Draw a round's prompts, and preferences uniformly from the simplex."""
         count = self.batches * self.section.ppo.batch_size
         prompts = [self.task.prompts[i] for i in prompt_indices(len(self.task.prompts), count, self.seed, number)]
@@ -136,7 +133,7 @@ class Ric:
             conditioning.place(p, s, self.section.conditioning, self.actor.tokenizer)
             for p, s in zip(prompts, shown, strict=True)
         ]
-        return Questions(prompts, torch.tensor(drawn, dtype=torch.float32), texts)
+        return Round(prompts, torch.tensor(drawn, dtype=torch.float32), texts)
 
     def _round(self, part: int) -> None:
         """Generate with random targets, keep the better responses, train on them and on some of the texts."""
@@ -164,15 +161,13 @@ class Ric:
 
     def _generate(self, part: int) -> Examples:
         """Answer a round's questions with the current policy, score the answers, and log them."""
-        actor, asked, names = self.actor, self.questions[part - 1], self.method.objectives
+        actor, asked, names = self.actor, self.rounds[part - 1], self.method.objectives
         actor.model.config.use_cache = True  # fine-tuning switched it off
-        answerer = answering.Answerer(
-            actor.model, actor.tokenizer, actor.context, "policy", [], names, self.section.conditioning, True
-        )
+        prompting = answering.Prompting(names, self.section.conditioning, conditioned=True)
+        answerer = answering.Answerer(actor.model, actor.tokenizer, actor.context, "policy", [], prompting)
         clock = command.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
-        found = answering.respond(
-            answerer, asked.texts, actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}", clock.add
-        )
+        sampling = answering.Sampling(actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}")
+        found = answering.respond(answerer, asked.texts, sampling, clock.add)
         raw = self.task.score(asked.prompts, [r.text for r in found])
         self.tokens += sum(r.tokens + r.finished for r in found)
         self._log(part, asked, found, torch.from_numpy(raw))
@@ -180,24 +175,19 @@ class Ric:
             asked.prompts, [r.text for r in found], [r.finished for r in found], ric.zscores(raw, self.targets)
         )
 
-    def _log(self, part: int, asked: Questions, found: Sequence[answering.Response], raw: torch.Tensor) -> None:
+    def _log(self, part: int, asked: Round, found: Sequence[answering.Response], raw: torch.Tensor) -> None:
         """Add a round's responses to the curve, batch by batch."""
         size = self.section.ppo.batch_size
         for batch in range(self.batches):
             rows = slice(batch * size, (batch + 1) * size)
             scores = self.task.scale.apply(raw[rows].to(self.task.scale.low.device))
             lengths = [r.tokens + r.finished for r in found[rows]]
-            shown = [("reward", o, v) for o, v in zip(self.method.objectives, scores.raw.mean(0).tolist(), strict=True)]
+            names = self.method.objectives
+            shown = [("reward", o, v) for o, v in zip(names, scores.raw.mean(0).tolist(), strict=True)]
+            shown += [("normalised_reward", o, v) for o, v in zip(names, scores.quantile.mean(0).tolist(), strict=True)]
+            error = self.method.control_error(scores, asked.preferences[rows].to(scores.raw.device))
             shown += [
-                ("normalised_reward", o, v)
-                for o, v in zip(self.method.objectives, scores.quantile.mean(0).tolist(), strict=True)
-            ]
-            shown += [
-                (
-                    "control_error",
-                    "all",
-                    float(self.method.control_error(scores, asked.preferences[rows].to(scores.raw.device))),
-                ),
+                ("control_error", "all", float(error)),
                 ("response_tokens", "all", sum(lengths) / size),
                 ("finished_rate", "all", sum(r.finished for r in found[rows]) / size),
             ]
@@ -211,17 +201,12 @@ class Ric:
             conditioning.place(p, s, self.section.conditioning, actor.tokenizer)
             for p, s in zip(examples.prompts, shown, strict=True)
         ]
+        texts = list(map(sft.Text, prompts, examples.responses, examples.ended))
         limit = min(self.sft.max_length, actor.context)
-        made = sft.make_examples(
-            prompts, examples.responses, actor.tokenizer, limit, completion_only=True, ended=examples.ended
-        )
+        made = sft.make_examples(texts, actor.tokenizer, limit, completion_only=True)
         full = settings.learning_rate or self.sft.learning_rate
-        chosen = {
-            "steps": steps,
-            "learning_rate": rate * full,
-            "lora": False,
-            "seed": self.seed + part,
-        }  # the adapter is there already
+        # No new adapter: it is there already.
+        chosen = {"steps": steps, "learning_rate": rate * full, "lora": False, "seed": self.seed + part}
         log.info("%s part %d: %d examples, %d steps", self.method.row, part, len(made), steps)
         trained = self._fitting(made, self.sft.model_copy(update=chosen), self.job.part(f"part-{part}"))
         self.tokens += trained.tokens
@@ -237,16 +222,8 @@ class Ric:
         while True:
             try:
                 with allocating():
-                    return sft.fine_tune(
-                        actor.model,
-                        actor.tokenizer,
-                        made,
-                        self.section.model,
-                        spec,
-                        micro,
-                        job,
-                        f"methods.{self.method.row}.learning_rate",
-                    )
+                    tuning = sft.Tuning(self.section.model, spec, micro, f"methods.{self.method.row}.learning_rate")
+                    return sft.fine_tune(actor.model, actor.tokenizer, made, tuning, job)
             except torch.OutOfMemoryError:
                 if micro == 1:
                     raise MoaError(
@@ -268,29 +245,25 @@ def read_examples(paths: Sequence[Path], objectives: Sequence[str]) -> Examples:
             f"--texts: {len(paths)} files given; give texts.parquet and text_scores.parquet (rule score_texts makes"
             " them)"
         )
-    rows = read_texts(paths[0])
-    rewards = read_scores(paths[1], [r["text_id"] for r in rows], objectives)
+    rows = inputs.texts(paths[0])
+    rewards = inputs.text_rewards(paths[1], [r["text_id"] for r in rows], objectives)
     return Examples([r["prompt"] for r in rows], [r["response"] for r in rows], [True] * len(rows), rewards)
 
 
-def main(args: argparse.Namespace) -> None:
-    section, method, weights = train.read_request(args)
-    assert isinstance(method, ric.Method), "only Rewards-in-Context trains so"
-    cost = command.Cost(section.task, "train", method=args.row, seed=args.seed, job=args.policy)
-    with train.checkpoints(args) as job:
-        texts = read_examples(args.texts, method.objectives)
-        targets = method.targets(texts.rewards, args.seed)
-        actor = train.make_actor(section, args.base, method, args.seed)
-        task = train.make_task(section, method, actor, args, weights)
-        standardised = replace(texts, rewards=ric.zscores(texts.rewards, targets))
-        run = Ric(section, method, actor, task, standardised, targets, args.seed, job)
-        run.run()
-        train.write_policy(section, args, method, actor.model, weights, None, {"targets": targets.model_dump()})
-        train.write_curve(section, args, run.curve)
-        cost.tokens, cost.models = run.tokens, 1
-        cost.resume(job.watch)
-        cost.write(args.costs)
+def train(request: Request, job: Job) -> Trained:
+    """Train a policy from the job's last finished part, if there is one, to the end.
 
-
-if __name__ == "__main__":
-    command.run(main, train.parser(__doc__))
+    Raises:
+        Diverged: a number is not finite.
+        MoaError: an input is unfit, or not even one example at a time fits into memory.
+    """
+    method = request.method
+    assert isinstance(method, ric.Method), "only Rewards-in-Context names this trainer"
+    texts = read_examples(request.texts, method.objectives)
+    targets = method.targets(texts.rewards, request.seed)
+    actor = actor_of(request)
+    task = task_of(request, actor)
+    standardised = replace(texts, rewards=ric.zscores(texts.rewards, targets))
+    run = Ric(request.section, method, actor, task, standardised, targets, request.seed, job)
+    run.run()
+    return Trained(actor.model, None, run.curve, run.tokens, {"targets": targets.model_dump()})
