@@ -33,6 +33,17 @@ def export_parent() -> None:
     os.environ[PARENT] = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
+def share_processor() -> None:
+    """Let the threads of jobs started from here sleep at barriers, unless the user has said how they wait.
+
+    By default they spin, and a job whose other thread was descheduled burns its share of the processor: beside one busy
+    process a job with two threads loses half its speed, beside another such job more (benchmarks/README.md has both).
+    The variable is read when OpenMP starts, so it stands before any job does.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def parent_alive() -> bool:
     """Return whether the exported process still runs; True where none was exported."""
     value = os.environ.get(PARENT)

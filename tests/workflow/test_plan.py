@@ -219,3 +219,13 @@ def test_jobs_ask_for_the_gpu_only_where_one_is_visible(
     assert gpu in re.findall(r"rule train_policy:.*?resources: ([^\n]*)", text, re.DOTALL)[0]
     monkeypatch.setattr(snake, "DEVICES", "")
     assert "gpu=1" not in snake.snakemake(project, "train", "-n").stdout
+
+
+@pytest.mark.parametrize("cores", ["1", "8"])
+def test_a_jobs_threads_do_not_depend_on_the_cores(cores: str, project: Path) -> None:
+    """Bytes depend on threads: the base has two and a policy one, whatever --cores says."""
+    done = snake.snakemake(project, "--dry-run", "--printshellcmds", "--cores", cores)
+    printed = done.stdout + done.stderr
+    found = set(re.findall(r"OMP_NUM_THREADS=(\d+) [^\n]*? -m moa\.stages\.(\w+) ", printed))
+    assert {("2", "base"), ("2", "reference"), ("1", "train"), ("1", "generate"), ("1", "score")} <= found
+    assert len({stage for _, stage in found}) == len(found)

@@ -13,11 +13,12 @@ rule score_texts:
     resources:
         gpu=int(GPU and PLAN.neural(FORMULAS)),
     params:
+        environment=environment(THREADS),
         section=fixed(PLAN.scoring(judges=False)),
         code=PLAN.code("texts", rewards=FORMULAS),
         files=PLAN.files(rewards=FORMULAS),
     shell:
-        "python -m moa.stages.texts --section {params.section:q}"
+        "{params.environment} python -m moa.stages.texts --section {params.section:q}"
         " --texts {input.texts:q} --models {input.models:q}"
         " --scores {output.scores:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"
@@ -32,18 +33,20 @@ rule train_base:
         costs="results/{task}/costs/base.parquet",
     log:
         "logs/{task}/base.log",
+    priority: 2  # the longest first
     retries: NETWORK
-    threads: 4
+    threads: WIDE
     resources:
         gpu=int(GPU),
     params:
+        environment=environment(WIDE),
         section=fixed(PLAN.base()),
         code=PLAN.code("base"),
         files=PLAN.files(sources=[PLAN.experiment.model.source]),
         scores="--scores" if WARM_START else "",
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
-        "python -m moa.stages.base --section {params.section:q}"
+        "{params.environment} python -m moa.stages.base --section {params.section:q}"
         " --texts {input.texts:q} {params.scores} {input.scores:q}"
         " --checkpoints {params.checkpoints:q} --depends {params.code:q}{params.files:q}"
         " --model {output.model:q} --costs {output.costs:q}"

@@ -8,7 +8,7 @@ from snakemake.utils import update_config
 
 import moa.experiment.schema
 from moa.errors import MoaError
-from moa.job.process import export_parent, gpu_visible
+from moa.job.process import export_parent, gpu_visible, share_processor
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
 
@@ -66,8 +66,9 @@ SCORERS = PLAN.scoring(judges=True).rewards
 # Stages that fetch something get a second try.
 NETWORK = int(PLAN.remote())
 ROWS_NETWORK = int(PLAN.remote_rows())
-# On the CPU small models gain little from threads; jobs side by side gain much.
+# On the CPU small models gain little from threads; jobs side by side gain much. WIDE jobs have nothing beside them.
 THREADS = 4 if GPU else 1
+WIDE = 4 if GPU else 2
 
 
 wildcard_constraints:
@@ -76,6 +77,15 @@ wildcard_constraints:
     policy=r"[\w.-]+",
     reward=either(PLAN.trained_rewards(judges=True)),
     seed=r"\d+",
+
+
+def environment(threads):
+    """Return how many threads a job has, as variables before its command.
+
+    Bytes depend on it, so it is the plan's number, also where `--cores` is less and Snakemake would lower it.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return " ".join(f"{name}={threads}" for name in names)
 
 
 def models(judges):
@@ -209,6 +219,7 @@ def models_of(wildcards):
 
 
 export_parent()
+share_processor()
 warn_of_stale_lock(Path())
 shell.prefix(
     f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "

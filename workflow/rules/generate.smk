@@ -16,12 +16,13 @@ rule generate_responses:
     resources:
         gpu=int(GPU),
     params:
+        environment=environment(THREADS),
         stage=generator,
         section=generate_section,
         code=generate_code,
         files=generate_files,
     shell:
-        "python -m moa.stages.{params.stage} --section {params.section:q}"
+        "{params.environment} python -m moa.stages.{params.stage} --section {params.section:q}"
         " --row {wildcards.row:q} --seed {wildcards.seed}"
         " --prompts {input.prompts:q} --base {input.base:q} --policies {input.policies:q}"
         " --normaliser {input.normaliser:q} --models {input.models:q}"

@@ -14,15 +14,16 @@ rule score_reference:
     log:
         "logs/{task}/reference.log",
     retries: NETWORK
-    threads: 4
+    threads: WIDE
     resources:
         gpu=int(GPU),
     params:
+        environment=environment(WIDE),
         section=fixed(PLAN.reference()),
         code=PLAN.code("reference", rewards=FORMULAS),
         files=PLAN.files(rewards=FORMULAS),
     shell:
-        "python -m moa.stages.reference --section {params.section:q}"
+        "{params.environment} python -m moa.stages.reference --section {params.section:q}"
         " --prompts {input.prompts:q} --texts {input.texts:q} --base {input.base:q} --models {input.models:q}"
         " --responses {output.responses:q} --scores {output.scores:q}"
         " --normaliser {output.normaliser:q} --fluency {output.fluency:q} --costs {output.costs:q}"

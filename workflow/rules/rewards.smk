@@ -5,17 +5,19 @@ rule train_reward:
         costs="results/{task}/costs/rewards/{reward}.parquet",
     log:
         "logs/{task}/rewards/{reward}.log",
+    priority: 2  # the longest first
     retries: NETWORK
-    threads: 4
+    threads: WIDE
     resources:
         gpu=reward_gpu,
     params:
+        environment=environment(WIDE),
         section=reward_section,
         code=reward_code,
         files=reward_files,
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:
-        "python -m moa.stages.rewards --section {params.section:q}"
+        "{params.environment} python -m moa.stages.rewards --section {params.section:q}"
         " --checkpoints {params.checkpoints:q} --depends {params.code:q}{params.files:q}"
         " --model {output.model:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"

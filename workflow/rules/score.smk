@@ -15,11 +15,12 @@ rule score_responses:
     resources:
         gpu=int(GPU and PLAN.neural(SCORERS)),
     params:
+        environment=environment(THREADS),
         section=fixed(PLAN.scoring(judges=True)),
         code=PLAN.code("score", rewards=SCORERS),
         files=PLAN.files(rewards=SCORERS),
     shell:
-        "python -m moa.stages.score --section {params.section:q}"
+        "{params.environment} python -m moa.stages.score --section {params.section:q}"
         " --prompts {input.prompts:q} --generations {input.generations:q} --normaliser {input.normaliser:q} --models {input.models:q}"
         " --scores {output.scores:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"

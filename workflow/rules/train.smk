@@ -12,18 +12,20 @@ rule train_policy:
         costs="results/{task}/costs/train/{row}/{policy}/s{seed}.parquet",
     log:
         "logs/{task}/train/{row}/{policy}/s{seed}.log",
+    priority: 1  # longer than answering and scoring
     retries: ROWS_NETWORK
     threads: THREADS
     resources:
         gpu=int(GPU),
     params:
+        environment=environment(THREADS),
         section=train_section,
         weights=weights,
         code=train_code,
         files=train_files,
         checkpoints=f".moa/checkpoints/{TASK}",
     shell:  # lines of progress go to the console as well
-        "python -m moa.stages.train --section {params.section:q}"
+        "{params.environment} python -m moa.stages.train --section {params.section:q}"
         " --row {wildcards.row:q} --policy {wildcards.policy:q} --seed {wildcards.seed} --weights {params.weights:q} --depends {params.code:q}{params.files:q}"
         " --prompts {input.prompts:q} --base {input.base:q} --normaliser {input.normaliser:q} --models {input.models:q}"
         " --texts {input.texts:q} --checkpoints {params.checkpoints:q}"
