@@ -54,8 +54,8 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
         "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
     }
     pairs, micro = Dataset.from_dict(columns).select(_order(len(training), spec.epochs)), spec.batch_size
-    plan = Plan(name, spec, pairs, job)
-    while (fitting := _fit(plan, model, tokenizer, micro)) is None:
+    kept = Training(name, spec, pairs, job)
+    while (fitting := _fit(kept, model, tokenizer, micro)) is None:
         if micro == 1:
             raise MoaError(f"reward {name}: out of memory with a single pair; give a smaller max_length or model")
         micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
@@ -95,7 +95,7 @@ def _order(pairs: int, epochs: float) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Training:
     """What stays the same however many pairs fit into memory: the reward, its pairs in order, where to keep steps."""
 
     name: str
@@ -104,13 +104,13 @@ class Plan:
     job: Job
 
 
-def _fit(plan: Plan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, micro: int) -> int | None:
+def _fit(training: Training, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, micro: int) -> int | None:
     """Train the model from the newest checkpoint if there is one, and return the pairs per pass, at most `micro`.
 
     None where memory did not suffice, and the model is spoilt.
     """
-    name, spec, pairs = plan.name, plan.spec, plan.pairs
-    course = Course(f"reward {name}", f"rewards.{name}.learning_rate", plan.job, SEED, micro)
+    name, spec, pairs = training.name, training.spec, training.pairs
+    course = Course(f"reward {name}", f"rewards.{name}.learning_rate", training.job, SEED, micro)
     left = pairs.select(range(course.finished * spec.batch_size, len(pairs)))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(

@@ -62,7 +62,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Asked:
     """What a step asks.
 
     Attributes:
@@ -171,7 +171,7 @@ class Collector:
     ppo: Ppo
     task: Task
 
-    def collect(self, asked: Questions, kl_coefficient: float, micro: int, rollout_rows: int) -> Experience:
+    def collect(self, asked: Asked, kl_coefficient: float, micro: int, rollout_rows: int) -> Experience:
         """Roll out, score and estimate advantages for one batch.
 
         Args:

@@ -17,7 +17,7 @@ from moa.job.memory import allocating
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.method import Method
-from moa.rl.experience import Actor, Collector, Experience, Questions, Task, finite, read, summary
+from moa.rl.experience import Actor, Asked, Collector, Experience, Task, finite, read, summary
 from moa.rl.update import Updater
 from moa.store.provenance import text_hash
 
@@ -158,7 +158,7 @@ class Loop:
             for p, w in zip(prompts, preferences, strict=True)
         ]
         where = next(self.actor.model.parameters()).device
-        experience = self._collect(Questions(step, prompts, texts, preferences.to(where)))
+        experience = self._collect(Asked(step, prompts, texts, preferences.to(where)))
         rows = summary(experience, self.method, self.streams)
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         self._set_rates(step)
@@ -183,7 +183,7 @@ class Loop:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * left
 
-    def _collect(self, asked: Questions) -> Experience:
+    def _collect(self, asked: Asked) -> Experience:
         """Collect the step's experience, with fewer rows at a time until memory suffices; the batch stays whole."""
         before = self.method.state()
         while True:

@@ -12,6 +12,7 @@ from moa.job.process import Job
 from moa.lm import checkpoint
 from moa.methods import grpo
 from moa.trainers import trl_grpo
+from moa.trainers.grpo_run import GrpoRun
 from moa.trainers.request import Request, Trained
 from moa.trainers.setup import actor_of, task_of
 
@@ -33,7 +34,7 @@ def train(request: Request, job: Job) -> Trained:
     micro = checkpoint.micro_batch(job.folder, whole)
     while True:
         actor = actor_of(request)
-        run = trl_grpo.Run(
+        run = GrpoRun(
             actor=actor,
             method=method,
             ppo=section.ppo,

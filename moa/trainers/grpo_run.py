@@ -14,7 +14,7 @@ from moa.rl.loop import batch_preferences, prompt_indices
 
 
 @dataclass(frozen=True)
-class Run:
+class GrpoRun:
     """One policy's training.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run:
         return (self.method.settings.epochs or self.ppo.epochs) * (self.ppo.batch_size // self.ppo.mini_batch_size)
 
 
-def data(run: Run, first: int = 0) -> Dataset:
+def data(run: GrpoRun, first: int = 0) -> Dataset:
     """Return one row per group from step `first` on.
 
     The prompt as the policy reads it, the prompt as rewards see it, the preference. Prompts come in the loop's order,
@@ -59,7 +59,7 @@ def data(run: Run, first: int = 0) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def arguments(run: Run, folder: str, first: int = 0) -> GRPOConfig:
+def arguments(run: GrpoRun, folder: str, first: int = 0) -> GRPOConfig:
     """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on.
 
     Nothing is kept on disk but in `folder`, nothing reported elsewhere.

@@ -31,7 +31,7 @@ from moa.method import Logged
 from moa.methods.grpo import Method
 from moa.rl.experience import Actor, Task
 from moa.rl.loop import AdaptiveKl, CurveRow
-from moa.trainers.grpo_run import Run, arguments, data
+from moa.trainers.grpo_run import GrpoRun, arguments, data
 
 log = logging.getLogger("moa")
 # TRL's names of what the curve holds. KL and entropy are those of a step's first mini-batch: later ones have moved.
@@ -129,7 +129,7 @@ class Recorder(TrainerCallback):
     Every step is told; checkpoints are kept.
     """
 
-    def __init__(self, rewards: Rewards, run: Run, steps: Steps) -> None:
+    def __init__(self, rewards: Rewards, run: GrpoRun, steps: Steps) -> None:
         self.rewards, self.run, self.steps = rewards, run, steps
         self.watch = run.job.watch
         self.trainer: Trainer | None = None
@@ -216,7 +216,7 @@ def diverged(step: int, what: str, method: Method) -> Diverged:
     )
 
 
-def train(run: Run, steps: Steps) -> tuple[list[CurveRow], int]:
+def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
     """Train the actor's adapter in place, from the newest checkpoint if there is one.
 
     Return the curve and the number of sampled tokens; `steps` is told of every step.

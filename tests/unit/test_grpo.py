@@ -29,7 +29,7 @@ from moa.stages import train as stage
 from moa.store import tables
 from moa.testbed.bandit import Arms
 from moa.trainers import trl_grpo
-from moa.trainers.grpo_run import Run, arguments, data
+from moa.trainers.grpo_run import GrpoRun, arguments, data
 from tests import tiny_models
 from tests.tiny_policy import arms_loop, count_words, loop
 
@@ -45,10 +45,10 @@ def tiny(kind: str, folder: Path, **changes: object) -> Loop:
     return loop(kind, folder, settings={"kind": kind, "group_size": 4}, **{"steps": 3, **changes})  # type: ignore[arg-type]
 
 
-def of(run: Loop, micro: int = 3, checkpointing: bool = False, watch: Stopwatch | None = None) -> Run:
+def of(run: Loop, micro: int = 3, checkpointing: bool = False, watch: Stopwatch | None = None) -> GrpoRun:
     """The same policy and task as TRL's trainer is told of them."""
     job = Job(run.checkpoints, watch or Stopwatch())
-    return Run(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, job)  # type: ignore[arg-type]
+    return GrpoRun(run.actor, run.method, run.ppo, run.task, run.seed, micro, checkpointing, job)  # type: ignore[arg-type]
 
 
 def train(
