@@ -16,7 +16,7 @@ class WithWorkflow(build_py):
         if self.editable_mode:
             super().run()
             return
-        # An earlier build in the same folder may have left modules that are gone; a method is every file in moa/methods.
+        # An earlier build here may have left modules that are gone, and a method is every file in moa/methods.
         shutil.rmtree(Path(self.build_lib, "moa"), ignore_errors=True)
         super().run()
         target = Path(self.build_lib, "moa", "bundled")

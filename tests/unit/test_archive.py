@@ -12,7 +12,6 @@ from moa.report.compare import compare
 from moa.store import tables
 from tests import synthetic
 
-
 ROOT = Path(__file__).parents[2]
 # The folders of committed archives.
 COMMITTED = sorted(p.parent for top in ("benchmarks", "studies") for p in (ROOT / top).rglob("settings.json"))
