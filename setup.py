@@ -16,7 +16,7 @@ class WithWorkflow(build_py):
         if self.editable_mode:
             super().run()
             return
-        # An earlier build may have left modules that are gone, and every file in moa/methods is a method.
+        # An earlier build here may have left modules that are gone, and a method is every file in moa/methods.
         shutil.rmtree(Path(self.build_lib, "moa"), ignore_errors=True)
         super().run()
         target = Path(self.build_lib, "moa", "bundled")

@@ -1,5 +1,6 @@
 """`make run`: goes on after a crash by itself, and ends with the leaderboard."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ def ready(directory: Path) -> Path:
         pytest.skip("make is not installed")
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "requirements.lock.txt", "pyproject.toml"):
         shutil.copy(snake.ROOT / name, directory / name)
-    (directory / ".venv").mkdir()
-    (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    python = directory / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     (directory / ".venv" / ".ready").touch()
     return directory
 
