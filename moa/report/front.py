@@ -61,15 +61,14 @@ class Panel:
     description: str
 
 
-def panel(
-    task: Task, look: dict[str, Look], x: str, y: str, width: float = 600, height: float = 420, scale: str = "raw"
-) -> Panel:
-    """Return the drawing of objectives `x` and `y`; direct labels for two objectives."""
-    horizontal, vertical = axis(task, x, scale), axis(task, y, scale)
+def panel(task: Task, look: dict[str, Look], objectives: tuple[str, str], size: tuple[float, float]) -> Panel:
+    """Return the drawing of two objectives, raw means, in `size` (width, height); direct labels where there are no more."""
+    (x, y), (width, height) = objectives, size
+    horizontal, vertical = axis(task, x, "raw"), axis(task, y, "raw")
     frame = (INSET["left"], INSET["top"], width - INSET["right"], height - INSET["bottom"])
     pixel = _projection(horizontal, vertical, frame)
-    series = [_series(task, look[m], m, (x, y), scale, pixel) for m in task.methods]
-    outline = [pixel(p) for p in shade(task, x, y, scale)]
+    series = [_series(task, look[m], m, objectives, pixel) for m in task.methods]
+    outline = [pixel(p) for p in shade(task, x, y, "raw")]
     reference = (
         pixel((horizontal.reference, vertical.reference))
         if horizontal.reference is not None and vertical.reference is not None
@@ -116,17 +115,17 @@ def _ticks(drawn: Axis, pixel: Callable[[float], float]) -> list[tuple[float, st
 
 
 def _series(
-    task: Task, look: Look, method: str, objectives: tuple[str, str], scale: str, pixel: Callable[[Position], Position]
+    task: Task, look: Look, method: str, objectives: tuple[str, str], pixel: Callable[[Position], Position]
 ) -> Series:
-    shown = [(p, pixel(q)) for p in task.of(method) if (q := at(p, *objectives, scale)) is not None]
+    shown = [(p, pixel(q)) for p in task.of(method) if (q := at(p, *objectives, "raw")) is not None]
     marks = [Mark(markers(look.symbol, q[0], q[1], SIZE), q[0], q[1], p.degenerate, _title(task, p)) for p, q in shown]
-    bars = "".join(_bars(p, objectives, scale, pixel) for p, _ in shown)
+    bars = "".join(_bars(p, objectives, pixel) for p, _ in shown)
     line = _path([q for _, q in shown]) if len(task.objectives) == 2 and len(shown) > 1 else ""
     return Series(method, look, line, bars, marks)
 
 
-def _bars(point: Point, objectives: tuple[str, str], scale: str, pixel: Callable[[Position], Position]) -> str:
-    x, y = (point.scores(scale)[o] for o in objectives)
+def _bars(point: Point, objectives: tuple[str, str], pixel: Callable[[Position], Position]) -> str:
+    x, y = (point.scores("raw")[o] for o in objectives)
     made = ""
     if x.low is not None and x.high is not None:
         made += _path([pixel((x.low, y.mean)), pixel((x.high, y.mean))])
@@ -162,9 +161,9 @@ def leader(label: Label) -> str:
     return _path([(x, edge), (ax, ay)]) if abs(ay - y) > 2 * HEIGHT else ""
 
 
-def embedded(task: Task, look: dict[str, Look], x: str, y: str, width: float = 600, height: float = 420) -> Markup:
+def embedded(task: Task, look: dict[str, Look], objectives: tuple[str, str], size: tuple[float, float]) -> Markup:
     """Return a panel for a page, whose style sheet holds the colours."""
-    return Markup(_render("panel.svg.j2", panel=panel(task, look, x, y, width, height)))
+    return Markup(_render("panel.svg.j2", panel=panel(task, look, objectives, size)))
 
 
 def all_looks(tasks: list[Task]) -> dict[str, Look]:
@@ -185,7 +184,7 @@ def standalone(task: Task) -> str:
     """Return an SVG document with a legend; it follows light and dark by itself."""
     look = all_looks([task])
     two = len(task.objectives) == 2
-    panels = [panel(task, look, x, y, *((640, 430) if two else (380, 340))) for x, y in pairs(task)]
+    panels = [panel(task, look, pair, (640, 430) if two else (380, 340)) for pair in pairs(task)]
     return _render(
         "front.svg.j2",
         task=task,

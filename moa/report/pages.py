@@ -28,7 +28,7 @@ def plotly() -> Markup:
 def index(tasks: list[Task]) -> str:
     """Return the page that lists every task: what was run, the result in a sentence, leaderboard and front."""
     look = all_looks(tasks)
-    drawings = {t.name: [embedded(t, look, x, y, **_size(t)) for x, y in pairs(t)] for t in tasks}
+    drawings = {t.name: [embedded(t, look, pair, _size(t)) for pair in pairs(t)] for t in tasks}
     return _render("index.html.j2", [], look, tasks=tasks, drawings=drawings)
 
 
@@ -42,7 +42,7 @@ def task_page(task: Task, tasks: list[Task]) -> str:
         task=task,
         tasks=tasks,
         fronts=[(x, y, chart_json(figure), figure["height"]) for x, y, figure in charts.fronts(task, look)],
-        drawings=[embedded(task, look, x, y, **_size(task)) for x, y in pairs(task)],
+        drawings=[embedded(task, look, pair, _size(task)) for pair in pairs(task)],
         controls=[
             (o, chart_json(figure), figure["height"])
             for o in task.objectives
@@ -57,8 +57,8 @@ def task_page(task: Task, tasks: list[Task]) -> str:
     )
 
 
-def _size(task: Task) -> dict[str, float]:
-    return {"width": 600, "height": 420} if len(task.objectives) == 2 else {"width": 380, "height": 320}
+def _size(task: Task) -> tuple[float, float]:
+    return (600, 420) if len(task.objectives) == 2 else (380, 320)
 
 
 def _render(template: str, scripts: list[Markup], look: dict[str, Look], **values: Any) -> str:

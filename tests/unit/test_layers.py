@@ -25,7 +25,7 @@ LAYERS = (
     ("docs",),
     ("testbed",),
     ("respond", "api"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 TORCHLESS = ("errors", "experiment", "store", "method")  # the plan and the command line load no torch
