@@ -95,7 +95,10 @@ def over_seeds(mine: Measured, theirs: Measured | None = None, against: str | No
                 head = metric if objective == "all" else f"{metric} {objective}"
                 add(head, [_cell(mine.of(r, metric, objective), 0 if metric == "seconds" else 3) for r in rows])
                 if metric in COMPARED and objective == "all":
-                    add(f"{metric} over prompts", [_interval(mine.prompts.get((r, metric, "all"), [])) for r in rows])
+                    add(
+                        f"{metric} over prompts",
+                        [_interval(list(mine.prompts.get((r, metric, "all"), {}).values())) for r in rows],
+                    )
                 if (against or theirs) and head in differ:
                     add(f"{head}{less}", [difference(r, metric, objective) for r in rows])
 

@@ -37,7 +37,7 @@ class Measured:
 
     name: str
     values: dict[Key, ByRun] = field(default_factory=dict)
-    prompts: dict[Key, list[tuple[float, float]]] = field(default_factory=dict)
+    prompts: dict[Key, dict[Run, tuple[float, float]]] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)
     across: bool = False
 
@@ -91,7 +91,7 @@ def measure(archives: Sequence[Archive], across: bool = False, reader: Reader | 
                 )
             before |= by_run
         for key, bounds in found.prompts.items():
-            made.prompts[key] = [*made.prompts.get(key, []), *bounds]
+            made.prompts[key] = made.prompts.get(key, {}) | bounds
         made.points |= found.points
     return made
 
@@ -104,7 +104,7 @@ def seen(archive: Archive) -> Measured:
             key = (r["method"], r["metric"], r["objective"])
             made.values.setdefault(key, {})[_run(archive, r)] = r["value"]
             if r["low"] is not None:
-                made.prompts.setdefault(key, []).append((r["low"], r["high"]))
+                made.prompts.setdefault(key, {})[_run(archive, r)] = (r["low"], r["high"])
             if r["metric"] == "hypervolume":
                 made.points[r["method"]] = r["points"]
     rewards: dict[Key, dict[Run, list[float]]] = {}

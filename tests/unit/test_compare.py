@@ -179,8 +179,11 @@ def test_archives_of_one_base_are_pooled(tmp_path: Path) -> None:
     """A later archive replaces a row's seed."""
     one = archive.read(write(tmp_path / "1", {"moc": {0: 1.0, 1: 9.0}}))
     two = archive.read(write(tmp_path / "2", {"moc": {1: 3.0}}))
-    found = measure([one, two]).values["moc", "hypervolume", "all"]
-    assert found == {("x", 0): 1.0, ("x", 1): 3.0}
+    for r in (*one.metrics, *two.metrics):
+        r |= {"low": r["value"] - 0.5, "high": r["value"] + 0.5}  # over prompts
+    found, key = measure([one, two]), ("moc", "hypervolume", "all")
+    assert found.values[key] == {("x", 0): 1.0, ("x", 1): 3.0}
+    assert found.prompts[key] == {("x", 0): (0.5, 1.5), ("x", 1): (2.5, 3.5)}
 
 
 def test_only_pairs_are_pooled_across_bases(tmp_path: Path) -> None:
