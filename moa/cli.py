@@ -144,7 +144,7 @@ def compare(
     """Compare rows over seeds: paired differences, equal KL, spread."""
     from moa.experiment.schema import load
     from moa.report import archive
-    from moa.report.compare import compare
+    from moa.report.compare import How, compare
     from moa.report.measured import unseen_by
 
     if keep is not None and a.is_dir():
@@ -155,8 +155,8 @@ def compare(
         say(f"{keep} holds {len(first.metrics)} metrics and {len(first.points)} points\n")
     mine = [first, *(archive.read(path, task) for path in pool or [])]
     others = [] if b is None else [archive.read(b, task)]
-    reader = None if unseen is None else unseen_by(load(unseen))
-    say(compare(mine, others, row=row, against=against, across=across, reader=reader))
+    how = How(across, None if unseen is None else unseen_by(load(unseen)))
+    say(compare(mine, others, row=row, against=against, how=how))
 
 
 @app.command()

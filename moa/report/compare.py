@@ -4,6 +4,7 @@ Every table says n. Pairs are of the same run, a base and a seed, so that differ
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,14 +21,28 @@ OVER_OBJECTIVES = ("order_rate",)  # shown as the mean over objectives alone: be
 LEAST_PAIRS = 3  # a line through two pairs says nothing
 
 
+class How(NamedTuple):
+    """How archives are read.
+
+    Attributes:
+        across: they are of several bases: differences within each are pooled.
+        reader: what is read of an archive; all that was measured without it.
+    """
+
+    across: bool = False
+    reader: Reader | None = None
+
+
+ALIKE = How()
+
+
 def compare(
     archives: Sequence[Archive],
     others: Sequence[Archive] = (),
     *,
     row: str | None = None,
     against: str | None = None,
-    across: bool = False,
-    reader: Reader | None = None,
+    how: How = ALIKE,
 ) -> str:
     """Return what `moa compare` prints.
 
@@ -36,19 +51,18 @@ def compare(
         others: where the other row stands; `archives` without any.
         row: one row; all without it.
         against: the other row; the one of the same name in `others` without it.
-        across: the archives are of several bases.
-        reader: what is read of an archive; all that was measured without it.
+        how: whether the archives are of several bases, and what is read of them.
 
     Raises:
         MoaError: the archives cannot be compared, or a row is not there.
     """
-    if others and not across and not alike([*archives, *others]):
+    if others and not how.across and not alike([*archives, *others]):
         raise MoaError(
             f"{archives[0].name} and {others[0].name}: measured on different settings (settings.json); compare runs of"
             " one base, prompts, preferences and decoding"
         )
-    mine = measure(archives, across, reader)
-    theirs = measure(others, across, reader) if others else None
+    mine = measure(archives, how.across, how.reader)
+    theirs = measure(others, how.across, how.reader) if others else None
     if row is None:
         return over_seeds(mine, theirs, against)
     if against is None and theirs is None:

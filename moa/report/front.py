@@ -62,7 +62,7 @@ class Panel:
 
 
 def panel(task: Task, look: dict[str, Look], objectives: tuple[str, str], size: tuple[float, float]) -> Panel:
-    """Return the drawing of two objectives, raw means, in `size` (width, height); direct labels where there are no more."""
+    """Return the drawing of two objectives, raw means, in `size` (width, height); labels where there are no more."""
     (x, y), (width, height) = objectives, size
     horizontal, vertical = axis(task, x, "raw"), axis(task, y, "raw")
     frame = (INSET["left"], INSET["top"], width - INSET["right"], height - INSET["bottom"])

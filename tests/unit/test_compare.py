@@ -15,7 +15,7 @@ from moa.errors import MoaError
 from moa.experiment import schema
 from moa.metrics.paired import at_equal, paired, pairs_at_equal, spread
 from moa.report import archive
-from moa.report.compare import compare
+from moa.report.compare import How, compare
 from moa.report.measured import measure, unseen_by
 from moa.store import tables
 
@@ -202,14 +202,14 @@ def test_only_pairs_are_pooled_across_bases(tmp_path: Path) -> None:
     )
     with pytest.raises(MoaError, match="different settings .* only their pairs' differences: --across"):
         compare([one, other], row="moc", against="linear")
-    text = compare([one, other], row="moc", against="linear", across=True)
+    text = compare([one, other], row="moc", against="linear", how=How(across=True))
     assert cells(text, "hypervolume") == ["hypervolume", "-", "4", "-", "4", "+0.200 (+0.070 to +0.330)", "4"]
     # Within a base 0.1, 0.2 | 0.2, 0.3: squares 0.005 + 0.005 over two degrees of freedom.
     assert "standard deviation of hypervolume over seeds: not compared, a row's seeds are all equal" in text
     with pytest.raises(MoaError, match="moc has seed 2 of this base in another archive, too; --across"):
-        compare([one, again], row="moc", against="linear", across=True)
+        compare([one, again], row="moc", against="linear", how=How(across=True))
     with pytest.raises(MoaError, match="--across pools the differences of two rows; name them"):
-        compare([one, other], across=True)
+        compare([one, other], how=How(across=True))
     with pytest.raises(MoaError, match="measured on different settings .*; compare runs of one base"):
         compare([one], [other], row="moc")
 
