@@ -106,7 +106,7 @@ def test_config_values_of_the_command_line_work_on_top(project: Path, configfile
         (["--config", "ppo={stepz: 3}"], "unknown key 'ppo.stepz'. Did you mean 'steps'?"),
         (["--config", "methods={mocc: {}}"], "methods.mocc: there is no method 'mocc'. Did you mean 'moc'?"),
         (["--config", "run={methods: [mocc]}"], "methods.mocc: there is no method 'mocc'. Did you mean 'moc'?"),
-        (["--config", "methods={moc: {solvr: away}}"], "methods.moc: unknown key 'solvr'. Did you mean 'solver'?"),
+        (["--config", "methods={moc: {steams: away}}"], "methods.moc: unknown key 'steams'. Did you mean 'streams'?"),
         (["--configfile", snake.TINY, snake.TINY], "2 experiment files given"),
     ],
 )
