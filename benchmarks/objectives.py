@@ -74,9 +74,7 @@ def training(count: int, folder: Path) -> tuple[Iterator[int], Timed, int]:
     zero, one = torch.zeros(count), torch.ones(count)
     score = Timed(count)
     prompts = words[4:504]
-    task = loop.Task(
-        prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one, zero, one), corners(count), None
-    )
+    task = loop.Task(prompts, lambda prompt, _: prompt, score, estimation.Scale(zero, one), corners(count), None)
     ppo = experiment.ppo.model_copy(update={"steps": STEPS + 1, "checkpoint_every": STEPS + 2})
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     if ppo.advantages == "gae":  # groups train no value head

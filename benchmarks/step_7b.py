@@ -137,12 +137,7 @@ def measure(shape: str, batch: int, prompt: int, response: int, micro: int) -> l
     )
     size = SHAPES[shape]["vocab_size"]
     actor = experience.Actor(policy, heads, word_tokenizer(size), Decoding(response, 1.0, 1.0), 4096)
-    scale = estimation.Scale(
-        torch.zeros(2, device=where),
-        torch.ones(2, device=where),
-        torch.zeros(2, device=where),
-        torch.ones(2, device=where),
-    )
+    scale = estimation.Scale(torch.zeros(2, device=where), torch.ones(2, device=where))
     words = torch.randint(4, size, (batch, prompt)).tolist()
     task = loop.Task(
         [" ".join(f"t{i}" for i in row) for row in words], lambda p, w: p, random_scores, scale, lattice(2, 4), None

@@ -42,18 +42,15 @@ class LoopSettings(Settings):
 
 @dataclass(frozen=True)
 class Scores:
-    """A batch's scores on three scales, each (B, K) float32, higher is better.
+    """A batch's scores on both scales, each (B, K) float32, higher is better.
 
     Attributes:
         raw: in the reward's own unit.
         quantile: the normaliser's low and high mapped to 0 and 1; what the loop trains on. Not clipped.
-        zscore: standardised by the reference policy's mean and standard deviation (where that is 0, by the quantile
-            scale's width).
     """
 
     raw: Tensor
     quantile: Tensor
-    zscore: Tensor
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def loop(
     model = moa_models.add_adapter(lm or base(), Lora(rank=4, alpha=8, dropout=0.0), seed)
     heads = moa_models.ValueHeads(32, 2 + len(method.extra_heads))
     actor = Actor(model, heads, tokenizer(), Decoding(8, 1.0, 1.0), 32)
-    scale = Scale(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0]), torch.zeros(2), torch.ones(2))
+    scale = Scale(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0]))
     training = [weights] if weights else (lattice(2, 2) if method.conditioned else [(0.5, 0.5)])
     task = Task(
         [f"p{i}" for i in range(9)], lambda p, w: p if w is None else f"{label(w)} {p}", score, scale, training, None

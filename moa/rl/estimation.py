@@ -18,16 +18,10 @@ class Scale(NamedTuple):
 
     low: Tensor
     high: Tensor
-    mean: Tensor
-    std: Tensor
 
     def apply(self, raw: Tensor) -> Scores:
-        """Put raw scores (B, K) on all scales.
-
-        Where the reference policy's scores were all equal (std 0), the z-score's unit is high - low.
-        """
-        width = self.high - self.low
-        return Scores(raw, (raw - self.low) / width, (raw - self.mean) / torch.where(self.std > 0, self.std, width))
+        """Return raw scores (B, K) and the same with low and high mapped to 0 and 1."""
+        return Scores(raw, (raw - self.low) / (self.high - self.low))
 
 
 def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:

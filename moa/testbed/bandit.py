@@ -46,7 +46,7 @@ class Quadratic:
         """Return the normaliser: each objective from its worst at another's centre (0) to its best (1)."""
         payoff = torch.stack([self.expected(a) for a in self.centres])
         low, high = payoff.amin(0), payoff.amax(0)
-        return Scale(low, high, payoff.mean(0), payoff.std(0))
+        return Scale(low, high)
 
     def batch(self, method: Method, preference: Preference, mean: Tensor) -> tuple[Batch, Tensor]:
         """Return a batch that stands for the whole distribution, and its offsets from the mean (N, 2).
@@ -109,8 +109,7 @@ class Arms:
         self.table = torch.cat([front, front - loss])  # (A, K)
         self.optimal = torch.arange(len(self.table)) <= divisions
         self.actions = len(self.table)
-        # The front's ends are 0 and 1; mean and deviation are the uniform policy's.
-        self.scale = Scale(torch.zeros(2), torch.ones(2), self.table.mean(0), self.table.std(0))
+        self.scale = Scale(torch.zeros(2), torch.ones(2))  # the front's ends
 
     def play(self, policy: Tensor) -> Episodes:
         """Sample one action per row of (B, 1, A) probabilities."""

@@ -28,11 +28,7 @@ class Fishwood:
     horizon = STEPS
 
     def __init__(self) -> None:
-        low, high = torch.tensor([0.0, 0.9]), torch.tensor([19.9, 180.0])
-        # Mean and deviation of the policy that tosses a coin: half the steps at the river but for the first.
-        river = (STEPS - 1) / 2
-        mean = torch.tensor([0.1 * river, 0.9 * (STEPS - river)])
-        self.scale = Scale(low, high, mean, (high - low) / 4)
+        self.scale = Scale(torch.tensor([0.0, 0.9]), torch.tensor([19.9, 180.0]))  # the front's ends
 
     def play(self, policy: Tensor) -> Episodes:
         """Sample one episode per row of (B, 2, 2) action probabilities."""

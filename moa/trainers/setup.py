@@ -44,7 +44,7 @@ def actor_of(request: Request) -> Actor:
 
 def scale_of(found: Normaliser) -> Scale:
     """Return the normaliser as tensors (K,) on the device."""
-    columns = (found.low, found.high, found.mean, found.std)
+    columns = (found.low, found.high)
     return Scale(*(torch.tensor(column, dtype=torch.float32, device=models.device()) for column in columns))
 
 

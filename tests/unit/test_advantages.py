@@ -147,14 +147,9 @@ def test_reward_sits_on_the_last_response_token() -> None:
 
 
 def test_raw_scores_on_both_scales() -> None:
-    """The z-score of an objective without spread takes the width of its scale as unit."""
-    scale = Scale(
-        torch.tensor([0.0, -1.0]), torch.tensor([4.0, 1.0]), torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.25])
-    )
+    scale = Scale(torch.tensor([0.0, -1.0]), torch.tensor([4.0, 1.0]))
     raw = torch.tensor([[2.0, 1.0], [3.0, 0.0]])
     scores = scale.apply(raw)
-    # quantile a: 2 / 4, 3 / 4; b: (1 + 1) / 2, (0 + 1) / 2. z-score a: (2 - 2) / (4 - 0), (3 - 2) / 4; b: (1 - 0.5) /
-    # 0.25 and (0 - 0.5) / 0.25
+    # a: 2 / 4, 3 / 4; b: (1 + 1) / 2, (0 + 1) / 2
     torch.testing.assert_close(scores.quantile, torch.tensor([[0.5, 1.0], [0.75, 0.5]]))
-    torch.testing.assert_close(scores.zscore, torch.tensor([[0.0, 2.0], [0.25, -2.0]]))
     assert scores.raw is raw

@@ -44,7 +44,7 @@ def test_add_a_method(tmp_path: Path) -> None:
     uniform = module.Method("uniform", method.Settings(), ["a", "b"])
     advantages = torch.tensor([[[2.0]], [[4.0]]])
     got = uniform.combine(
-        method.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), method.Scores(*torch.zeros(3, 1, 2)))
+        method.Batch(advantages, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), method.Scores(*torch.zeros(2, 1, 2)))
     )
     assert got.advantages.tolist() == [[3.0]]  # (2 + 4) / 2, although the preference is (1, 0)
 

@@ -20,7 +20,7 @@ def make(kind: str, **settings: object):  # type: ignore[no-untyped-def]
 
 def batch(advantages: torch.Tensor, mask: torch.Tensor, preferences: torch.Tensor) -> Batch:
     nothing = torch.zeros_like(preferences)
-    return Batch(advantages, mask, preferences, Scores(nothing, nothing, nothing))
+    return Batch(advantages, mask, preferences, Scores(nothing, nothing))
 
 
 @pytest.mark.parametrize("kind", ["linear", "morlhf", "single_objective"])
@@ -130,7 +130,7 @@ def test_mgda_ub_weighs_tokens_by_their_sensitivity() -> None:
         torch.ones(1, 2),
         torch.full((1, 2), 0.5),
     )
-    seen = Batch(advantages, mask, preferences, Scores(*torch.zeros(3, 1, 2)), sensitivity=torch.tensor([[4.0, 1.0]]))
+    seen = Batch(advantages, mask, preferences, Scores(*torch.zeros(2, 1, 2)), sensitivity=torch.tensor([[4.0, 1.0]]))
     got = make("mgda_ub").combine(seen)
     torch.testing.assert_close(got.weights, torch.tensor([0.2, 0.8]), atol=1e-6, rtol=0)
     torch.testing.assert_close(got.advantages, torch.tensor([[0.2, 0.8]]), atol=1e-6, rtol=0)
@@ -152,18 +152,16 @@ def test_mgda_ub_is_the_min_norm_of_real_gradients_at_the_hidden_state() -> None
 
 def test_mse_only_trains_on_the_control_stream_alone() -> None:
     method = make("mse_only")
-    scores = Scores(torch.zeros(1, 2), torch.tensor([[0.9, 0.2]]), torch.zeros(1, 2))
+    scores = Scores(torch.zeros(1, 2), torch.tensor([[0.9, 0.2]]))
     preferences = torch.tensor([[0.75, 0.25]])
     # target (1, 1/3): -((0.9 - 1)^2 + (0.2 - 1/3)^2) / 2 = -0.0138889
     torch.testing.assert_close(method.extra_rewards(scores, preferences), torch.tensor([[-0.0138889]]))
     # on the curve with the other sign; a second sample at (0, 1/3) misses by (1, 0): the mean of 0.0138889 and 1 / 2
-    both = Scores(torch.zeros(2, 2), torch.tensor([[0.9, 0.2], [0.0, 1 / 3]]), torch.zeros(2, 2))
+    both = Scores(torch.zeros(2, 2), torch.tensor([[0.9, 0.2], [0.0, 1 / 3]]))
     torch.testing.assert_close(method.control_error(both, preferences.expand(2, 2)), torch.tensor(0.2569444))
     # a quantile of 1.4 counts as 1, so that the first misses by nothing: -(1/3 - 0.2)^2 / 2
     beyond = torch.tensor([[1.4, 0.2]])
-    torch.testing.assert_close(
-        method.extra_rewards(Scores(beyond, beyond, beyond), preferences), torch.tensor([[-0.0088889]])
-    )
+    torch.testing.assert_close(method.extra_rewards(Scores(beyond, beyond), preferences), torch.tensor([[-0.0088889]]))
     got = method.combine(batch(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.ones(1, 1), preferences))
     assert got.advantages.tolist() == [[3.0]] and got.weights.tolist() == [0.0, 0.0, 1.0]
 
@@ -174,7 +172,7 @@ def test_control_error_is_against_p_over_max_p_on_clipped_quantiles() -> None:
     Rewards (0.5, -3 -> 0) and (7 -> 1, 0.25): squares 0.25, 0.0625, 0, 0.5625, mean 0.21875.
     """
     quantile = torch.tensor([[0.5, -3.0], [7.0, 0.25]])
-    found = make("linear").control_error(Scores(quantile, quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    found = make("linear").control_error(Scores(quantile, quantile), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
     assert float(found) == pytest.approx(0.875 / 4)
 
 

@@ -20,7 +20,7 @@ def make(**settings: object) -> moc.Method:
 
 def scored(quantile: list[list[float]]) -> Scores:
     rewards = torch.tensor(quantile)
-    return Scores(torch.zeros_like(rewards), rewards, torch.zeros_like(rewards))
+    return Scores(torch.zeros_like(rewards), rewards)
 
 
 def batch(advantages: torch.Tensor, preferences: torch.Tensor) -> Batch:

@@ -19,8 +19,7 @@ def make(**settings: object) -> moc_feedback.Method:
 
 
 def batch(advantages: torch.Tensor, preferences: torch.Tensor, quantile: list[list[float]]) -> Batch:
-    nothing = torch.zeros(len(quantile), 2)
-    scores = Scores(nothing, torch.tensor(quantile), nothing)
+    scores = Scores(torch.zeros(len(quantile), 2), torch.tensor(quantile))
     return Batch(advantages, torch.ones(advantages.shape[1:]), preferences, scores)
 
 
