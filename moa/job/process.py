@@ -34,14 +34,15 @@ def export_parent() -> None:
 
 
 def share_processor() -> None:
-    """Let the threads of jobs started from here sleep at barriers, unless the user has said how they wait.
+    """Let the threads of jobs started from here spin briefly at barriers, unless the user has said how they wait.
 
-    By default they spin, and a job whose other thread was descheduled burns its share of the processor: beside one busy
-    process a job with two threads loses half its speed, beside another such job more (benchmarks/README.md has both).
-    The variable is read when OpenMP starts, so it stands before any job does.
+    By default they spin long, and a job whose other thread was descheduled burns its share of the processor: beside
+    another job of two threads it keeps a tenth of its speed. A thousand turns keep three quarters, and cost nothing
+    where the machine is quiet; sleeping at once (OMP_WAIT_POLICY=PASSIVE) keeps all of it and costs 11 % where it is
+    quiet (benchmarks/README.md has the table). OpenMP reads the variable when it starts, hence before any job does.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def parent_alive() -> bool:

@@ -8,15 +8,21 @@ from moa.job import process
 
 
 @pytest.mark.parametrize(
-    ("user", "waits"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, None)],
+    ("user", "inherited"),
+    [
+        ({}, (None, "1000")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+        ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
+    ],
 )
-def test_threads_sleep_at_barriers_unless_the_user_says_how_they_wait(
-    user: dict[str, str], waits: str | None, monkeypatch: pytest.MonkeyPatch
+def test_threads_spin_briefly_unless_the_user_says_how_they_wait(
+    user: dict[str, str], inherited: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what is set below is taken off again
+        monkeypatch.delenv(name)
     for name, value in user.items():
         monkeypatch.setenv(name, value)
     process.share_processor()
-    assert os.environ.get("OMP_WAIT_POLICY") == waits
+    assert tuple(os.environ.get(name) for name in names) == inherited
