@@ -12,6 +12,8 @@ What the paper leaves open (docs/papers.md 1.2, 1.3) and is a setting:
 2. `target` p~: p / max p (`scaled`), or that within the range of mean rewards achieved so far (`range`).
 3. `phi`: the threshold; the paper's value is unknown.
 Choices that were measured (studies/moc): R~ is on the quantile scale; the square is each response's own; one M a batch.
+Streams are brought to unit size first (`whiten: batch`): on one reward scale control is the smallest, and least norm
+gives it all the weight.
 Frank-Wolfe takes away-steps: plain Frank-Wolfe misses the minimum by up to 0.04 (tests/unit/test_golden.py).
 """
 
@@ -23,6 +25,7 @@ from pydantic import Field
 
 from moa import method
 from moa.errors import MoaError
+from moa.experiment.keys import Whiten
 from moa.rl.control import Achieved, scaled
 from moa.rl.weights import min_norm
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 
 class Settings(method.LoopSettings):
+    whiten: Whiten | None = "batch"
+    """This row's ppo.whiten: every stream at unit size before it is weighed; null takes the run's. On one reward scale
+    control is the smallest stream, and min-norm gives it all the weight. Source: measured: studies/moc."""
     streams: Literal["literal", "utility"] = "utility"
     """What min-norm weighs against control: sum_i p_i A^i (`utility`), or every A^i by itself (`literal`).
     Source: measured: studies/moc."""

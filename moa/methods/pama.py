@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moa import method
+from moa.experiment.keys import Whiten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +45,16 @@ def closed_form(a: Tensor) -> Tensor:
     return weights.scatter_add_(0, where_high, 1 - on_low)
 
 
+class Settings(method.LoopSettings):
+    whiten: Whiten | None = "batch"
+    """This row's ppo.whiten: every objective at unit size before Noon; null takes the run's. On one reward scale PAMA's
+    weights follow the units of the rewards. Source: measured: studies/pama."""
+
+
 class Method(method.Method):
     """One policy without a preference."""
 
-    schema = method.LoopSettings
+    schema = Settings
     steerable = False
 
     def transform(self, advantages: Tensor, mask: Tensor) -> Tensor:

@@ -63,10 +63,11 @@ def test_weights_are_the_policys_own() -> None:
 
 def test_a_rows_own_whitening_reaches_its_policy_alone() -> None:
     found = plan(
-        run={"methods": ["linear", "mine", "pama"], "seeds": [0]},
+        run={"methods": ["linear", "mine", "pama", "moc"], "seeds": [0]},
         methods={"mine": {"kind": "linear", "whiten": "batch"}, "pama": {"whiten": None}},
     )
-    assert [found.train(row).ppo.whiten for row in ("linear", "mine", "pama")] == ["combined", "batch", "combined"]
+    got = [found.train(row).ppo.whiten for row in ("linear", "mine", "pama", "moc")]
+    assert got == ["combined", "batch", "combined", "batch"]  # MOC's own default
     assert found.train("mine").ppo.model_copy(update={"whiten": "combined"}) == found.train("linear").ppo
     assert found.experiment.ppo.whiten == "combined"
 
