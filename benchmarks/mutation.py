@@ -57,7 +57,7 @@ UNITS = (
         "moc_feedback",
         "pama_certificate",
     ),
-    *("grpo", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
+    *("grpo", "grpo_stage", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in UNITS),
@@ -74,7 +74,7 @@ SLOW = (
     "test_grpo.py::test_it_learns_an_arm_per_preference",
     "test_grpo.py::test_neither_checkpointing_nor_micro_batches_change_the_policy",
     "test_grpo.py::test_the_same_seed_trains_the_same_policy",
-    "test_grpo.py::test_the_stage_writes_what_the_next_stages_read",
+    "test_grpo_stage.py::test_the_stage_writes_what_the_next_stages_read",
     "test_grpo.py::test_resuming_gives_the_policy_of_never_stopping",
     "test_ric.py::test_end_to_end",
     "test_ric.py::test_no_more_responses_than_the_shared_loop",

@@ -186,10 +186,20 @@ def bounds(k: int) -> tuple[float, float]:
 
 def _scale(world: World) -> None:
     rows = [
-        {"task": TASK, "objective": name, "low": bounds(k)[0], "high": bounds(k)[1], "mean": sum(bounds(k)) / 2, "std": 0.2,
-         "floor": bounds(k)[0], "reference_point": bounds(k)[0], "n": 2 * PROMPTS, "hash": "0123456789ab"}
+        {
+            "task": TASK,
+            "objective": name,
+            "low": bounds(k)[0],
+            "high": bounds(k)[1],
+            "mean": sum(bounds(k)) / 2,
+            "std": 0.2,
+            "floor": bounds(k)[0],
+            "reference_point": bounds(k)[0],
+            "n": 2 * PROMPTS,
+            "hash": "0123456789ab",
+        }
         for k, name in enumerate(world.objectives)
-    ]  # fmt: skip
+    ]
     tables.write(tables.NORMALISER, rows, world.folder / "normaliser.parquet")
     tables.write(
         tables.FLUENCY,
@@ -220,9 +230,16 @@ def _draw(world: World, row: str, seed: int, ids: list[str]) -> tuple[list[dict[
             blank = not response.strip()
             owner, name, _ = (world.policies(row) or [("", "base", None)])[0]
             generations.append(
-                {**key, "preference": preference, "policy": name if owner in ("", row) else f"{owner}/{name}", "response": response, "tokens": len(response) // 4,
-                 "finished": bool(rng.random() < 0.9), "nll": None if blank else float(rng.normal(2.0, 0.1))}
-            )  # fmt: skip
+                {
+                    **key,
+                    "preference": preference,
+                    "policy": name if owner in ("", row) else f"{owner}/{name}",
+                    "response": response,
+                    "tokens": len(response) // 4,
+                    "finished": bool(rng.random() < 0.9),
+                    "nll": None if blank else float(rng.normal(2.0, 0.1)),
+                }
+            )
             skill = SKILL[row] * (0.5 if (row, point) == DOMINATED else 1.0)
             scores += list(_scores(world, key, skill, preference, blank, rng))
     return generations, scores
@@ -298,8 +315,17 @@ def _curve(world: World, row: str, policy: str, seed: int, weights: Preference |
         for name in heads:
             yield {**key, "quantity": "weight", "objective": name, "value": 1 / len(heads)}
             yield {**key, "quantity": "value_loss", "objective": name, "value": float(np.exp(-3 * done))}
-        quantities = {"kl": 0.2 * done, "kl_coefficient": 0.2, "control_error": 0.3 - 0.2 * done, "clip_fraction": 0.1, "entropy": 2.5 - done, "grad_norm": 0.5,
-                      "tokens_per_second": 3000.0, "seconds": 0.6, "peak_memory": 900.0}  # fmt: skip
+        quantities = {
+            "kl": 0.2 * done,
+            "kl_coefficient": 0.2,
+            "control_error": 0.3 - 0.2 * done,
+            "clip_fraction": 0.1,
+            "entropy": 2.5 - done,
+            "grad_norm": 0.5,
+            "tokens_per_second": 3000.0,
+            "seconds": 0.6,
+            "peak_memory": 900.0,
+        }
         for quantity, value in quantities.items():
             yield {**key, "quantity": quantity, "objective": "all", "value": value}
 

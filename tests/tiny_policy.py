@@ -41,9 +41,19 @@ def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
 def base(seed: int = 0, words: Sequence[str] = WORDS, hidden: int = 32, spread: float = 0.3) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=4 + len(words), hidden_size=hidden, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True, initializer_range=spread,
-    )  # fmt: skip
+        vocab_size=4 + len(words),
+        hidden_size=hidden,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+        initializer_range=spread,
+    )
     return LlamaForCausalLM(config).eval()
 
 

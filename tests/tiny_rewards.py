@@ -61,9 +61,16 @@ def bert(folder: Path, *, labels: int = 2, seed: int = 0) -> Path:
     _tokenizer(special, template, **names).save_pretrained(folder)
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, max_position_embeddings=64,
-        num_labels=labels, pad_token_id=1, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=20,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        num_labels=labels,
+        pad_token_id=1,
+        initializer_range=0.5,
+    )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
@@ -73,9 +80,17 @@ def gpt2(folder: Path, *, labels: int = 1, pad: int | None = None, seed: int = 0
     _tokenizer(["<unk>", "<end>"], None, eos_token="<end>", bos_token="<end>").save_pretrained(folder)
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=20, n_embd=32, n_layer=2, n_head=2, n_positions=64, num_labels=labels, bos_token_id=1, eos_token_id=1,
-        pad_token_id=pad, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=20,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        num_labels=labels,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=pad,
+        initializer_range=0.5,
+    )
     GPT2ForSequenceClassification(config).save_pretrained(folder)
     return folder
 

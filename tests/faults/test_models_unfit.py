@@ -64,8 +64,12 @@ from moa.experiment.keys import Model
 from moa.errors import MoaError
 
 stored, missing = sys.argv[1:]
-print(models.load_base("who/tiny", Model(source="who/tiny"), revision=stored).config.hidden_size, models.load_tokenizer("who/tiny", stored).eos_token_id)
-for load in (lambda: models.load_base("who/tiny", Model(source="who/tiny"), revision=missing), lambda: models.load_tokenizer("who/tiny", missing)):
+base = models.load_base("who/tiny", Model(source="who/tiny"), revision=stored)
+print(base.config.hidden_size, models.load_tokenizer("who/tiny", stored).eos_token_id)
+for load in (
+    lambda: models.load_base("who/tiny", Model(source="who/tiny"), revision=missing),
+    lambda: models.load_tokenizer("who/tiny", missing),
+):
     try:
         load()
     except MoaError as error:

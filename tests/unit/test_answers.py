@@ -1,4 +1,4 @@
-"""How a row answers: its adapters, the exact soup, the nearest policy, and the same draws whatever else is generated."""
+"""How a row answers: its adapters, the exact soup, the nearest policy, the same draws whatever else is generated."""
 
 import json
 from pathlib import Path
@@ -245,9 +245,19 @@ def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None
 
 def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path) -> None:
     section = TrainSection.model_validate(
-        {"task": "t", "objectives": {"a": {"reward": "a"}, "b": {"reward": "b"}}, "rewards": {n: {"kind": "vader"} for n in "ab"}, "model": {"source": "x"},
-         "conditioning": {}, "generation": {}, "ppo": {}, "training": [], "dirichlet": None, "settings": {}}
-    )  # fmt: skip
+        {
+            "task": "t",
+            "objectives": {"a": {"reward": "a"}, "b": {"reward": "b"}},
+            "rewards": {n: {"kind": "vader"} for n in "ab"},
+            "model": {"source": "x"},
+            "conditioning": {},
+            "generation": {},
+            "ppo": {},
+            "training": [],
+            "dirichlet": None,
+            "settings": {},
+        }
+    )
     run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
     paths = {name: tmp_path / name for name in ("prompts", "normaliser", "checkpoints", "out", "curve", "costs")}
     request = Request(section, run.method, None, "linear", "policy", 0, base=base, models=[], texts=[], **paths)

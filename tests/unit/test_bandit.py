@@ -123,7 +123,7 @@ def test_gram_of_advantages_has_the_gradients_weights() -> None:
 
 @pytest.mark.parametrize("centres", [SEGMENT, TRIANGLE], ids=["segment", "triangle"])
 def test_mgda_ub_ends_at_the_projection(centres: Tensor) -> None:
-    """Equal sensitivities: min-norm on Cov(r) goes straight to the nearest point of the hull, 0.8^80 = 2e-8 of the way left."""
+    """Equal sensitivities: min-norm on Cov(r) goes straight to the hull, 0.8^80 = 2e-8 of the way left."""
     problem = Quadratic(centres)
     for start in starts(4):
         end = problem.ascend(make("mgda_ub", len(centres)), FREE, start, steps=80)

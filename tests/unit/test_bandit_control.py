@@ -31,7 +31,7 @@ def rewards(t: Array | float) -> Array:
 
 
 def rest(weights: Callable[[Array], Array]) -> float:
-    """Return the t that solves t (w_1 + w_2) = w_2 for weights (2, n) of rewards (2, n), where the difference changes its sign once."""
+    """Return the t that solves t (w_1 + w_2) = w_2 for weights (2, n) of rewards (2, n): the only change of sign."""
     t = np.linspace(0, 1, 200_001)
     w = weights(rewards(t))
     past = t * w.sum(0) - w[1] >= 0

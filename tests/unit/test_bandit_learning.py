@@ -2,9 +2,9 @@
 
 Where each method's learning test is, or, where nothing is trained here, what shows that it decides rightly:
 
-    linear, morlhf, single_objective, pama, mgda_ub, mse_only, moc, moc_feedback    here, and fixed points with exact gradients in test_bandit.py
+    linear, morlhf, single_objective, pama, mgda_ub, mse_only, moc, moc_feedback    here; fixed points: test_bandit.py
     linear, moc, moc_feedback on a straight front    test_testbed.py
-    the same loop on a language model                                 test_loop.py: single-objective training raises its reward
+    the same loop on a language model    test_loop.py: single-objective training raises its reward
     grpo, gdpo       test_grpo.py: these arms as the one-word answers of a language model, through TRL
     ric              test_ric.py: two arms, the endings of a text, told apart by the rewards in the prompt
     modpo            test_modpo.py: its minimum on a bandit, and training puts the pairs in order

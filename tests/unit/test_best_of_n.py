@@ -1,4 +1,4 @@
-"""Best of n: the choice by hand, on the normaliser's scale and with floors, and the stage against a choice made anew."""
+"""Best of n: the choice by hand, on the normaliser's scale and with floors, and the stage against a second choice."""
 
 from argparse import Namespace
 from pathlib import Path

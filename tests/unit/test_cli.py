@@ -143,7 +143,8 @@ def test_every_key_of_a_new_experiment_is_explained_or_plain(tmp_path: Path, mon
     start.init(Path("mine.yaml"))
     text = Path("mine.yaml").read_text(encoding="utf-8")
     sections = re.split(r"(?m)^(?=\w+:)", text)[1:]
-    assert [re.match(r"\w+", section).group() for section in sections] == list(yaml.safe_load(text))  # type: ignore[union-attr]
+    names = [re.match(r"\w+", section).group() for section in sections]  # type: ignore[union-attr]
+    assert names == list(yaml.safe_load(text))
     assert [section.split(":")[0] for section in sections if "#" not in section] == []
 
 

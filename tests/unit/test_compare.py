@@ -87,7 +87,7 @@ REWARDS = [(0.0, 1.0), (0.5, 0.9), (0.8, 0.5), (0.9, 0.3), (1.0, 0.2)]
 def write(
     folder: Path, volumes: dict[str, dict[int, float]], base: str = "x", kl: dict[str, dict[int, float]] | None = None
 ) -> Path:
-    """Write an archive: a row's hypervolume, and KL, by seed; its points are REWARDS (b, a) at PREFERENCES, all rows'."""
+    """Write an archive: a row's hypervolume, and KL, by seed; all rows' points are REWARDS (b, a) at PREFERENCES."""
     folder.mkdir()
     settings = {"reference_responses": base, "preferences": [list(p) for p in PREFERENCES]}
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -40,7 +40,7 @@ def test_preference_text(form: str, expected: str) -> None:
 @pytest.mark.parametrize("form", ["digits", "bars", "tags"])
 @pytest.mark.parametrize("divisions", [20, 40])
 def test_the_text_is_the_same_in_float32(form: str, divisions: int) -> None:
-    """Weights on a half of a unit, as 0.05 of a tenth, would fall to either side with the digits that float32 leaves."""
+    """Weights on a half of a unit, as 0.05 of a tenth, would fall to either side with float32's last digits."""
     for preference in lattice(2, divisions):
         rounded = torch.tensor(preference).tolist()
         assert preference_text(rounded, ["a", "b"], form) == preference_text(preference, ["a", "b"], form)

@@ -47,7 +47,7 @@ def test_the_rows_are_the_preferences_and_the_database_s_answers(database: Path)
         ).fetchall()
     assert lines[0].endswith("(row `moc` of task `synthetic`, seed 1)")
     assert lines[2] == "| sentiment | conciseness | answer | reward: sentiment | reward: conciseness |"
-    rows = [line.strip("| ").split(" | ") for line in lines[4:]]
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines[4:]]
     assert [row[:2] for row in rows] == [  # the lattice of quarters, the first objective rising
         ["0.00", "1.00"],
         ["0.25", "0.75"],

@@ -83,7 +83,7 @@ def test_only_what_fits_the_context_is_read() -> None:
 
 
 def test_the_band_narrows_with_the_length_by_hand() -> None:
-    """Losses 1 3 and 5 1 3: means 1 5 after one token, 2 3 after two, 2 3 after three, where the first text is whole."""
+    """Losses 1 3 and 5 1 3: means 1 5 after one token, 2 3 after two and after three, where the first text is whole."""
     texts = [np.array(row, np.float32) for row in ([1, 3], [5, 1, 3], [])]
     assert fluency.band(texts, (0.0, 0.5, 1.0)).tolist() == [[1, 3, 5], [2, 2.5, 3], [2, 2.5, 3]]
 

@@ -57,7 +57,7 @@ def plain_frank_wolfe(gram: np.ndarray, iterations: int = 250) -> np.ndarray:
 
 
 def test_plain_frank_wolfe_misses_the_minimum() -> None:
-    """After its 250 iterations the papers' solver is off by up to 0.04 for 4 to 12 objectives; so ours takes away-steps."""
+    """After its 250 iterations the papers' solver is off by up to 0.04 for 4 to 12 objectives: hence away-steps."""
     large = [case for case in GOLDEN["min_norm"] if len(case["gram"]) >= 4]
     misses = [float(np.abs(plain_frank_wolfe(np.array(c["gram"])) - c["weights"]).max()) for c in large]
     assert 0.01 < max(misses) < 0.04

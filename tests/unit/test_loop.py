@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Model
-from moa.experiment.preferences import lattice
+from moa.experiment.preferences import Preference, lattice
 from moa.lm import generation
 from moa.lm.models import load_base, save_policy
 from moa.metrics import normaliser
@@ -160,7 +160,12 @@ def test_a_group_shares_prompt_and_preference_and_needs_no_critic(tmp_path: Path
     """Batch 12 in groups of 3: the prompts and preferences of a batch of 4, each three times."""
     run = loop("mse_only", tmp_path, steps=2, **GROUP)
     read, text_of = [], run.task.text_of
-    run.task.text_of = lambda prompt, preference: read.append((prompt, preference)) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
+
+    def noted(prompt: str, preference: Preference | None) -> str:
+        read.append((prompt, preference))
+        return text_of(prompt, preference)
+
+    run.task.text_of = noted
     list(run.run())
     for step in range(2):
         prompts = [run.task.prompts[i] for i in prompt_indices(9, 4, 0, step)]
@@ -194,7 +199,8 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     tight = loop(kind, tmp_path / "b", steps=1, epochs=1, mini_batch_size=12)
     list(tight.run())
     assert tight.value("micro_batch") == 3.0
-    # Adam's first step divides a gradient by its size, rounding errors too: the gradients (a tenth of them is kept) are compared.
+    # Adam's first step divides a gradient by its size, rounding errors too: gradients are compared, of which it keeps
+    # a tenth.
     for one, other in zip(plain.optimizer.state.values(), tight.optimizer.state.values(), strict=True):
         torch.testing.assert_close(one["exp_avg"], other["exp_avg"], atol=1e-6, rtol=1e-4)
 

@@ -51,7 +51,7 @@ def test_corrected_interval_by_hand():
 
 
 def coverage(means, reps=150, prompts=40, resamples=200):
-    """Share of simulated experiments whose percentile, and whose corrected, interval holds the hypervolume of the true `means` (M, 2)."""
+    """Share of simulated experiments whose percentile, and whose corrected, interval holds that of `means`."""
     rng, reference = np.random.default_rng(0), np.zeros(2)
     weights = bootstrap.resamples(prompts, resamples)
     true, held = fronts.hypervolume(means, reference), np.zeros(2)
@@ -67,7 +67,7 @@ def coverage(means, reps=150, prompts=40, resamples=200):
 
 
 def test_the_corrected_interval_of_a_hypervolume_covers_the_truth_where_points_crowd():
-    """Five equal points: the true hypervolume is that of one of them, .5 x .5, and the best of five noisy ones is larger."""
+    """Five equal points: the true hypervolume is that of one, .5 x .5, and the best of five noisy ones is larger."""
     percentile, corrected = coverage(np.full((5, 2), 0.5))
     assert percentile < 0.2
     assert corrected > 0.65

@@ -28,9 +28,19 @@ NORMALISER = {"low": 0.0, "high": 1.0, "mean": 0.5, "std": 0.1, "reference_point
 
 def response_row(prompt: str, point: int, response: str) -> dict[str, Any]:
     return {
-        "task": "t", "method": "moc", "seed": 3, "point": point, "preference": [float(point), 1.0 - point], "prompt_id": prompt, "sample": 0,
-        "policy": "policy", "response": response, "tokens": 5, "finished": True, "nll": None,
-    }  # fmt: skip
+        "task": "t",
+        "method": "moc",
+        "seed": 3,
+        "point": point,
+        "preference": [float(point), 1.0 - point],
+        "prompt_id": prompt,
+        "sample": 0,
+        "policy": "policy",
+        "response": response,
+        "tokens": 5,
+        "finished": True,
+        "nll": None,
+    }
 
 
 @pytest.fixture

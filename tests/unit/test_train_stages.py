@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from moa.errors import MoaError
+from moa.experiment.preferences import Preference
 from moa.job import command
 from moa.store import tables
 from moa.trainers import setup
@@ -72,7 +73,12 @@ def test_the_preferences_that_will_be_drawn_are_known_beforehand(tmp_path: Path)
     """
     run = tiny_policy.loop("linear", tmp_path, steps=2, advantages="group", group_size=3)
     run.task.dirichlet, read, text_of = 1.0, [], run.task.text_of
-    run.task.text_of = lambda prompt, preference: read.append(preference) or text_of(prompt, preference)  # type: ignore[func-returns-value, assignment]
+
+    def noted(prompt: str, preference: Preference | None) -> str:
+        read.append(preference)
+        return text_of(prompt, preference)
+
+    run.task.text_of = noted
     list(run.run())
     assert read[::3] == setup.drawn_preferences(run.ppo, list(run.task.training), 1.0, 0)
     assert len(set(read)) == 8

@@ -74,7 +74,8 @@ def test_leaderboard_by_hand(built):
     assert row[7] == 5 and row[8] == pytest.approx(sum(20 + len(n) for n in names))
     assert row[9] == 5 * 64 * 24 * synthetic.STEPS and row[10] == 7.5
     # steps 2 to 11 of 0 to 11 at 0.2 step / 11: 0.2 * 6.5 / 11; nothing is trained for the reference
-    assert dict(ask(built, "SELECT method, kl FROM leaderboard WHERE method IN ('moc', 'rewarded_soups', 'reference')")) == {
+    rows = "('moc', 'rewarded_soups', 'reference')"
+    assert dict(ask(built, f"SELECT method, kl FROM leaderboard WHERE method IN {rows}")) == {
         "moc": pytest.approx(0.2 * 6.5 / 11), "rewarded_soups": pytest.approx(0.2 * 6.5 / 11), "reference": None,
     }  # fmt: skip
     assert ask(

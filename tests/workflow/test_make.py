@@ -43,7 +43,7 @@ def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_make_run_after_a_crash(made: Path) -> None:
-    """A dead snakemake's lock and a half-written output are removed, what is missing is made, the leaderboard is printed."""
+    """A dead snakemake's lock and a half-written output are removed, the rest is made, the leaderboard printed."""
     locks = made / ".snakemake" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     (locks / "0.output.lock").write_text("results/results.duckdb\n")

@@ -187,7 +187,8 @@ import json, sys
 from pathlib import Path
 from moa.store import provenance
 from tests.workflow.test_sections import ROWS_OF, TOUCHED, plan
-made = plan(run={"methods": list(ROWS_OF), "seeds": [0]}, methods={"grpo": {"group_size": 4}, "gdpo": {"group_size": 4}})
+GROUPS = {row: {"group_size": 4} for row in ("grpo", "gdpo")}
+made = plan(run={"methods": list(ROWS_OF), "seeds": [0]}, methods=GROUPS)
 def codes():
     provenance._parse.cache_clear()
     return {row: made.code("train", row=row) for row in ROWS_OF}
