@@ -109,18 +109,27 @@ def _methods() -> Iterator[Part]:
     for name, row in probes.planned().rows.items():
         kinds.setdefault(row.schema, []).append(name)
     loop = sorted(name for model, names in kinds.items() if issubclass(model, LoopSettings) for name in names)
+    own_scale = [name for name in loop if "whiten" in _own(probes.planned().rows[name].schema)]
     none = sorted(name for model in (Settings, LoopSettings) for name in kinds.get(model, []))
     text = f"Kinds without other keys: {', '.join(none)}."
     yield Part("methods.<row>", text, Settings.model_fields, (Case("methods.mine"),))
     whiten = {"whiten": LoopSettings.model_fields["whiten"]}
-    yield Part(f"methods.<row>, kinds {', '.join(loop)}", _doc(LoopSettings), whiten, (Case("methods.linear"),))
+    text = f"{_doc(LoopSettings)} {' and '.join(own_scale)} have a default of their own, below."
+    shared = ", ".join(name for name in loop if name not in own_scale)
+    yield Part(f"methods.<row>, kinds {shared}", text, whiten, (Case("methods.linear"),))
     for model, names in kinds.items():
         for path, inner in _nested(model, f"methods.{names[0]}"):
-            own = {key: field for key, field in inner.model_fields.items() if key not in LoopSettings.model_fields}
+            own = _own(inner)
             title = path.replace(names[0], "<row>", 1) + f", kind{'s' * (len(names) > 1)} {', '.join(names)}"
             pages = ", ".join(f"[{name}](methods/{name}.md)" for name in names)
             if own:
                 yield Part(title, f"{_doc(inner)} More: {pages}.".strip(), own, (Case(path),))
+
+
+def _own(model: type[Strict]) -> dict[str, FieldInfo]:
+    """Return a section's keys but those that it has as every row of the loop has them."""
+    shared = LoopSettings.model_fields
+    return {k: f for k, f in model.model_fields.items() if k not in shared or f.default != shared[k].default}
 
 
 def undescribed() -> list[str]:

@@ -169,7 +169,7 @@ def embedded(task: Task, look: dict[str, Look], objectives: tuple[str, str], siz
 def all_looks(tasks: list[Task]) -> dict[str, Look]:
     """Return one look per method of any task, in the order in which the experiments list them.
 
-    The same in pages and drawings.
+    Pages and drawings share these looks.
     """
     wanted = [
         m
@@ -234,3 +234,7 @@ def write(database: Path, task: str | None, out: Path | None) -> Path:
     except OSError as error:
         raise MoaError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None
     return path
+
+
+if __name__ == "__main__":  # a command until 0.1
+    raise SystemExit("error: write: moa figure")

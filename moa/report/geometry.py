@@ -52,7 +52,7 @@ def at(point: Point, x: str, y: str, scale: str) -> Position | None:
 def dominated(points: list[Position], corner: Position) -> list[Position]:
     """Return the outline of the area between the front of `points` and the reference point `corner`.
 
-    [] without area.
+    It is [] where there is no area.
     """
     front: list[Position] = []
     for x, y in sorted((p for p in points if p[0] > corner[0] and p[1] > corner[1]), reverse=True):
@@ -69,7 +69,7 @@ def dominated(points: list[Position], corner: Position) -> list[Position]:
 def shade(task: Task, x: str, y: str, scale: str) -> list[Position]:
     """Return the outline of the best method's readable hypervolume.
 
-    [] for projections, where the area means nothing.
+    It is [] for projections, where the area means nothing.
     """
     corner = (reference(task, x, scale), reference(task, y, scale))
     if len(task.objectives) != 2 or task.best is None or corner[0] is None or corner[1] is None:

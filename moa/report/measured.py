@@ -13,6 +13,7 @@ from moa.errors import MoaError, nearest
 from moa.experiment.schema import Experiment
 from moa.lm.conditioning import preference_text
 from moa.metrics.fronts import hypervolume
+from moa.metrics.normaliser import from_rows
 from moa.metrics.steering import LEAST_POINTS, kendall_tau
 from moa.report.archive import Archive, Row, alike
 
@@ -49,6 +50,21 @@ class Measured:
         """Return a row's values by run; nothing where it has none."""
         return self.values.get((row, metric, objective), {})
 
+    def measured(self) -> set[tuple[str, Run]]:
+        """Return which rows were measured in which runs."""
+        return {(row, run) for (row, _, _), by_run in self.values.items() for run in by_run}
+
+    def take(self, later: "Measured") -> None:
+        """Take in what a later archive holds; a row's run is replaced whole, so that no two are mixed."""
+        fresh = later.measured()
+        for before, new in ((self.values, later.values), (self.prompts, later.prompts)):
+            for key, by_run in before.items():
+                for run in [run for run in by_run if (key[0], run) in fresh]:
+                    del by_run[run]
+            for key, by_run in new.items():
+                before.setdefault(key, {}).update(by_run)  # type: ignore[arg-type]
+        self.points |= later.points
+
     def check(self, row: str) -> None:
         """Refuse a row that is not there, with the nearest one that is."""
         known = {name for name, _, _ in self.values}
@@ -81,18 +97,20 @@ def measure(archives: Sequence[Archive], across: bool = False, reader: Reader | 
         )
     made = Measured(" and ".join(archive.name for archive in archives), across=across)
     for archive in archives:
+        if missing := {"reference_responses", "preferences"} - archive.settings.keys():
+            raise MoaError(
+                f"{archive.name}: settings.json lacks {min(missing)}; extend it by a run of the same: --keep"
+            )
         found = (reader or seen)(archive)
-        for key, by_run in found.values.items():
-            before = made.values.setdefault(key, {})
-            if across and (twice := sorted(before.keys() & by_run.keys())):
-                raise MoaError(
-                    f"{archive.name}: {key[0]} has seed {twice[0][1]} of this base in another archive, too; --across"
-                    " takes every policy once"
-                )
-            before |= by_run
-        for key, bounds in found.prompts.items():
-            made.prompts[key] = made.prompts.get(key, {}) | bounds
-        made.points |= found.points
+        before = made.measured()
+        twice = [(row, run) for (row, _, _), by_run in found.values.items() for run in by_run if (row, run) in before]
+        if across and twice:
+            row, (_, seed) = twice[0]
+            raise MoaError(
+                f"{archive.name}: {row} has seed {seed} of this base in another archive, too; --across takes every"
+                " policy once"
+            )
+        made.take(found)
     return made
 
 
@@ -142,8 +160,7 @@ def _unseen(archive: Archive, objectives: list[str], show: Callable[..., str], t
         if r["preference"] is not None and show(r["preference"]) not in trained:
             of = means.setdefault((r["method"], _run(archive, r)), {})
             of.setdefault(tuple(r["preference"]), {})[r["objective"]] = r["normalised"]
-    scale = {r["objective"]: r for r in archive.scale}
-    reference = np.array([_normalised(scale[o]) for o in objectives])
+    reference = from_rows({r["objective"]: r for r in archive.scale}, objectives, archive.name).reference
     for (row, run), by_preference in means.items():
         if len(by_preference) < LEAST_POINTS:
             continue  # a row that answers at corners only
@@ -157,10 +174,6 @@ def _unseen(archive: Archive, objectives: list[str], show: Callable[..., str], t
     kl = {key: by_run for key, by_run in seen(archive).values.items() if key[1] == "kl" and key[0] in made.points}
     made.values |= kl
     return made
-
-
-def _normalised(scale: Row) -> float:
-    return float((scale["reference_point"] - scale["low"]) / (scale["high"] - scale["low"]))
 
 
 def mean(by_run: ByRun) -> float:

@@ -167,9 +167,9 @@ def examples(task: Task) -> list[dict[str, Any]]:
 
 
 def _columns(task: Task) -> list[tuple[float, ...]]:
-    """A readable number of the evaluated preferences.
+    """Return as many of the evaluated preferences as a table can show.
 
-    Evenly spaced for two objectives, else corners and the most even one.
+    They are evenly spaced for two objectives, else corners and the most even one.
     """
     grid = sorted({tuple(p.preference) for p in task.points if p.preference is not None})
     if len(task.objectives) == 2 and len(grid) > COLUMNS:

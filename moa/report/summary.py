@@ -147,3 +147,7 @@ def _tables(connection: duckdb.DuckDBPyConnection, task: str) -> str:
         stages(connection, task),
     ]
     return "\n\n".join(parts)
+
+
+if __name__ == "__main__":  # a command until 0.1
+    raise SystemExit("error: write: moa summary")

@@ -22,7 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def figure(value: float | None) -> str:
     """Return `value` with three decimals, or two digits below 0.01.
 
-    The hypervolume of many objectives is a product of many shares.
+    The hypervolume of many objectives can be that small, as a product of many shares.
     """
     if value is None or value == 0 or abs(value) >= 0.01:
         return number(value)
@@ -78,9 +78,9 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _apart(best: Row, other: Row) -> bool:
-    """Whether `other` lies below `best` for certain.
+    """Return whether `other` lies below `best` for certain.
 
-    Intervals over prompts are apart, and the difference over seeds, paired, is above 0.
+    Intervals over prompts must be apart, and with several seeds their paired difference certainly above 0.
     """
     if best["readable_low"] is None or other["readable_high"] is None:
         return False

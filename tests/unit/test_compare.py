@@ -65,10 +65,9 @@ def test_two_rows_at_one_kl() -> None:
 def test_spread_is_of_the_seeds_within_a_base() -> None:
     """Within bases 0, 2 | 10, 14 the squares sum to 2 + 8 with 1 + 1 degrees of freedom: variance 5.
 
-    The other row's 0, 1 | 5, 6: 0.5 + 0.5, variance 0.5.
-
-    F = 10 with (2, 2) degrees of freedom: its upper tail is 1 / (1 + F) = 1 / 11. Distances from the base's median: 1,
-    1, 2, 2 and four times 0.5, means 1.5 and 0.5: 2 between the rows, 1 within, F = 2 / (1 / 6) = 12 with (1, 6).
+    The other row's 0, 1 | 5, 6 have 0.5 + 0.5 and variance 0.5. F = 10 with (2, 2) degrees of freedom: its upper tail
+    is 1 / (1 + F) = 1 / 11. Distances from the base's median are 1, 1, 2, 2 and four times 0.5, with means 1.5 and 0.5.
+    So they are 2 between the rows and 1 within, and F = 2 / (1 / 6) = 12 with (1, 6).
     """
     found = spread([[0.0, 2.0], [10.0, 14.0]], [[0.0, 1.0], [5.0, 6.0]])
     assert (found.mine**2, found.theirs**2, found.fisher) == (
@@ -212,6 +211,15 @@ def test_only_pairs_are_pooled_across_bases(tmp_path: Path) -> None:
         compare([one, other], how=How(across=True))
     with pytest.raises(MoaError, match="measured on different settings .*; compare runs of one base"):
         compare([one], [other], row="moc")
+
+
+def test_a_later_archive_replaces_a_rows_seed_whole(tmp_path: Path) -> None:
+    """Seed 1 is measured again, without a KL: the earlier KL, of another policy, does not stand beside it."""
+    first = archive.read(write(tmp_path / "1", {"moc": {1: 0.5, 2: 0.6}}, kl={"moc": {1: 0.1, 2: 0.2}}))
+    later = archive.read(write(tmp_path / "2", {"moc": {1: 0.9}}))
+    found = measure([first, later])
+    assert sorted(found.of("moc", "hypervolume").values()) == [0.6, 0.9]
+    assert list(found.of("moc", "kl").values()) == [0.2]
 
 
 def trained_on(divisions: int, **preferences: Any) -> schema.Experiment:
