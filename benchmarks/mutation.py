@@ -1,6 +1,4 @@
-"""How many wrong equations the unit tests notice.
-
-Mutmut changes the formulas one place at a time and runs the tests on each change.
+"""Count the wrong formulas that the unit tests notice: mutmut changes one place at a time and runs the tests.
 
     python benchmarks/mutation.py --mutmut .mutmut/bin/mutmut     # `make mutation` sets that environment up first
 
@@ -59,10 +57,11 @@ UNITS = (
     ),
     *("grpo", "grpo_stage", "ric", "modpo", "preference_pairs", "mod", "best_of_n"),
 )
+# the last file tests what the plan refuses
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in UNITS),
     "tests/workflow/test_sections.py",
-)  # the last: what the plan refuses
+)
 COPIED = ("moa", "tests", "config.yaml", "pyproject.toml")
 # each takes longer than all other tests of its file together, or trains or loads a model, and other cases of the same
 # statements stay
@@ -88,9 +87,8 @@ SLOW = (
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding0-spec1]",
     "test_mod.py::test_a_corner_is_its_policy_to_the_last_draw[decoding1-spec1]",
 )
-# What the tests would import on every mutant anew is imported once, by the server that mutants are forked from; objects
-# that
-# exist by then are kept out of the garbage collection with which pytest ends.
+# What the tests would import on every mutant anew is imported once, by the server that mutants are forked from.
+# Objects that exist by then are kept out of the garbage collection with which pytest ends.
 WARM = """import gc
 
 import hypothesis
@@ -121,7 +119,7 @@ class Mutant(NamedTuple):
 def configuration(files: Sequence[str]) -> str:
     """Return mutmut's configuration.
 
-    Torch is not fork-safe, so mutants are forked from a server that has run no test.
+    Mutants are forked from a server that has run no test, because torch is not fork-safe.
     """
     extra = ["-p", "no:cacheprovider", *(f"--deselect=tests/unit/{name}" for name in SLOW)]
     copied = ["config.yaml", "conftest.py"]

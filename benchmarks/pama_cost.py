@@ -51,7 +51,7 @@ LIMIT = 5_000  # iterations of Frank-Wolfe, as in moa/rl/weights.py
 def share_of(letter: str) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
     """Return a reward: the share of one letter among a response's letters; a response without letters scores 0.
 
-    Synthetic, cheap, and in conflict by construction: shares sum to at most 1.
+    It is synthetic, cheap, and in conflict by construction: shares sum to at most 1.
     """
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -106,9 +106,9 @@ def solve(matrix: NDArray[np.float64], found: list[Solution]) -> None:
 
 
 def min_norm_rows(sizes: Sequence[int], repeats: int) -> list[Row]:
-    """Time Frank-Wolfe on ready n x n Gram matrices.
+    """Time Frank-Wolfe on ready n x n Gram matrices of full rank, and on PAMA's own, which have rank one.
 
-    Full rank (n vectors of length 2 n), and PAMA's own, which has rank one.
+    Those of full rank belong to n vectors of length 2 n.
     """
     rng, rows = np.random.default_rng(0), []
     for n in sizes:
@@ -225,7 +225,7 @@ WAYS = {
 def step_rows(w: Work, counts: Sequence[int], repeats: int, advantages_of: Callable[[int], Tensor]) -> list[Row]:
     """Time one mini-batch's forward pass, weights and gradient for n objectives, each way.
 
-    `floats` is what it stores as gradients.
+    `floats` counts the numbers that a way stores as gradients.
     """
     d = sum(p.numel() for p in trainable(w))
     rows = []

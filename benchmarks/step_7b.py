@@ -1,6 +1,6 @@
 """One MOC step at 7B on one GPU: peak memory and seconds per phase.
 
-Random weights of Llama-2-7B's shape, NF4, LoRA r 64.
+The weights are random, of Llama-2-7B's shape in NF4, with LoRA r 64.
 
     python benchmarks/step_7b.py --out step_7b.parquet                 (an NVIDIA GPU)
     python benchmarks/step_7b.py --shape tiny --out step.parquet       (anywhere: checks the script, not the speed)
@@ -57,7 +57,7 @@ CARD_GIB = 48.0
 def quantised(shape: dict[str, int], where: torch.device) -> LlamaForCausalLM:
     """Make a random Llama whose linear layers are NF4.
 
-    A layer at a time, so that the full-precision model never exists.
+    It is made a layer at a time, so that the full-precision model never exists.
     """
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     config = LlamaConfig(**shape, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0)

@@ -1,6 +1,6 @@
 """How threads should wait at barriers on a machine that is shared.
 
-Steps per second of one small training loop, three ways.
+The measure is steps per second of one small training loop, three ways.
 
     python -m benchmarks.waiting
 

@@ -111,16 +111,19 @@ class Policy:
         sampling = Sampling(Decoding.evaluation(self.settings.generation), 1, "respond")
         return answering.respond(self.answerer, texts, sampling)[0].text.strip()
 
-    def evaluate(self, prompts: Sequence[str], divisions: int = 4) -> Front:
+    def evaluate(self, prompts: Sequence[str], divisions: int | None = None) -> Front:
         """Answer P prompts over the simplex lattice with `divisions` steps per edge, score and measure the answers.
 
-        There are `generation.samples` responses to each prompt and preference.
+        Without `divisions` the preferences are those of the settings' `preferences.evaluation`. There are
+        `generation.samples` responses to each prompt and preference.
 
         Raises:
             MoaError: no prompts, one that does not fit, or a reward that fails.
         """
         rows, generation = _rows(prompts), self.settings.generation
-        preferences = lattice(len(self.normaliser.objectives), divisions)
+        count, where = len(self.normaliser.objectives), "settings: preferences.evaluation.points"
+        chosen = self.settings.preferences.evaluation
+        preferences = chosen.preferences(count, where) if divisions is None else lattice(count, divisions)
         asked = grid.questions(rows, generation.samples)
         seed = f"generate {self.settings.seed}"
         sampling = Sampling(Decoding.evaluation(generation), generation.batch_size, seed)
@@ -190,6 +193,8 @@ def train(
     spec = base if isinstance(base, Model) else Model(source=str(base))
     if spec.sft is not None or spec.scratch is not None:
         raise MoaError("base: `sft` and `scratch` are the pipeline's; name a model that is trained already")
+    if chosen.conditioning.warm_start is not None:
+        raise MoaError("settings: conditioning.warm_start is the pipeline's; name a base that has been through it")
     under = Base(spec.source, spec, spec.revision)
     actor = setup.make_actor(under, Decoding.training(chosen.generation), made, chosen.seed)
     prompting = Prompting(names, chosen.conditioning, conditioned=True)

@@ -107,6 +107,11 @@ class Method:
     def __init__(self, row: str, settings: Settings, objectives: list[str]) -> None:
         self.row, self.settings, self.objectives = row, settings, objectives
 
+    @property
+    def streams(self) -> list[str]:
+        """The names of the advantage streams: the objectives, then the extra heads."""
+        return [*self.objectives, *self.extra_heads]
+
     def check(self, ppo: Ppo, dirichlet: float | None) -> None:
         """Refuse a run in which this row cannot train; asked before anything runs.
 
@@ -131,14 +136,14 @@ class Method:
     def borrows(self) -> tuple[str, str] | None:
         """Return the setting that names the row whose single-objective policies this one answers with, and that row.
 
-        None for most.
+        It is None for most methods.
         """
         return None
 
     def sources(self) -> list[str]:
         """Return what it reads beside the run's own, hub ids or local paths.
 
-        Data sets to train on, an external model; nothing for most.
+        These are data sets to train on, or an external model. Most methods have none.
         """
         return []
 
@@ -155,7 +160,7 @@ class Method:
         target = preferences / preferences.amax(1, keepdim=True)
         return (scores.quantile.clamp(0, 1) - target).square().mean()
 
-    def transform(self, advantages: Tensor, mask: Tensor) -> Tensor:
+    def transform(self, advantages: Tensor) -> Tensor:
         """Transform whitened advantages (H, B, T) before they are combined (PAMA: Noon)."""
         return advantages
 
@@ -166,9 +171,7 @@ class Method:
     def state(self) -> dict[str, list[float]]:
         """Return what must survive a checkpoint, or is restored where a batch is collected anew.
 
-        Empty for methods without memory.
-
-        What is returned must not change with later batches.
+        It is empty for methods without memory. What is returned must not change with later batches.
         """
         return {}
 

@@ -32,7 +32,7 @@ def reset(section: Section, *unread: str) -> Section:
 class Plan:
     """The jobs of an experiment.
 
-    A MoaError names the file (`where`) and the row that cannot be one, or cannot train in this run.
+    A row that is wrong, or cannot train in this run, is a MoaError that names the file (`where`) and the row.
     """
 
     def __init__(self, experiment: Experiment, where: str) -> None:
@@ -50,7 +50,7 @@ class Plan:
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
         """Every policy that the run trains, by row and name."""
-        return {(policy.row, policy.name): policy for policy in catalogue.policies(self.experiment)}
+        return {(policy.row, policy.name): policy for row in self.rows for policy in self.policies_of(row)}
 
     def policies_of(self, row: str) -> list[Policy]:
         """Return the policies that `row` answers with, its own and borrowed ones."""
@@ -165,8 +165,8 @@ class Plan:
     def code(self, stage: str, *, rewards: Mapping[str, Reward] | None = None, row: str | None = None) -> str:
         """Return the hash of a stage's logic.
 
-        Its module, the kinds of its rewards, the user's functions, the row's method, and for the stage train the row's
-        trainer: what is imported by name is not seen by the hash of who imports it.
+        That is its module, the kinds of its rewards, the user's functions, the row's method, and for the stage train
+        the row's trainer. What is imported by name is not seen by the hash of who imports it.
         """
         specs = list((rewards or {}).values())
         modules = [f"moa.stages.{stage}", *(f"moa.rewards.{spec.kind}" for spec in specs)]
@@ -204,7 +204,7 @@ class Plan:
     def generate_files(self, row: str) -> str:
         """Return the state of the local files that `row` answers with.
 
-        An external row's, and those of the rewards that it reads.
+        These are an external row's, and those of the rewards that it reads.
         """
         external = self.rows[row].answers == "external"
         sources = (

@@ -9,9 +9,8 @@ import pytest
 from tests.workflow import snake
 
 snake.DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
-os.environ["CUDA_VISIBLE_DEVICES"] = (
-    ""  # tests in this process compare tensors on the CPU; runs of the workflow see the GPU
-)
+# Tests in this process compare tensors on the CPU; runs of the workflow see the GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the network is a mistake
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake
@@ -21,9 +20,8 @@ os.environ.pop("MOA_PARENT", None)  # these tests belong to no Snakemake
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests stay together when several processes share the work.
 
-    A module's, and all that read the finished tiny run.
-
-    The workflow's come first: two of them take as long as a quarter of the others.
+    A module's tests do, and so do all that read the finished tiny run. The workflow's come first: two of them take as
+    long as a quarter of the others.
     """
     items.sort(key=lambda item: "tests/workflow/" not in item.nodeid)
     for item in items:

@@ -48,9 +48,8 @@ def sentencepiece() -> PreTrainedTokenizerFast:
         single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
     )
     state = json.loads(made.to_str())
-    state["added_tokens"] = [
-        t for t in state["added_tokens"] if t["content"] not in bytes_
-    ]  # bytes are ordinary tokens
+    # bytes are ordinary tokens
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in bytes_]
     made = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(
         tokenizer_object=made,

@@ -104,9 +104,9 @@ def loop(
     actor = Actor(model, heads, tokenizer(), Decoding(8, 1.0, 1.0), 32)
     scale = Scale(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0]))
     training = [weights] if weights else (lattice(2, 2) if method.conditioned else [(0.5, 0.5)])
-    task = Task(
+    task = Task(  # type: ignore[arg-type]
         [f"p{i}" for i in range(9)], lambda p, w: p if w is None else f"{label(w)} {p}", score, scale, training, None
-    )  # type: ignore[arg-type]
+    )
     chosen = {
         "steps": 4,
         "batch_size": 12,

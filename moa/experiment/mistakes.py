@@ -68,8 +68,8 @@ def removed_value(key: str, value: object, entry: str) -> str:
 def explain(root: type[Strict], error: Any) -> str:
     """Return one sentence on an error of pydantic's in `root`.
 
-    The key, what is wrong, and the nearest valid name where a name is wrong; for a key or value that was removed, what
-    to write instead.
+    It names the key, what is wrong, and the nearest valid name where a name is wrong. For a key or value that was
+    removed it says what to write instead.
     """
     location, context = error["loc"], error.get("ctx", {})
     key, _ = _locate(root, location)

@@ -11,7 +11,7 @@ REMOVED = {
     "conditioning.format=levels": "write bars: ten characters cannot tell eleven tenths apart"
     " (studies/preference_text)",
     "conditioning.warm_start.labels": "leave it out: the label of a text is the preference that its rewards imply;"
-    " `best` showed no gain (studies/imdb)",
+    " `best` is not settled: one exploratory seed (studies/imdb)",
     # ppo, and a row's own `whiten`
     "ppo.whiten=preference": "write combined, which weighs rewards on one scale, or batch (studies/one_reward_scale)",
     "ppo.whiten=none": "write combined, which keeps the rewards' scale and brings the sum to unit size"

@@ -41,9 +41,9 @@ def parser(description: str | None, *paths: str, **options: type) -> argparse.Ar
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
-    """Run a stage: mistakes end in one clear message and status 1, a full disk names the folder.
+    """Run a stage; a mistake or a full disk ends in one clear message and status 1.
 
-    Others keep their trace.
+    Other errors keep their trace.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.

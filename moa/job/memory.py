@@ -1,5 +1,6 @@
 """Running out of memory, told alike on GPU and CPU."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,14 @@ def allocating() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or CPU_WORDS not in str(error):
             raise
         raise torch.OutOfMemoryError(str(error)) from error
+
+
+def smaller(micro: int, batch: int) -> int:
+    """Return the next size to try when `micro` examples at a time do not fit: at most half, a divisor of the batch."""
+    return max(m for m in range(1, micro // 2 + 1) if batch % m == 0)
+
+
+def release() -> None:
+    """Give back what a failed pass left in memory; call it outside the handler, whose exception holds the tensors."""
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,8 +1,7 @@
-"""A job's life beside Snakemake's.
+"""Ties a job's life to Snakemake's, and lets no two jobs write the same checkpoint.
 
-It exits when Snakemake dies, keeps what it has finished, and no two write the same checkpoint.
-
-Snakemake exports its process id as MOA_PARENT; a job started by hand has none and is left alone.
+A job exits when Snakemake dies, and keeps what it has finished. Snakemake exports its process id as MOA_PARENT; a job
+started by hand has none and is left alone.
 """
 
 import fcntl

@@ -29,7 +29,7 @@ def experiments() -> dict[str, Path]:
 
 
 def init(path: Path, source: str = DEFAULT) -> None:
-    """Write an experiment file with every key explained; its task is called like the file.
+    """Write an experiment file that begins as a copy of `source`; its task is called like the file.
 
     Raises:
         MoaError: the file exists, its name is no task's, or there is no such experiment to begin from.
@@ -76,7 +76,7 @@ def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
 
 def plans_only(arguments: Sequence[str]) -> bool:
     """Return whether Snakemake would only print its plan."""
-    return any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in arguments)
+    return any(a in ("--dry-run", "--dryrun") or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", a) for a in arguments)
 
 
 def run(experiment: Path, arguments: Sequence[str]) -> int:
@@ -85,9 +85,11 @@ def run(experiment: Path, arguments: Sequence[str]) -> int:
     print(" ".join(["snakemake", *given[3:]]), file=sys.stderr, flush=True)
     with subprocess.Popen(given, env=_environment()) as child:
         # A terminal sends Ctrl-C to both: Snakemake ends its jobs, and this process waits until it has.
-        signal.signal(signal.SIGINT, lambda *_: None)
+        before = signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        return child.wait()
+        status = child.wait()
+        signal.signal(signal.SIGINT, before)  # what follows, the leaderboard, may be interrupted again
+        return status
 
 
 def _environment() -> dict[str, str]:

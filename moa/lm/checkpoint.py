@@ -1,9 +1,7 @@
 """Training checkpoints: safetensors and JSON in a folder named by what the run depends on.
 
-The newest readable one counts.
-
-No random state is stored: every step seeds the generators from (seed, step), so a resumed step draws what it would
-have.
+The newest readable one counts. No random state is stored: every step seeds the generators from (seed, step), so a
+resumed step draws what it would have.
 """
 
 import json
@@ -45,7 +43,7 @@ def seed_step(seed: int, step: int) -> None:
 def write(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
     """Write a checkpoint of `step` finished steps, a file for each part.
 
-    Complete or absent, all but the one before removed afterwards.
+    It is complete or absent. Afterwards all older ones but the last are removed.
     """
     with files.folder(folder / f"step-{step:06d}") as temporary:
         for name, tensors in parts.items():
@@ -92,7 +90,7 @@ def newest(folder: Path) -> Path | None:
 def micro_batch(folder: Path, configured: int) -> int:
     """Return how many examples at a time to begin with.
 
-    What the newest checkpoint's attempt had left of the configured number.
+    That is what the newest checkpoint's attempt had left of the configured number.
     """
     path = newest(folder)
     return configured if path is None else min(configured, int(read_state(path)["micro"]))

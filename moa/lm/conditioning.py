@@ -99,9 +99,7 @@ def as_text(text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
 def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
     """Return the ids of each text, with one leading BOS where the tokenizer adds one.
 
-    Never two, whoever added the first.
-
-    Special tokens are read as such unless `as_text` marked them.
+    A text that begins with BOS gets no second. Special tokens are read as such unless `as_text` marked them.
     """
     if not texts:
         return []

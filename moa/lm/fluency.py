@@ -78,10 +78,8 @@ def measure(
 def band(losses: Sequence[NDArray[np.float32]], quantiles: Sequence[float]) -> NDArray[np.float64]:
     """Return (L, Q) quantiles of the mean NLL of texts cut to their first 1, 2, ... L tokens.
 
-    L is the longest text's length.
-
-    A text that is shorter than the cut counts as a whole, so the last row is that of whole texts. Texts without a token
-    do not count.
+    L is the longest text's length. A text that is shorter than the cut counts as a whole, so the last row is that of
+    whole texts. Texts without a token do not count.
     """
     texts = [row.astype(np.float64) for row in losses if len(row)]
     longest = max(map(len, texts), default=0)

@@ -71,7 +71,7 @@ class Reader:
 def filters(decoding: Decoding, prompt: int, eos: int, device: torch.device) -> LogitsProcessorList:
     """Return what turns logits into those that are sampled, in the order in which `generate` applies it.
 
-    `prompt` is P.
+    `prompt` is the number of tokens in the prompt.
     """
     made = [
         MinNewTokensLengthLogitsProcessor(prompt, 1, eos, device=str(device)),

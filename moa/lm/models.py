@@ -34,9 +34,8 @@ from moa.store.provenance import warn_unpinned
 
 log = logging.getLogger("moa")
 disable_progress_bar()  # logs are files; stages report their own progress
-warnings.filterwarnings(
-    "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
-)  # PEFT 0.21 asks for it
+# PEFT 0.21 asks for it
+warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
 
 
 def device() -> torch.device:
@@ -51,7 +50,7 @@ def _at(source: str | Path, revision: str | None) -> str:
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad and end.
 
-    Without a pad token the end token pads (masked, never learnt as padding).
+    Without a pad token the end token pads. It is masked there, so that padding is never learnt.
     """
     if not Path(source).exists():
         warn_unpinned(f"model {source}", revision)
@@ -80,9 +79,8 @@ def quantisation(model: Model) -> BitsAndBytesConfig | None:
     if model.quantisation == "none":
         return None
     if model.quantisation == "int8":
-        logging.getLogger("bitsandbytes").setLevel(
-            logging.ERROR
-        )  # it warns of every layer of every pass that inputs become float16
+        # it warns of every layer of every pass that inputs become float16
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -144,10 +142,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:300]
 
 
-def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
-    """Return the base with a fresh adapter whose product is 0; the seed fixes A."""
-    torch.manual_seed(seed)
-    config = LoraConfig(
+def lora_config(lora: Lora) -> LoraConfig:
+    """Return PEFT's configuration of section `model.lora`."""
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -155,8 +152,13 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """Return the base with a fresh adapter whose product is 0; the seed fixes A."""
+    torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, config)
+        model = get_peft_model(base, lora_config(lora))
     except ValueError as error:
         raise MoaError(f"model.lora.targets {lora.targets}: {_first_line(error)}") from error
     without_dropout(model)
@@ -169,6 +171,13 @@ def without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def train_in_float32(model: nn.Module) -> None:
+    """Put what is trained into float32: TRL keeps a quantised base's adapter in bfloat16, which loses small updates."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 @contextmanager
@@ -253,9 +262,9 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
 def save_policy(
     folder: Path, model: PeftModel, heads: ValueHeads | None, streams: Sequence[str], card: dict[str, Any]
 ) -> None:
-    """Write adapter (plain PEFT layout), value heads (None.
+    """Write adapter (plain PEFT layout), value heads and policy.json into an existing folder.
 
-    The method has none) and policy.json into an existing folder.
+    `heads` is None where the method has none.
     """
     # Embeddings are never trained; PEFT's "auto" would ask the hub whether they were.
     model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)

@@ -14,10 +14,9 @@ BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 def train_tokenizer(texts: Iterable[str], scratch: Scratch) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most `scratch.vocabulary` tokens.
 
-    The 256 bytes and 3 special tokens are always among them.
-
-    Every text can be encoded and decoded without loss. One BOS is put in front; a preference's digits are single
-    tokens, so that 0.75 shares its first digit with 0.70 instead of being a symbol of its own.
+    The 256 bytes and 3 special tokens are always among them. Every text can be encoded and decoded without loss. One
+    BOS is put in front; a preference's digits are single tokens, so that 0.75 shares its first digit with 0.70 instead
+    of being a symbol of its own.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -22,7 +22,8 @@ from moa.errors import MoaError
 from moa.experiment.keys import Model, Sft
 from moa.job.process import Job
 from moa.lm.conditioning import continuation_rows
-from moa.lm.training import Continued, Course
+from moa.lm.models import lora_config, train_in_float32
+from moa.lm.training import Continued, Course, quiet
 
 log = logging.getLogger("moa")
 IGNORED = -100  # label that the loss skips
@@ -100,14 +101,9 @@ def random_batches(lengths: Sequence[int], batch: int, total: int, seed: int) ->
 def micro_batch(batch: int) -> int:
     """Return the size of the first micro-batches to try.
 
-    A quarter of the batch, or the whole where it cannot be cut so.
+    It is a quarter of the batch, or the whole where that cannot be cut so.
     """
     return batch // MICRO_BATCHES if batch % MICRO_BATCHES == 0 and batch >= 4 * MICRO_BATCHES else batch
-
-
-def smaller(micro: int, batch: int) -> int:
-    """Return the next size to try when `micro` examples at a time do not fit: at most half, a divisor of the batch."""
-    return max(m for m in range(1, micro // 2 + 1) if batch % m == 0)
 
 
 @dataclass(frozen=True)
@@ -170,27 +166,15 @@ def fine_tune(
     course = Course("SFT", tuning.key, job, sft.seed, tuning.micro)
     left = rows[course.finished * sft.batch_size :]
     data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
-    lora = spec.lora
-    adapter = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(
             model,
             args=settings(scratch, spec, sft, course.micro),
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=adapter if sft.lora else None,
+            peft_config=lora_config(spec.lora) if sft.lora else None,
         )
-        for parameter in trainer.model.parameters():
-            # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        train_in_float32(trainer.model)
         course.run(trainer)
     # Without the mixed-precision wrapper, or an adapter that is trained in stages would collect one per stage.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -198,13 +182,10 @@ def fine_tune(
 
 
 def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
-    """Return TRL's configuration.
-
-    One pass over the examples in their order, nothing kept on disk, nothing reported elsewhere.
-    """
+    """Return TRL's configuration: one pass over the examples in their order."""
     cuda = torch.cuda.is_available()
     return SFTConfig(
-        output_dir=folder,
+        **quiet(folder, sft.seed),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=sft.batch_size // micro,
         num_train_epochs=1,
@@ -216,12 +197,5 @@ def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
         train_sampling_strategy="sequential",
         activation_checkpointing=spec.gradient_checkpointing,
         bf16=cuda and spec.dtype == "bfloat16",
-        use_cpu=not cuda,
         dataloader_pin_memory=cuda,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        seed=sft.seed,
     )

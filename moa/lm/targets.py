@@ -1,8 +1,7 @@
-"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference (arXiv 2402.10207.
+"""Target rewards: what Rewards-in-Context's prompt shows instead of a preference.
 
-Docs/papers.md 3.3).
-
-With a preference w and a range [low_i, high_i] per objective the prompt asks for the rewards
+With a preference w and a range [low_i, high_i] per objective the prompt asks for the rewards (arXiv 2402.10207;
+docs/papers.md 3.3)
 
     t_i = f_i(w) (high_i - low_i) + low_i
 

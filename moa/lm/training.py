@@ -1,9 +1,7 @@
-"""What fine-tuning and reward training share.
+"""What fine-tuning and reward training share: a Trainer that reports, stops when it diverges, and can go on.
 
-A Trainer of transformers or TRL that reports, stops when it diverges, and goes on where it stopped.
-
-The Trainer's own checkpoints hold pickled states. Here every step is seeded, the data come in a fixed order, and the
-project's checkpoints keep what is trained, the optimiser and the losses.
+The Trainer is that of transformers or TRL, whose own checkpoints hold pickled states. Here every step is seeded, the
+data come in a fixed order, and the project's checkpoints keep what is trained, the optimiser and the losses.
 """
 
 import logging
@@ -25,6 +23,23 @@ from moa.lm.models import broken_parameter
 log = logging.getLogger("moa")
 CHECKPOINT_SECONDS = 60.0
 REPORTS = 20  # lines of progress
+
+
+def quiet(folder: str, seed: int) -> dict[str, Any]:
+    """Return the arguments that every Trainer is given: nothing kept but in `folder`, nothing reported elsewhere.
+
+    Callbacks are told of every step, and of a loss as it is: TRL's log would show the mean of the finite ones.
+    """
+    return {
+        "output_dir": folder,
+        "seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+    }
 
 
 class Continued(Trainer):

@@ -46,7 +46,7 @@ def quantiles(scores: Array) -> Array:
 def implied(u: Array, sharpness: float) -> Array:
     """Return p (n, K) = u^s / sum u^s.
 
-    Computed from u / max u, so that a large s underflows to a corner, not to 0 / 0.
+    It is computed from u / max u, so that a large s underflows to a corner, not to 0 / 0.
     """
     powers = (u / u.max(1, keepdims=True)) ** sharpness
     result: Array = powers / powers.sum(1, keepdims=True)

@@ -10,10 +10,10 @@ from moa.errors import MoaError, nearest
 from moa.experiment.mistakes import removed_key, removed_value
 from moa.experiment.removed import REMOVED
 from moa.experiment.schema import Experiment
-from moa.method import Method, Policy
+from moa.method import Method
 
 LENDER = "single_objective"  # the kind of the rows that lend policies
-NOT_METHODS = {"__init__", "base", "catalogue"}
+NOT_METHODS = {"__init__", "catalogue"}
 
 
 @cache
@@ -84,10 +84,3 @@ def _check_lender(method: Method, experiment: Experiment) -> None:
             f"methods.{method.row}.{key}: '{lender}' is no row of kind {LENDER}, which trains one policy per objective;"
             f" name one.{nearest(lender, lenders)}"
         )
-
-
-def policies(experiment: Experiment) -> list[Policy]:
-    """Return every policy that the run trains, once."""
-    evaluation = experiment.evaluation_preferences()
-    every = [p for method in rows(experiment).values() for p in method.policies(evaluation)]
-    return list(dict.fromkeys(every))

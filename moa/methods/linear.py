@@ -1,10 +1,9 @@
-"""Linear-conditioned PPO.
-
-One policy, the preference in its prompt, linear scalarisation with w = p (docs/papers.md 1.3).
+"""Linear-conditioned PPO: one policy, the preference in its prompt, linear scalarisation with w = p.
 
     A_t = sum_k p_k A^k_t
 
-This is MOC without its control term and without its weights: the ablation that shows what those buy.
+This is MOC without its control term and without its weights: the ablation that shows what those buy (docs/papers.md
+1.3).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from moa import method
 from moa.errors import MoaError
 from moa.experiment.keys import Whiten
 from moa.rl.control import Achieved, scaled
-from moa.rl.weights import min_norm
+from moa.rl.weights import gram, min_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Settings(method.LoopSettings):
     whiten: Whiten | None = "batch"
     """This row's ppo.whiten: every stream at unit size before it is weighed; null takes the run's. On one reward scale
-    control is the smallest stream, and min-norm gives it all the weight. Source: measured: studies/moc."""
+    control is the smallest stream, and min-norm gives it all the weight. Source: one seed: studies/one_reward_scale."""
     streams: Literal["literal", "utility"] = "utility"
     """What min-norm weighs against control: sum_i p_i A^i (`utility`), or every A^i by itself (`literal`).
     Source: measured: studies/moc."""
@@ -47,12 +47,6 @@ class Settings(method.LoopSettings):
     so far. Source: measured: studies/moc."""
     phi: float = Field(0.0, ge=0)
     """Mean squared distance between rewards and target that the constraint allows."""
-
-
-def gram(streams: Tensor, mask: Tensor) -> Tensor:
-    """Return M (S, S) = mean_t S^k_t S^l_t over the mask's tokens, from (S, B, T)."""
-    flat = (streams * mask).flatten(1).double()
-    return flat @ flat.T / mask.sum()
 
 
 class Method(method.Method):
@@ -92,25 +86,18 @@ class Method(method.Method):
         return (scores.quantile - (low + width * scaled(preferences))).square().mean(1)
 
     def combine(self, batch: method.Batch) -> method.Combination:
-        shares = self._shares(batch.preferences)
-        streams = (shares[..., None] * batch.advantages.movedim(0, 1)).sum(2)  # (S, B, T)
+        utility, p, advantages = self.settings.streams == "utility", batch.preferences, batch.advantages
+        rewards = (p.T[:, :, None] * advantages[:-1]).sum(0, keepdim=True) if utility else advantages[:-1]
+        streams = rewards.new_empty(len(rewards) + 1, *batch.mask.shape)
+        streams[:-1], streams[-1] = rewards, advantages[-1]
         found = min_norm(gram(streams, batch.mask).cpu().numpy())
-        c = batch.advantages.new_tensor(found.weights)
-        names = [*(["utility"] if self.settings.streams == "utility" else self.objectives), "control"]
+        c = streams.new_tensor(found.weights)
+        names = [*(["utility"] if utility else self.objectives), "control"]
         logged = [("stream_weight", name, float(weight)) for name, weight in zip(names, c, strict=True)]
-        coefficients = (c[:, None, None] * shares).sum(0)  # (B, N + 1)
-        combined = method.weighted(batch.advantages, coefficients)
-        return combined._replace(logged=(*logged, ("duality_gap", "all", found.gap)))
-
-    def _shares(self, preferences: Tensor) -> Tensor:
-        """Return (S, B, N + 1): stream S^s of sample b is sum_h shares_sbh A^h_b, the last A that of control."""
-        size, n = preferences.shape
-        utility = self.settings.streams == "utility"
-        shares = preferences.new_zeros(2 if utility else n + 1, size, n + 1)
-        for i in range(n):
-            shares[0 if utility else i, :, i] = preferences[:, i] if utility else 1.0
-        shares[-1, :, -1] = 1.0
-        return shares
+        weights = advantages.new_empty(len(advantages))  # of the value heads, on average
+        weights[:-1], weights[-1] = (c[0] * p.mean(0) if utility else c[:-1]), c[-1]
+        combined = (c[:, None, None] * streams).sum(0)
+        return method.Combination(combined, weights, (*logged, ("duality_gap", "all", found.gap)))
 
     def state(self) -> dict[str, list[float]]:
         return self.achieved.state()

@@ -1,6 +1,7 @@
 """MOC by feedback: MOC's constraint shifts the objectives' weights; no stream and no value head of its own (ours).
 
     A_t = sum_i w_i A^i_t,     w_i = max(0, p_i + multiplier (2/N) (p~_i - Rbar^i_p) / width_i)
+    or w = p where (1/N) sum_i ((p~_i - Rbar^i_p) / width_i)^2 <= phi: the constraint is met
     p~_i = low_i + width_i p_i / |p|,     low_i, low_i + width_i = min and max over preferences of Rbar^i_p
 
 Rbar_p is the running mean reward of preference p, on the quantile scale. Why it is so (studies/moc):

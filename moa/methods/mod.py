@@ -1,6 +1,6 @@
-"""MOD, multi-objective decoding: mix the single-objective policies' next-token distributions (Shi et al.
+"""MOD, multi-objective decoding: mix the single-objective policies' next-token distributions.
 
-2024, arXiv 2406.18853).
+The mixture is (Shi et al. 2024, arXiv 2406.18853)
 
     p(y_t | x, y_<t) = softmax( sum_k p_k log pi_k(y_t | x, y_<t) )          the paper's reverse KL
 

@@ -1,6 +1,6 @@
-"""MODPO: direct preference optimisation with a margin from the other objectives (Zhou et al. 2023, arXiv 2310.03708.
+"""MODPO: direct preference optimisation with a margin from the other objectives.
 
-Docs/papers.md 3.5).
+The loss of a pair (Zhou et al. 2023, arXiv 2310.03708; docs/papers.md 3.5):
 
     loss = -log sigma( (beta (D log pi - D log pi_ref) - sum_{j != k} w_j D R^j) / w_k ),     D = chosen minus rejected
 

@@ -57,7 +57,7 @@ class Method(method.Method):
     schema = Settings
     steerable = False
 
-    def transform(self, advantages: Tensor, mask: Tensor) -> Tensor:
+    def transform(self, advantages: Tensor) -> Tensor:
         """Noon: keep what is good."""
         return advantages.clamp(min=0)
 

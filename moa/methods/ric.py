@@ -1,6 +1,6 @@
-"""Rewards-in-Context: fine-tune on texts whose prompt shows their rewards (Yang et al. 2024, arXiv 2402.10207.
+"""Rewards-in-Context: fine-tune on texts whose prompt shows their rewards.
 
-Docs/papers.md 3.3).
+The method is Yang et al.'s (2024, arXiv 2402.10207; docs/papers.md 3.3):
 
     offline   minimise -log pi(y | x, z(y)),     z_i = (r_i - mean_i) / std_i over the texts for fine-tuning
     online    the same on the policy's own responses with some z_i at or above its 0.7 quantile, and on texts

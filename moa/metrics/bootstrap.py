@@ -36,7 +36,7 @@ def interval(values: Array) -> tuple[Array, Array]:
 def corrected_interval(estimate: float, values: Array) -> tuple[float, float]:
     """Return the ends of the normal 95 % interval with the bootstrap's estimate of bias taken off.
 
-    Davison and Hinkley 1997, chapter 5.
+    The interval is that of Davison and Hinkley 1997, chapter 5:
 
         bias b = mean of the resampled values - estimate;  estimate - b -+ 1.96 standard deviations of them
 

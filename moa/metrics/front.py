@@ -1,15 +1,16 @@
 """One policy's front: mean rewards over a grid of preferences, and what they are worth.
 
-Notation: P prompts; M preferences; K objectives.
+Notation: P prompts; M preferences; K objectives; R resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moa.experiment.preferences import Preference
-from moa.metrics import bootstrap, fronts, steering
+from moa.metrics import bootstrap, fronts, steering, text
 from moa.metrics.bootstrap import Array
 from moa.metrics.normaliser import Normaliser
 
@@ -57,6 +58,33 @@ class Front:
         return "\n".join(lines)
 
 
+STEERING = {"tau": steering.kendall_tau, "order_rate": steering.order_rate}
+
+
+def points_of(scale: Normaliser, rewards: Array, weights: Array) -> tuple[Array, Array]:
+    """Return the (M, K) points of (P, M, K) raw rewards, and the (R, M, K) ones of prompts resampled by (R, P)."""
+    return scale.apply(rewards.mean(0)), scale.apply(bootstrap.resampled_means(weights, rewards))
+
+
+def with_an_answer(empty_rates: Sequence[float]) -> NDArray[np.bool_]:
+    """Return which points hold one. A point of blank responses only is no solution, whatever the reference point."""
+    return np.array([rate < 1 for rate in empty_rates])
+
+
+def volume_of(points: Array, drawn: Array, reference: Array) -> tuple[float, tuple[float, float]]:
+    """Return the hypervolume of points, and its interval from the resampled ones."""
+    volume = fronts.hypervolume(points, reference)
+    return volume, bootstrap.corrected_interval(volume, fronts.hypervolumes(drawn, reference))
+
+
+def followed(statistic: Callable[[Array, Array], Array], asked: Sequence[Preference], points: Array) -> Array:
+    """Return a statistic of STEERING, (..., K), of (..., M, K) points; NaN with fewer than three preferences."""
+    if len(asked) < steering.LEAST_POINTS:
+        return np.full((*points.shape[:-2], points.shape[-1]), np.nan)
+    columns = np.array(asked).T
+    return np.stack([statistic(column, points[..., k]) for k, column in enumerate(columns)], axis=-1)
+
+
 def measure(
     scale: Normaliser,
     preferences: Sequence[Preference],
@@ -73,13 +101,10 @@ def measure(
         responses: M lists.
         resamples: of the bootstrap.
     """
-    asked, points = np.array(preferences), scale.apply(rewards.mean(0))
-    drawn = scale.apply(bootstrap.resampled_means(bootstrap.resamples(len(rewards), resamples), rewards))
-    answered = np.array([any(text.strip() for text in said) for said in responses])
-    volume = fronts.hypervolume(points[answered], scale.reference)
-    draws = fronts.hypervolumes(drawn[:, answered], scale.reference)
-    enough = len(points) >= steering.LEAST_POINTS
-    columns = {name: (asked[:, k], points[:, k]) for k, name in enumerate(scale.objectives)}
+    points, drawn = points_of(scale, rewards, bootstrap.resamples(len(rewards), resamples))
+    answered = with_an_answer([text.empty_rate(said) for said in responses])
+    volume, interval = volume_of(points[answered], drawn[:, answered], scale.reference)
+    asked, found = np.array(preferences), {m: followed(s, preferences, points).tolist() for m, s in STEERING.items()}
     return Front(
         objectives=scale.objectives,
         preferences=asked,
@@ -87,9 +112,9 @@ def measure(
         points=points,
         reference_point=scale.reference,
         hypervolume=volume,
-        interval=bootstrap.corrected_interval(volume, draws),
-        tau={name: float(steering.kendall_tau(*pair)) if enough else np.nan for name, pair in columns.items()},
-        order_rate={name: float(steering.order_rate(*pair)) if enough else np.nan for name, pair in columns.items()},
+        interval=interval,
+        tau=dict(zip(scale.objectives, found["tau"], strict=True)),
+        order_rate=dict(zip(scale.objectives, found["order_rate"], strict=True)),
         control_error=float(steering.control_error(asked, points)),
         responses=responses,
     )

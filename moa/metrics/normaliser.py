@@ -80,14 +80,13 @@ def fit(
     spread = float(values.std())
     if spread == 0:
         log.warning("%s gave all %d responses of the reference policy the same score, %g", what, len(values), values[0])
-    default = float(np.quantile(values, LOW)) if least is None else least
     return {
         "low": low,
         "high": high,
         "mean": float(values.mean()),
         "std": spread,
         "floor": float(values.min()) if least is None else least,
-        "reference_point": default if reference_point is None else reference_point,
+        "reference_point": low if reference_point is None else reference_point,
         "n": len(values),
     }
 

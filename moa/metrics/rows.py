@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from moa.metrics import bootstrap, fronts, steering, text
 from moa.metrics.answers import Answers
 from moa.metrics.bootstrap import Array
+from moa.metrics.front import STEERING, followed, points_of, volume_of, with_an_answer
 from moa.metrics.normaliser import Normaliser
 from moa.store.tables import Row
 
@@ -64,7 +64,7 @@ def quality(measure: Yardstick, one: Answers) -> Iterator[Row]:
     means, reference = measure.normaliser.apply(one.rewards.mean(0)), measure.normaliser.reference
     statistics = [_text_statistics(one, m, measure.fluent) for m in range(len(one.preferences))]
     front = np.zeros(len(means), dtype=bool)
-    answered = _answered(statistics)
+    answered = with_an_answer([row["empty_rate"] for row in statistics])
     front[answered] = fronts.on_front(means[answered], reference)
     above = fronts.above(means, reference) & answered
     for m, preference in enumerate(one.preferences):
@@ -76,11 +76,6 @@ def quality(measure: Yardstick, one: Answers) -> Iterator[Row]:
             "reason": reason,
         }
         yield {**measure.identity(one), "point": m, "preference": preference, **verdict, **statistics[m]}
-
-
-def _answered(statistics: Sequence[Row]) -> NDArray[np.bool_]:
-    """Points with at least one answer. A point of blank responses only is no solution, whatever the reference point."""
-    return np.array([row["empty_rate"] < 1 for row in statistics])
 
 
 def _text_statistics(one: Answers, point: int, fluent: Array) -> Row:
@@ -95,7 +90,7 @@ def _text_statistics(one: Answers, point: int, fluent: Array) -> Row:
         "distinct_responses": len(set(responses)) / n,
         "tokens": float(np.mean(rows["tokens"].to_numpy())),
         "characters": sum(map(len, responses)) / n,
-        "empty_rate": sum(not r.strip() for r in responses) / n,
+        "empty_rate": text.empty_rate(responses),
         "unfinished_rate": 1 - sum(rows["finished"].to_pylist()) / n,
         "repetition_rate": sum(map(text.repeats, worded)) / n,
         "nll": pc.mean(rows["nll"]).as_py(),
@@ -107,7 +102,7 @@ def _text_statistics(one: Answers, point: int, fluent: Array) -> Row:
 def _fluent(rows: pa.Table, fluent: Array) -> Row:
     """Return the bounds of the mean NLL.
 
-    The mean, over the responses that have one, of held-out text's at the response's length.
+    They are the means of held-out text's bounds at each response's length. Responses without an NLL do not count.
     """
     lengths = rows.filter(pc.is_valid(rows["nll"]))["tokens"].to_numpy()
     if not len(lengths):
@@ -166,43 +161,28 @@ def metrics(measure: Yardstick, one: Answers, judged: Sequence[Row]) -> Iterator
 
 
 def _values(measure: Yardstick, one: Answers, judged: Sequence[Row]) -> Iterator[Value]:
-    scale, reference, names = measure.normaliser.apply, measure.normaliser.reference, measure.normaliser.objectives
-    found, drawn = scale(one.rewards.mean(0)), scale(bootstrap.resampled_means(measure.weights, one.rewards))
-    answered = _answered(judged)
+    reference, names = measure.normaliser.reference, measure.normaliser.objectives
+    found, drawn = points_of(measure.normaliser, one.rewards, measure.weights)
+    answered = with_an_answer([row["empty_rate"] for row in judged])
     readable = answered & ~np.array([row["degenerate"] for row in judged])
     for metric, kept in (("hypervolume", answered), ("hypervolume_readable", readable)):
-        volume = fronts.hypervolume(found[kept], reference)
-        ends = bootstrap.corrected_interval(volume, fronts.hypervolumes(drawn[:, kept], reference))
+        volume, ends = volume_of(found[kept], drawn[:, kept], reference)
         yield Value(metric, volume, ends, points=int(kept.sum()))
     for verdict in ("non_dominated", "below_reference", "degenerate"):
         yield Value(verdict, sum(row[verdict] for row in judged))
-    for metric, values, draws in _steering(one, found, drawn):
+    asked = [preference for preference in one.preferences if preference is not None]  # none where it is not steerable
+    for metric, statistic in STEERING.items():
+        values, draws = followed(statistic, asked, found), followed(statistic, asked, drawn)
         for k, name in enumerate(names):
             yield Value(metric, values[k], bootstrap.interval(draws[:, k]), name)
         yield Value(metric, values.mean(), bootstrap.interval(draws.mean(1)))
     if not one.steerable:
         yield Value("control_error", np.nan)
         return
-    preferences = np.array(one.preferences)
+    preferences = np.array(asked)
     if len(found) >= steering.LEAST_POINTS:
         bounds = [steering.tau_bound(column) for column in preferences.T]
         for name, bound in (*zip(names, bounds, strict=True), ("all", float(np.mean(bounds)))):
             yield Value("tau_bound", bound, objective=name)
     errors = steering.control_error(preferences, drawn)
     yield Value("control_error", steering.control_error(preferences, found), bootstrap.interval(errors))
-
-
-def _steering(one: Answers, found: Array, drawn: Array) -> Iterator[tuple[str, Array, Array]]:
-    """Yield (metric, (K,) values, (R, K) resampled values).
-
-    NaN where the row cannot be steered or has too few points.
-    """
-    undefined = np.full(found.shape[1], np.nan), np.full((len(drawn), found.shape[1]), np.nan)
-    for metric, function in (("tau", steering.kendall_tau), ("order_rate", steering.order_rate)):
-        if not one.steerable or len(found) < steering.LEAST_POINTS:
-            yield metric, *undefined
-            continue
-        preferences = np.array(one.preferences)
-        columns = range(found.shape[1])
-        values = np.array([function(preferences[:, k], found[:, k]) for k in columns])
-        yield metric, values, np.stack([function(preferences[:, k], drawn[:, :, k]) for k in columns], axis=1)

@@ -59,7 +59,7 @@ def order_rate(component: Array, rewards: Array) -> Array:
 def control_error(preferences: Array, normalised: Array) -> Array:
     """Return the mean over points of (1/K) sum_k (clip(r_k, 0, 1) - p_k)^2.
 
-    MOC's constraint (docs/papers.md 1.2) at evaluation.
+    This is MOC's constraint (docs/papers.md 1.2) at evaluation.
 
     Args:
         preferences: (M, K).

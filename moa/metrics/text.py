@@ -33,10 +33,15 @@ def repeats(sequence: Sequence[str]) -> bool:
     return often or any(len(set(run)) == 1 for run in grams(sequence, REPEATED_RUN))
 
 
+def empty_rate(responses: Sequence[str]) -> float:
+    """Return the share of responses that are blank."""
+    return sum(not response.strip() for response in responses) / len(responses)
+
+
 def distinct(sequences: Sequence[Sequence[str]], size: int) -> float:
     """Return distinct-n (Li et al. 2016): distinct n-grams over n-grams of all responses' words together.
 
-    0 where there are none.
+    It is 0 where there are none.
     """
     seen = [gram for sequence in sequences for gram in grams(sequence, size)]
     return len(set(seen)) / len(seen) if seen else 0.0

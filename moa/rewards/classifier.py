@@ -49,7 +49,7 @@ class ClassifierScorer(Scorer):
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Score n texts in length-sorted batches.
 
-        A text of more than max_length tokens is cut (where its tokenizer says, mostly at the end) and flagged.
+        A text of more than max_length tokens is cut and flagged. The tokenizer says where it is cut, mostly at the end.
         """
         rows, truncated = encode(self.tokenizer, self.spec, prompts, responses)
         values = self._batched(rows)
@@ -59,9 +59,8 @@ class ClassifierScorer(Scorer):
         return Scores(values, truncated)
 
     def _batched(self, rows: list[Encoded]) -> NDArray[np.float32]:
-        order = sorted(
-            range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])
-        )  # longest first: too little memory shows at once
+        # longest first: too little memory shows at once
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
         values = np.empty(len(rows), np.float32)
         done, reported = 0, time.monotonic()
         while done < len(order):

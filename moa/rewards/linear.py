@@ -76,9 +76,9 @@ def inverse_document_frequencies(found: sparse.csr_matrix) -> Floats:
 
 
 def weigh(found: sparse.csr_matrix, idf: Floats) -> sparse.csr_matrix:
-    """Turn counts into features.
+    """Turn counts into features: (1 + log count) * idf, with each half of a row scaled to length 1.
 
-    (1 + log count) * idf, the word half and the character half of a row each of length 1.
+    The halves are the word features and the character features.
     """
     weighed = sparse.csr_matrix(
         ((1 + np.log(found.data)) * idf[found.indices], found.indices, found.indptr), shape=found.shape
@@ -132,7 +132,7 @@ def _fit(spec: Linear, training: list[Example]) -> LinearScorer:
 def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[str, float]:
     """Return n, and how well held-out rows are told apart.
 
-    AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs.
+    The measures are AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs.
     """
     scores, values = scorer.texts([e.text for e in heldout]).values, np.array([e.value for e in heldout])
     n = float(len(heldout))

@@ -49,7 +49,7 @@ def grade(text: str, formula: Literal["ari", "coleman_liau"]) -> float | None:
 def reward(text: str, formula: Literal["ari", "coleman_liau"], easy: float, hard: float) -> float:
     """Return clip((hard - grade) / (hard - easy), 0, 1).
 
-    1 at grade `easy` or below, 0 at `hard` or above or without words.
+    It is 1 at grade `easy` or below, and 0 at `hard` or above or without words.
     """
     level = grade(text, formula)
     return 0.0 if level is None else min(max((hard - level) / (hard - easy), 0.0), 1.0)

@@ -136,7 +136,7 @@ def bounds(spec: Reward) -> tuple[float | None, float | None]:
 def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
     """Return Parquet metadata as JSON by reward.
 
-    'moa.deviation' of those that measured one, 'moa.reduced' of those that memory limited.
+    'moa.deviation' has the rewards that measured one, 'moa.reduced' those that memory limited.
     """
     found = {
         "moa.deviation": {name: scorer.deviation for name, scorer in scorers.items() if scorer.deviation is not None},
@@ -146,10 +146,7 @@ def notes(scorers: Mapping[str, Scorer]) -> dict[str, str]:
 
 
 def is_blank(response: str) -> bool:
-    """Return whether the response shows nothing.
-
-    It is empty, or all white space and invisible characters (Unicode's category Cf).
-    """
+    """Return whether the response is empty, or all white space and invisible characters (Unicode's category Cf)."""
     return all(character.isspace() or unicodedata.category(character) == "Cf" for character in response)
 
 

@@ -7,7 +7,6 @@ from TRL's own preparation of texts:
 2. A text of more than max_length tokens is cut, as in scoring; TRL would leave the pair out.
 """
 
-import gc
 import logging
 import math
 import tempfile
@@ -23,9 +22,9 @@ from trl import RewardConfig, RewardTrainer
 
 from moa.errors import MoaError
 from moa.experiment.rewards import Classifier, Transformer
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job
-from moa.lm.training import Continued, Course
+from moa.lm.training import Continued, Course, quiet
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
 
@@ -46,9 +45,8 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
             f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot"
             " be padded; set pad_token in tokenizer_config.json"
         )
-    filled = _classifier(
-        spec, folder, "{response}"
-    )  # the examples' texts are filled into the reward's template already
+    # the examples' texts are filled into the reward's template already
+    filled = _classifier(spec, folder, "{response}")
     columns = {
         "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
         "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
@@ -58,7 +56,7 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
     while (fitting := _fit(kept, model, tokenizer, micro)) is None:
         if micro == 1:
             raise MoaError(f"reward {name}: out of memory with a single pair; give a smaller max_length or model")
-        micro = max(m for m in range(1, micro // 2 + 1) if spec.batch_size % m == 0)
+        micro = smaller(micro, spec.batch_size)
         log.warning(
             "reward %s: out of memory, starting again, or from a checkpoint, with %d pairs at a time (the batch"
             " stays %d)",
@@ -67,8 +65,7 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
             spec.batch_size,
         )
         del model  # before there is another
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
         tokenizer, model = _fresh(name, spec)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -107,7 +104,7 @@ class Training:
 def _fit(training: Training, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, micro: int) -> int | None:
     """Train the model from the newest checkpoint if there is one, and return the pairs per pass, at most `micro`.
 
-    None where memory did not suffice, and the model is spoilt.
+    The result is None where memory did not suffice; the model is spoilt then.
     """
     name, spec, pairs = training.name, training.spec, training.pairs
     course = Course(f"reward {name}", f"rewards.{name}.learning_rate", training.job, SEED, micro)
@@ -140,7 +137,7 @@ def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts:
 def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
     cuda = torch.cuda.is_available()
     return RewardConfig(
-        output_dir=scratch,
+        **quiet(scratch, SEED),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=spec.batch_size // micro,
         num_train_epochs=1,  # the pairs come as often as they are read
@@ -149,13 +146,6 @@ def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
         max_length=None,  # cut already
         bf16=spec.dtype == "bfloat16",
         activation_checkpointing=cuda,  # a GPU's memory is scarce; a CPU's is not
-        use_cpu=not cuda,
-        seed=SEED,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # or the log would show the mean of the finite losses
-        disable_tqdm=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""The multi-objective RL loop: advantages, losses, weight solvers, rollouts, checkpoints.
+"""The multi-objective RL loop: advantages, losses, weight solvers, updates.
 
-Knows no files but checkpoints.
+Its checkpoints are written and read by moa/lm; it knows no other files.
 """

@@ -36,12 +36,11 @@ def gae(values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def group_relative(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Group-relative advantages, without a critic (Shao et al.
+    """Return group-relative advantages, without a critic, one per response and stream.
 
-    2024, arXiv 2402.03300, section 4.1.2): one per response and stream.
-
-    A^k_b = (r^k_b - mean r^k) / (std r^k + 1e-4), mean and unbiased standard deviation over the group of b, as in TRL.
-    Each stream is standardised by itself, before any combination (GDPO; arXiv 2601.05242).
+    A^k_b = (r^k_b - mean r^k) / (std r^k + 1e-4), mean and unbiased standard deviation over the group of b, as in TRL
+    (Shao et al. 2024, arXiv 2402.03300, section 4.1.2). Each stream is standardised by itself, before any combination
+    (GDPO; arXiv 2601.05242).
 
     Args:
         rewards: (B, H), each response's whole reward.

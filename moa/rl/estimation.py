@@ -1,6 +1,6 @@
 """From raw rewards to the advantages of every stream: scale, placement, estimator, whitening.
 
-Notation as in methods/base.py: K, H, B, T.
+Notation as in moa/method.py: K, H, B, T.
 """
 
 from typing import NamedTuple
@@ -53,13 +53,13 @@ def shape_advantages(method: Method, ppo: Ppo, advantages: Tensor, mask: Tensor)
     """
     if ppo.whiten == "batch":
         advantages = whiten(advantages, mask)
-    return method.transform(advantages, mask)
+    return method.transform(advantages)
 
 
 def scale_combined(ppo: Ppo, combination: Combination, mask: Tensor) -> Combination:
     """With `ppo.whiten: combined`, bring the combined advantages to unit size.
 
-    Within each group, or over the batch without groups.
+    This is done within each group, or over the batch without groups.
     """
     if ppo.whiten != "combined":
         return combination

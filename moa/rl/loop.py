@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from moa.store.provenance import text_hash
 
 log = logging.getLogger("moa")
 CurveRow = tuple[int, str, str, float]  # step, quantity, objective, value
+
+
+def curve_of(state: Mapping[str, Any]) -> list[CurveRow]:
+    """Return the curve that a checkpoint's state holds."""
+    return [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
 
 
 @dataclass
@@ -102,7 +107,6 @@ class Loop:
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
         self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
         self.rollout_rows = self.ppo.batch_size
-        self.streams = [*self.method.objectives, *self.method.extra_heads]
 
     def run(self) -> Iterator[int]:
         """Train to the end, from the newest checkpoint if there is one; yield the number of each finished step."""
@@ -119,7 +123,7 @@ class Loop:
         if path is None:
             return 0
         state = checkpoint.restore(path, self._trainee())
-        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.curve = curve_of(state)
         self.tokens, self.kl.coefficient = state["tokens"], state["kl_coefficient"]
         self.watch.restore(state["watch"])
         self.updater.micro, self.rollout_rows = state["micro"], state["rollout_rows"]
@@ -159,7 +163,7 @@ class Loop:
         ]
         where = next(self.actor.model.parameters()).device
         experience = self._collect(Asked(step, prompts, texts, preferences.to(where)))
-        rows = summary(experience, self.method, self.streams)
+        rows = summary(experience, self.method, self.method.streams)
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         self._set_rates(step)
         rows += self.updater.run(experience, step, self.kl.coefficient)

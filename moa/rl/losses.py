@@ -64,7 +64,7 @@ def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float
 def estimated_kl(logprobs: Tensor, other_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Estimate KL(policy || other) in nats per token from the policy's own tokens.
 
-    K3 = exp(d) - d - 1, d = log other - log policy; never negative.
+    The estimate is k3 = exp(d) - d - 1 with d = log other - log policy. It is never negative.
     """
     d = (other_logprobs - logprobs) * mask
     return ((d.exp() - d - 1) * mask).sum() / mask.sum()
@@ -78,9 +78,7 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
 def forbid_empty(logits: Tensor, end: int) -> Tensor:
     """Take the end token from each response's first position, as sampling does.
 
-    Changes (B, T, V) in place and returns it.
-
-    A copy would be one more tensor of the logits' size.
+    `logits` (B, T, V) are changed in place and returned. A copy would be one more tensor of their size.
     """
     logits[:, 0, end] = -torch.inf
     return logits
@@ -101,9 +99,9 @@ def logprobs_and_entropy(
 
 
 def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: float) -> Tensor:
-    """Squared norm of d log pi_t / d z_t = W'(e_y - pi_t) / temperature, (B, T), z the last hidden state.
+    """Return the squared norm (B, T) of d log pi_t / d z_t = W'(e_y - pi_t) / temperature.
 
-    Docs/papers.md 1.3.
+    z is the last hidden state (docs/papers.md 1.3).
 
     Args:
         logits: (B, T, V) = W z.

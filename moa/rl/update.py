@@ -1,6 +1,5 @@
 """The update: epochs of clipped PPO over mini-batches, with gradient accumulation when memory is short."""
 
-import gc
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from moa.errors import MoaError
 from moa.experiment.keys import Ppo
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release
 from moa.lm.models import broken_parameter, forward, recomputing
 from moa.method import Method
 from moa.rl.experience import Actor, Experience, diverged, finite
@@ -39,11 +38,11 @@ class Updater:
     method: Method
     ppo: Ppo
     optimizer: torch.optim.Optimizer
-    micro: int = 0
+    micro: int = field(init=False)
     seen: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        self.micro = self.micro or self.ppo.mini_batch_size
+        self.micro = self.ppo.mini_batch_size
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def run(self, experience: Experience, step: int, kl_coefficient: float) -> list[tuple[str, str, float]]:
@@ -58,11 +57,10 @@ class Updater:
             self.seen["epochs"] = [epoch + 1.0]
             if self.ppo.early_stop is not None and moved > self.ppo.early_stop:
                 break
-        streams = [*self.method.objectives, *self.method.extra_heads]
         rows = []
         for name, values in self.seen.items():
             quantity, _, index = name.partition(":")
-            rows.append((quantity, streams[int(index)] if index else "all", sum(values) / len(values)))
+            rows.append((quantity, self.method.streams[int(index)] if index else "all", sum(values) / len(values)))
         return [*rows, ("micro_batch", "all", float(self.micro))]
 
     def _fitting(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
@@ -85,9 +83,7 @@ class Updater:
         """Halve the micro-batch and give back what a failed pass left in memory."""
         self.micro = max(1, self.micro // 2)
         self.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()
 
     def _mini_batch(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,10 +5,13 @@ Notation: S streams; M (S, S) the Gram matrix of their advantages; c (S,) weight
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -19,6 +22,12 @@ class Solution(NamedTuple):
     weights: Array
     gap: float
     iterations: int
+
+
+def gram(streams: Tensor, mask: Tensor) -> Tensor:
+    """Return M (S, S) = mean_t S^k_t S^l_t over the mask's tokens, from (S, B, T)."""
+    flat = (streams * mask).flatten(1).double()
+    return flat @ flat.T / mask.sum()
 
 
 def min_norm(gram: Array, *, tolerance: float = 1e-12, limit: int = 5_000) -> Solution:

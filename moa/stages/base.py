@@ -1,7 +1,6 @@
 """Stage base: the language model that policies start from, trained from scratch, fine-tuned, or taken as it is."""
 
 import argparse
-import gc
 import json
 import logging
 import tempfile
@@ -19,7 +18,7 @@ from moa.experiment.keys import Model, Sft
 from moa.experiment.preferences import Preference, lattice
 from moa.experiment.schema import BaseSection
 from moa.job import command
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job, keeping
 from moa.lm import checkpoint, conditioning, models, scratch, sft, warm_start
 from moa.store import files, inputs
@@ -91,7 +90,7 @@ def start(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer to train.
 
-    New ones, or those of `model.source` in the precision that training needs.
+    They are new ones, or those of `model.source` in the precision that training needs.
     """
     model = section.model
     if model.scratch is not None:
@@ -106,9 +105,9 @@ def start(
 def train(
     section: BaseSection, lessons: Sequence[Lesson], spec: Sft, job: Job
 ) -> tuple[sft.Trained, PreTrainedTokenizerBase]:
-    """Fine-tune.
+    """Fine-tune; where memory runs out, try again with smaller micro-batches and the same batch.
 
-    After running out of memory, start again, or from a checkpoint, with half the micro-batch and the same batch.
+    A new attempt starts again, or from a checkpoint.
     """
     micro = checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
     while True:
@@ -125,13 +124,12 @@ def train(
                     "model.sft: one example at a time does not fit into the GPU's memory; lower model.sft.max_length,"
                     " set lora: true or quantisation: nf4"
                 ) from None
-            micro = sft.smaller(micro, spec.batch_size)
+            micro = smaller(micro, spec.batch_size)
             log.warning(
                 "out of memory: starting again with %d examples at a time (the batch stays %d)", micro, spec.batch_size
             )
         del model
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
 
 
 def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:

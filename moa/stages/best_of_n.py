@@ -1,6 +1,6 @@
 """Stage best_of_n: the rewards choose among the reference policy's n responses per evaluation prompt.
 
-One choice per preference. It stands in for the stage generate where a row's method is best of n, and writes the same
+They choose once per preference. The stage stands in for generate where a row's method is best of n, and writes the same
 tables. Notation: W questions (evaluation prompts times samples), n candidates each, K objectives.
 """
 
@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> None:
     scorer = objectives.load(section.scoring, args.models, scale.floors)
     raw = scorer(candidates, [response.text for response in found]).astype(np.float64)
     rows = walk(method.evaluation_preferences(section.evaluation), asked, found, scale.apply(raw))
-    cost.tokens = sum(response.tokens for response in found) + scorer.tokens + grid.add_fluency(base, prompts, rows)
+    cost.tokens, cost.batch = sum(response.tokens for response in found), base.batch
+    cost.tokens += scorer.tokens + grid.add_fluency(base, prompts, rows)
     key = {"task": section.task, "method": args.row, "seed": args.seed}
     tables.write(tables.GENERATIONS, [{**key, **r} for r in rows], args.out)
     log.info("%s: %s", args.row, grid.describe(rows))

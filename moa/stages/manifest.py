@@ -15,7 +15,7 @@ from moa import __version__
 from moa.errors import MoaError
 from moa.experiment.schema import Experiment
 from moa.job import command
-from moa.methods import catalogue
+from moa.plan import Plan
 from moa.store import provenance, tables
 
 Used = Mapping[str, Sequence[Mapping[str, str]]]
@@ -55,11 +55,8 @@ def modules() -> list[str]:
 
 def used_policies(experiment: Experiment) -> dict[str, list[dict[str, str]]]:
     """Return the policies that every row answers with."""
-    evaluation = experiment.evaluation_preferences()
-    return {
-        row: [{"owner": p.row, "policy": p.name} for p in method.policies(evaluation)]
-        for row, method in catalogue.rows(experiment).items()
-    }
+    plan = Plan(experiment, "the run")
+    return {row: [{"owner": p.row, "policy": p.name} for p in plan.policies_of(row)] for row in plan.rows}
 
 
 def hardware() -> str:

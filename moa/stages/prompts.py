@@ -92,7 +92,7 @@ def embedded(data: Data) -> Sets:
 def from_dataset(data: Data) -> Sets:
     """Return the splits of a dataset.
 
-    Evaluation prompts first, then held-out texts, then what trains and resembles neither.
+    Evaluation prompts are taken first, then held-out texts, then what trains and resembles neither.
     """
     source, pool = _read(data, data.split)
     evaluation_source, candidates = _read_evaluation(data, source, pool)

@@ -1,4 +1,4 @@
-"""Score the fine-tuning texts with every objective's reward, for the conditional warm start."""
+"""Score the fine-tuning texts with every objective's reward, for the conditional warm start and Rewards-in-Context."""
 
 import argparse
 import logging

@@ -26,7 +26,6 @@ def read_request(args: argparse.Namespace) -> Request:
         section=section,
         method=method,
         weights=None if given is None else check(given, len(section.objectives), where),
-        row=args.row,
         policy=args.policy,
         seed=args.seed,
         prompts=args.prompts,
@@ -50,7 +49,7 @@ def trainer(request: Request) -> ModuleType:
 def main(args: argparse.Namespace) -> None:
     """Write the policy folder, and tables CURVES and COSTS."""
     request = read_request(args)
-    cost = command.Cost(request.section.task, "train", method=request.row, seed=request.seed, job=request.policy)
+    cost = command.Cost(request.section.task, "train", method=args.row, seed=request.seed, job=request.policy)
     with keep(request) as job:
         trained: Trained = trainer(request).train(request, job)
         write(request, trained)

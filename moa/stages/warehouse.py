@@ -74,9 +74,9 @@ def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
 
 
 def _refuse_locked(out: Path) -> None:
-    """A client that writes to the old file would lose its work without a word.
+    """Refuse to replace a file that a client writes to: its work would be lost without a word.
 
-    Readers may stay, a writer is an error.
+    Readers may stay.
     """
     if not out.exists():
         return

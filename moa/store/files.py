@@ -68,9 +68,9 @@ def flush(path: Path) -> None:
 
 
 def disk_full(error: Exception) -> bool:
-    """Return whether the disk, a quota or a file limit is the cause.
+    """Return whether the disk, a quota or a file limit is the cause of `error`.
 
-    Safetensors and tokenizers report it in words only.
+    The libraries safetensors and tokenizers report it in words only.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -68,7 +68,7 @@ def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 def validate(table: Table, data: pa.Table, where: str) -> None:
     """Raise a MoaError that names `where`, the column and the fault.
 
-    Names, types, nulls, non-finite, duplicate keys.
+    Faults are wrong names or types, nulls, numbers that are not finite, duplicate keys and wrong preferences.
     """
     if data.schema.names != list(table.columns):
         missing, unknown = (

@@ -21,9 +21,8 @@ DECLARATIONS = frozenset(
         "moa.methods.catalogue",
     }
 )
-NEUTRAL = frozenset(
-    {"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"}
-)  # decide how a job ends, never what it writes
+# modules that decide how a job ends, never what it writes
+NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"})
 LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
 PACKAGES = (
     "torch",

@@ -146,7 +146,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
 def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the database for the project's own queries.
 
-    One that another version built, without their columns, is a MoaError.
+    A database that another version built, without their columns, is a MoaError.
     """
     with connect(path) as connection:
         try:

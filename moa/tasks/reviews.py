@@ -1,8 +1,6 @@
 """The embedded default's world: a seeded corpus of product reviews and their openings.
 
-Pure Python, nothing to download.
-
-A text is an opening (the prompt) and a response of one to six sentences. Example:
+It is pure Python, with nothing to download. A text is an opening (the prompt) and a response of one to six sentences:
 
     prompt    'The battery of this phone'
     response  ' seems useful for the office. My sister finds it boring in June.'

@@ -92,7 +92,7 @@ def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:
 def split_after(text: str, end: str) -> tuple[str, str] | None:
     """Split `text` after the last `end`: the prompt with it, and what follows.
 
-    None where `end` is missing or nothing follows.
+    The result is None where `end` is missing or nothing follows.
     """
     head, mark, tail = text.rpartition(end)
     return (head + mark, tail) if mark and tail.strip() else None

@@ -53,7 +53,7 @@ class Quadratic:
 
         N equally likely actions in rings around the mean have the normal distribution's mean and covariance exactly, so
         averages over the batch are expectations: no sampling noise. Advantages are r - mean r, one token per response,
-        and pass through the method's own `extra_rewards` and `scale`.
+        and pass through the method's own `extra_rewards` and `transform`.
         """
         offsets = self.sigma * rings().to(mean)
         actions = mean + offsets
@@ -62,13 +62,13 @@ class Quadratic:
         preferences = mean.new_tensor(preference).expand(len(raw), -1)
         rewards = torch.cat([raw, method.extra_rewards(scores, preferences)], 1)
         mask = mean.new_ones(len(raw), 1)
-        advantages = method.transform((rewards - rewards.mean(0)).T[:, :, None], mask)
+        advantages = method.transform((rewards - rewards.mean(0)).T[:, :, None])
         return Batch(advantages, mask, preferences, scores, mean.new_ones(len(raw), 1)), offsets
 
     def direction(self, method: Method, preference: Preference, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the exact policy gradient E[A grad log pi].
+        """Return the exact policy gradient E[A grad log pi] (2,), and the method's weights (H,).
 
-        2,) of the method's combined advantage, and its weights (H,.
+        A is the method's combined advantage.
         """
         batch, offsets = self.batch(method, preference, mean)
         combination = method.combine(batch)

@@ -75,7 +75,7 @@ class Policy(nn.Module):
 class Critic(nn.Module):
     """V_h(state, preference, t) = (T - t) / T f_h + g_h, both from a small network.
 
-    A stationary policy's value grows so.
+    The value of a stationary policy grows so with the steps that are left.
     """
 
     def __init__(self, environment: Environment, heads: int, hidden: int) -> None:

@@ -23,24 +23,20 @@ TRIANGLE = 0.5  # hypervolume of the true front on the normalised scale, where i
 
 
 class Setup(NamedTuple):
-    """A method's section, how its advantages are shaped, and whether it sees raw rewards."""
+    """A method's section, and whether it sees raw rewards."""
 
     section: dict[str, Any]
-    whiten: str = "combined"
     raw: bool = False
 
 
+COMBINED = {"kind": "moc", "whiten": "combined"}
 ROWS = {
     "linear, raw rewards": Setup({"kind": "linear"}, raw=True),
     "linear": Setup({"kind": "linear"}),
-    "morlhf": Setup({"kind": "morlhf"}),
-    "pama": Setup({"kind": "pama"}),
-    "mgda_ub": Setup({"kind": "mgda_ub"}),
     "mse_only": Setup({"kind": "mse_only"}),
-    "moc, literal": Setup({"kind": "moc", "streams": "literal", "target": "scaled"}),
     "moc": Setup({"kind": "moc"}),
-    "moc, batch": Setup({"kind": "moc"}, whiten="batch"),
-    "moc, scaled": Setup({"kind": "moc", "target": "scaled"}),
+    "moc, combined": Setup(COMBINED),
+    "moc, literal, combined": Setup({**COMBINED, "streams": "literal", "target": "scaled"}),
     "moc_feedback": Setup({"kind": "moc_feedback"}),
 }
 
@@ -51,11 +47,11 @@ def train(setup: Setup, seed: int, steps: int = PPO.steps) -> Array:
     A method with fixed weights trains a policy per preference, one without preferences repeats its point.
     """
     environment = Fishwood()
-    ppo = PPO.model_copy(update={"whiten": setup.whiten, "steps": steps})
+    ppo = PPO.model_copy(update={"steps": steps})
 
     def learnt(training: list[Preference], shown: list[Preference]) -> Array:
         method = catalogue.load("row", setup.section, environment.objectives)
-        learner = Learner(environment, method, ppo, training, seed, setup.raw)
+        learner = Learner(environment, method, method.loop(ppo), training, seed, setup.raw)
         return environment.expected(learner.train().probabilities(shown)).numpy()
 
     method = catalogue.load("row", setup.section, environment.objectives)

@@ -1,6 +1,6 @@
-"""Trains a small policy by a method's file.
+"""Trains a small policy by a method's file, as the loop for language models does.
 
-The same hooks, advantages, weights and policy loss as the loop for language models.
+Hooks, advantages, weights and policy loss are the same.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,12 @@
 """GRPO's and GDPO's trainer: one policy by TRL's GRPOTrainer on the loop's task, without value heads."""
 
-import gc
 import logging
 
 import torch
 
 from moa.errors import MoaError
 from moa.job.command import Steps
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job
 from moa.lm import checkpoint
 from moa.methods import grpo
@@ -38,7 +37,7 @@ def train(request: Request, job: Job) -> Trained:
             actor=actor,
             method=method,
             ppo=section.ppo,
-            task=task_of(request, actor),
+            task=task_of(request, actor, method.settings.group_size),
             seed=request.seed,
             micro=micro,
             checkpointing=section.model.gradient_checkpointing,
@@ -55,8 +54,7 @@ def train(request: Request, job: Job) -> Trained:
                     "out of memory with one response at a time; lower ppo.batch_size, generation.max_new_tokens or"
                     " model size, or set model.quantisation: nf4"
                 ) from None
-        micro = max(m for m in range(1, micro // 2 + 1) if whole % m == 0)
+        micro = smaller(micro, whole)
         log.warning("out of memory: %d responses at a time (the mini-batch stays %d)", micro, whole)
         del actor, run
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()

@@ -8,6 +8,7 @@ from trl import GRPOConfig
 
 from moa.experiment.keys import Ppo
 from moa.job.process import Job
+from moa.lm.training import quiet
 from moa.methods.grpo import Method
 from moa.rl.experience import Actor, Task
 from moa.rl.loop import batch_preferences, prompt_indices
@@ -45,8 +46,8 @@ class GrpoRun:
 def data(run: GrpoRun, first: int = 0) -> Dataset:
     """Return one row per group from step `first` on.
 
-    The prompt as the policy reads it, the prompt as rewards see it, the preference. Prompts come in the loop's order,
-    preferences as balanced as the loop's; a step takes batch_size / group_size of them.
+    A row holds the prompt as the policy reads it, the prompt as rewards see it, and the preference. Prompts come in the
+    loop's order, preferences as balanced as the loop's. A step takes batch_size / group_size of them.
     """
     task, groups = run.task, run.ppo.batch_size // run.method.settings.group_size
     rows = []
@@ -60,13 +61,10 @@ def data(run: GrpoRun, first: int = 0) -> Dataset:
 
 
 def arguments(run: GrpoRun, folder: str, first: int = 0) -> GRPOConfig:
-    """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on.
-
-    Nothing is kept on disk but in `folder`, nothing reported elsewhere.
-    """
+    """Return TRL's configuration: the loop's batches, sampling and precision, steps from `first` on."""
     chosen, ppo, decoding, cuda = run.method.settings, run.ppo, run.actor.decoding, torch.cuda.is_available()
     return GRPOConfig(
-        output_dir=folder,
+        **quiet(folder, run.seed),
         max_steps=(ppo.steps - first) * run.updates,
         generation_batch_size=ppo.batch_size,
         num_generations=chosen.group_size,
@@ -88,12 +86,5 @@ def arguments(run: GrpoRun, folder: str, first: int = 0) -> GRPOConfig:
         activation_checkpointing=run.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=False,  # the weights are in the configured precision already, the adapter in float32
-        use_cpu=not cuda,
         dataloader_pin_memory=cuda,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        seed=run.seed,
     )

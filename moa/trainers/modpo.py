@@ -38,7 +38,7 @@ def train(request: Request, job: Job) -> Trained:
         beta=settings.beta,
         epochs=settings.epochs or ppo.epochs,
         rate=settings.learning_rate or ppo.learning_rate,
-        row=request.row,
+        row=method.row,
         seed=request.seed,
         checkpoints=job.folder,
         curve=first_rows(samples, method.objectives),
@@ -64,7 +64,7 @@ def samples_of(request: Request, actor: Actor, task: Task, job: Job) -> Samples:
             samples = draw(actor, task, ppo, settings.responses, request.seed)
         else:
             evaluation = [r["prompt"] for r in inputs.prompts(request.prompts, "evaluation")]
-            pairs = read_pairs(f"methods.{request.row}.pairs", settings.pairs, evaluation)
+            pairs = read_pairs(f"methods.{method.row}.pairs", settings.pairs, evaluation)
             samples = given(actor, task, ppo, pairs, request.seed)
     samples.save(path, job.watch)
     return samples

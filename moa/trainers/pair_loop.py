@@ -3,7 +3,6 @@
 Notation: B responses of at most T tokens after prompts of at most P; K objectives.
 """
 
-import gc
 import json
 import logging
 import time
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Ppo
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.lm.models import broken_parameter, forward, recomputing
 from moa.rl.experience import Actor
-from moa.rl.loop import CurveRow
+from moa.rl.loop import CurveRow, curve_of
 from moa.rl.losses import estimated_kl, forbid_empty, logprobs_and_entropy
 from moa.store import files
 from moa.store.provenance import text_hash
@@ -116,9 +115,8 @@ class PairLoop:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.actor.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.rate)
-        self.batch = self.micro = max(
-            1, self.ppo.mini_batch_size // 2
-        )  # as many responses as the shared loop's mini-batch
+        # as many responses as the shared loop's mini-batch
+        self.batch = self.micro = max(1, self.ppo.mini_batch_size // 2)
         self.updates = self.epochs * -(-len(self.pairs.rows) // self.batch)
         self.steps = min(self.ppo.steps, self.updates)
 
@@ -153,7 +151,7 @@ class PairLoop:
         if path is None:
             return
         state = checkpoint.restore(path, self._trainee())
-        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.curve = curve_of(state)
         self.micro, self.resumed = state["micro"], int(state["step"])
         self.watch.restore(state["watch"])
         log.info("resumed at step %d/%d", self.resumed, self.steps)
@@ -184,8 +182,7 @@ class PairLoop:
                     raise MoaError(f"out of memory with one pair at a time; {SHORTER}") from error
             # Outside the handler the exception no longer holds the tensors of the failed pass.
             self.micro //= 2
-            gc.collect()
-            torch.cuda.empty_cache()
+            release()
             log.warning("out of memory: %d pairs at a time, the batch stays %d", self.micro, self.batch)
 
     def _update(self, chosen: Tensor, step: int) -> dict[str, float]:

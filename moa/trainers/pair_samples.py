@@ -1,9 +1,8 @@
 """What MODPO compares: the reference policy's responses, or those of a data set's own pairs.
 
-With their rewards and log-probabilities.
+They come with their rewards and log-probabilities.
 """
 
-import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import torch
 from moa.errors import MoaError
 from moa.experiment.keys import Ppo
 from moa.job import command
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release
 from moa.lm.checkpoint import seed_step
 from moa.lm.conditioning import continuation_rows
 from moa.lm.generation import Rollout, join
@@ -147,7 +146,7 @@ def _read_in_parts(
 ) -> tuple[Rollout, torch.Tensor]:
     """Return responses and their log-probabilities (B, T) under the reference.
 
-    `rows` at a time, fewer where memory runs out.
+    They are read `rows` at a time, and fewer where memory runs out.
     """
     while True:
         clock = command.Progress(what, count)
@@ -164,8 +163,7 @@ def _read_in_parts(
             if rows == 1:
                 raise MoaError(f"out of memory with one response at a time; {SHORTER}") from error
         rows //= 2
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
         log.warning("out of memory: %d responses at a time", rows)
 
 
@@ -175,7 +173,7 @@ def _read(
 ) -> tuple[Rollout, torch.Tensor]:
     """Make a part of the responses with the adapter switched off, and read it with the reference.
 
-    What returns lies in main memory.
+    What it returns lies in main memory.
     """
     with actor.model.disable_adapter():
         rollout = make(rows, number)

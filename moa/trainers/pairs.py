@@ -19,9 +19,9 @@ def label_probabilities(margins: Tensor) -> Tensor:
 
 
 def modpo_loss(gap: Tensor, others: Tensor, chosen: Tensor, weight: float, beta: float) -> Tensor:
-    """-log sigma( (beta gap - others) / w_k ) where i is chosen, and the same with i and j exchanged where j is.
+    """Return -log sigma((beta gap - others) / w_k) where i is chosen, and with i and j exchanged where j is.
 
-    MODPO, docs/papers.md 3.5.
+    The loss is MODPO's (docs/papers.md 3.5).
 
     Args:
         gap: (N,) log-ratio of policy to reference of response i less that of response j.
@@ -40,7 +40,7 @@ def modpo_loss(gap: Tensor, others: Tensor, chosen: Tensor, weight: float, beta:
 def all_pairs(prompts: int, responses: int) -> Tensor:
     """Return (N, 2) rows of responses that stand side by side, `responses` to each prompt.
 
-    N = prompts * C(responses, 2).
+    Their number N is prompts * C(responses, 2).
     """
     within = torch.tensor(list(combinations(range(responses), 2)))
     return (torch.arange(prompts)[:, None, None] * responses + within).reshape(-1, 2)
@@ -80,9 +80,9 @@ def make_pairs(rewards: Tensor, responses: int, weights: Tensor, labelled: int) 
 
 
 def given_pairs(rewards: Tensor, weights: Tensor, labelled: int) -> Pairs:
-    """Return pairs that a data set labelled: rewards (B, K) of chosen and rejected responses in turn.
+    """Return pairs that a data set labelled.
 
-    `weights` (K,); `labelled` is k.
+    `rewards` (B, K) are those of chosen and rejected responses in turn. `weights` are (K,), and `labelled` is k.
     """
     rows = all_pairs(len(rewards) // 2, 2).to(rewards.device)
     return _with_margins(rows, torch.ones(len(rows), device=rewards.device), rewards, weights, labelled)

@@ -18,7 +18,7 @@ def train(request: Request, job: Job) -> Trained:
     task = task_of(request, actor)
     loop = Loop(actor, request.method, request.section.ppo, task, request.seed, job.folder, watch=job.watch)
     run(loop, request.name)
-    return Trained(actor.model, actor.heads, loop.curve, loop.tokens, {"streams": loop.streams})
+    return Trained(actor.model, actor.heads, loop.curve, loop.tokens)
 
 
 def run(loop: Loop, name: str) -> None:

@@ -25,7 +25,7 @@ class Request:
 
     Attributes:
         weights: the policy's own; None where the preference varies per sample.
-        row: of the benchmark; `policy` is its name within the row.
+        policy: its name within the method's row.
         prompts: table PROMPTS.
         base: folder of the base model.
         normaliser: table NORMALISER.
@@ -41,7 +41,6 @@ class Request:
     section: TrainSection
     method: Method
     weights: Preference | None
-    row: str
     policy: str
     seed: int
     prompts: Path
@@ -58,12 +57,12 @@ class Request:
     @property
     def name(self) -> str:
         """The policy's name in the log."""
-        return f"{self.row}/{self.policy} s{self.seed}"
+        return f"{self.method.row}/{self.policy} s{self.seed}"
 
     @property
     def key(self) -> dict[str, Any]:
         """The columns that identify the policy in tables."""
-        return {"task": self.section.task, "method": self.row, "policy": self.policy, "seed": self.seed}
+        return {"task": self.section.task, "method": self.method.row, "policy": self.policy, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ def keep(request: Request) -> AbstractContextManager[Job]:
     paths = (request.prompts, request.base, request.normaliser, *request.models, *request.texts)
     return keeping(
         request.checkpoints,
-        f"{request.row}-{request.policy}-s{request.seed}",
+        f"{request.method.row}-{request.policy}-s{request.seed}",
         request.section.model_dump_json(),
-        request.row,
+        request.method.row,
         request.policy,
         str(request.seed),
         json.dumps(request.weights),
@@ -102,6 +101,7 @@ def keep(request: Request) -> AbstractContextManager[Job]:
 def write(request: Request, trained: Trained) -> None:
     """Write the policy folder and table CURVES."""
     section, method = request.section, request.method
+    streams = method.streams if trained.heads else []
     card = {
         **request.key,
         "weights": request.weights,
@@ -111,9 +111,10 @@ def write(request: Request, trained: Trained) -> None:
         "conditioning": section.conditioning.model_dump(),
         "generation": section.generation.model_dump(),
         "model": section.model.model_dump(),
+        **({"streams": streams} if streams else {}),
         **trained.facts,
     }
     with files.folder(request.out) as folder:
-        models.save_policy(folder, trained.model, trained.heads, trained.facts.get("streams", []), card)
+        models.save_policy(folder, trained.model, trained.heads, streams, card)
     rows = [{**request.key, "step": s, "quantity": q, "objective": o, "value": v} for s, q, o, v in trained.curve]
     tables.write(tables.CURVES, rows, request.curve)

@@ -1,6 +1,5 @@
 """Rewards-in-Context's trainer: offline on the texts, then online on the policy's own responses."""
 
-import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from moa.errors import MoaError
 from moa.experiment.keys import Sft
 from moa.experiment.schema import TrainSection
 from moa.job import command
-from moa.job.memory import allocating
+from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job, peak_memory
 from moa.lm import answering, checkpoint, conditioning, sft
 from moa.lm.targets import Targets
 from moa.methods import ric
 from moa.rl.experience import Actor, Task
-from moa.rl.loop import CurveRow, prompt_indices
+from moa.rl.loop import CurveRow, curve_of, prompt_indices
 from moa.store import inputs
 from moa.store.provenance import text_hash
 from moa.trainers.request import Request, Trained
@@ -117,7 +116,7 @@ class Ric:
         if path is None:
             return
         state = checkpoint.restore(path, checkpoint.Trainee(self.actor.model))
-        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.curve = curve_of(state)
         self.tokens, self.finished = state["tokens"], int(state["step"])
         self.job.watch.restore(state["watch"])
         log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
@@ -213,9 +212,9 @@ class Ric:
         return trained.loss
 
     def _fitting(self, made: Sequence[sft.Example], spec: Sft, job: Job) -> sft.Trained:
-        """Fine-tune from the adapter as it is.
+        """Fine-tune from the adapter as it is; where memory runs out, try again with fewer examples at a time.
 
-        Where memory runs out, again from there, or from a checkpoint, with fewer examples at a time.
+        A new attempt begins from the same adapter, or from a checkpoint.
         """
         actor, micro = self.actor, checkpoint.micro_batch(job.folder, sft.micro_batch(spec.batch_size))
         before = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(actor.model).items()}
@@ -230,11 +229,10 @@ class Ric:
                         "out of memory with one example at a time; lower model.sft.max_length, or set"
                         " model.quantisation: nf4"
                     ) from None
-            micro = sft.smaller(micro, spec.batch_size)
+            micro = smaller(micro, spec.batch_size)
             log.warning("out of memory: again with %d examples at a time (the batch stays %d)", micro, spec.batch_size)
             actor.model.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
+            release()
             set_peft_model_state_dict(actor.model, before)
 
 

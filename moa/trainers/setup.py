@@ -31,8 +31,7 @@ def make_actor(base: Base, decoding: Decoding, method: Method, seed: int) -> Act
     if spec.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.enable_input_require_grads()
-    streams = len(method.objectives) + len(method.extra_heads)
-    heads = models.ValueHeads(models.hidden_size(policy), streams).to(models.device())
+    heads = models.ValueHeads(models.hidden_size(policy), len(method.streams)).to(models.device())
     return Actor(policy, heads, tokenizer, decoding, context)
 
 
@@ -55,9 +54,9 @@ def text_of(actor: Actor, prompting: Prompting) -> Callable[[str, Preference | N
 
 
 def training_preferences(section: TrainSection, method: Method, weights: Preference | None) -> list[Preference]:
-    """Return what a policy is trained on.
+    """Return what a policy is trained on: its own weights, the lattice or equal weights.
 
-    Its own weights, the lattice, or (preference-free) equal weights that nobody reads.
+    A preference-free policy has the equal ones, which nobody reads.
     """
     if weights is not None:
         return [weights]
@@ -66,11 +65,17 @@ def training_preferences(section: TrainSection, method: Method, weights: Prefere
 
 
 def drawn_preferences(ppo: Ppo, training: list[Preference], dirichlet: float, seed: int) -> list[Preference]:
-    """Return the preferences that the loop will draw: they depend on seed and step alone."""
+    """Return the preferences that the loop will draw: they depend on seed, step and groups per step alone."""
     each = ppo.batch_size // ppo.group_size
     return [
         tuple(p) for step in range(ppo.steps) for p in batch_preferences(training, each, dirichlet, seed, step).tolist()
     ]
+
+
+def read_preferences(task: Task, ppo: Ppo, seed: int) -> list[Preference]:
+    """Return every preference that a conditioned policy reads in training: the task's own, and those to be drawn."""
+    own = list(task.training)
+    return own if task.dirichlet is None else own + drawn_preferences(ppo, own, task.dirichlet, seed)
 
 
 def check_lengths(actor: Actor, task: Task, prompts: Sequence[str], preferences: Sequence[Preference]) -> None:
@@ -90,8 +95,10 @@ def check_lengths(actor: Actor, task: Task, prompts: Sequence[str], preferences:
     conditioning.encode([task.text_of(prompt, widest) for prompt in prompts], actor.tokenizer, room)
 
 
-def task_of(request: Request, actor: Actor) -> Task:
+def task_of(request: Request, actor: Actor, group_size: int | None = None) -> Task:
     """Return the task of a request: train prompts, rewards, scale and training preferences.
+
+    `group_size` is how many responses share a preference; None takes `ppo.group_size`.
 
     Raises:
         MoaError: a table or a reward is unfit; or a prompt, of evaluation too, does not fit into the context.
@@ -109,6 +116,7 @@ def task_of(request: Request, actor: Actor) -> Task:
         training=shown,
         dirichlet=dirichlet,
     )
-    drawn = [] if dirichlet is None else drawn_preferences(section.ppo, shown, dirichlet, request.seed)
-    check_lengths(actor, task, [r["prompt"] for r in every], [*shown, *drawn] if method.conditioned else [])
+    ppo = section.ppo if group_size is None else section.ppo.model_copy(update={"group_size": group_size})
+    read = read_preferences(task, ppo, request.seed) if method.conditioned else []
+    check_lengths(actor, task, [r["prompt"] for r in every], read)
     return task

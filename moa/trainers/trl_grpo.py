@@ -25,12 +25,12 @@ from moa.job.process import peak_memory
 from moa.lm import checkpoint
 from moa.lm.conditioning import token_rows
 from moa.lm.generation import decode
-from moa.lm.models import broken_parameter, positions
+from moa.lm.models import broken_parameter, positions, train_in_float32
 from moa.lm.training import Continued
 from moa.method import Logged
 from moa.methods.grpo import Method
 from moa.rl.experience import Actor, Task
-from moa.rl.loop import AdaptiveKl, CurveRow
+from moa.rl.loop import AdaptiveKl, CurveRow, curve_of
 from moa.trainers.grpo_run import GrpoRun, arguments, data
 
 log = logging.getLogger("moa")
@@ -141,7 +141,7 @@ class Recorder(TrainerCallback):
 
     def restore(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Go on from a checkpoint's state."""
-        self.curve = [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+        self.curve = curve_of(state)
         self.rewards.step, self.rewards.tokens = int(state["step"]), int(state["tokens"])
         self.watch.restore(state["watch"])
         trainer.beta = float(state["beta"])
@@ -241,10 +241,7 @@ def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
             processing_class=actor.tokenizer,
             callbacks=[recorder],
         )
-        for parameter in actor.model.parameters():
-            # TRL keeps the adapter of a quantised base in bfloat16, where small updates are lost.
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        train_in_float32(actor.model)
         trainer.remove_callback(PrinterCallback)
         recorder.trainer, trainer.sampled, trainer.updated = trainer, first, first * run.updates
         if path is not None:  # not before: TRL's reference is a copy of the adapter that it is given

@@ -1,6 +1,6 @@
-"""A disk that fills up, or a job that is killed, while a folder is written.
+"""A disk fills up, or a job is killed, while a folder is written.
 
-Nothing half-written, and what was there before stays.
+Nothing is left half-written, and what was there before stays.
 """
 
 import os
@@ -99,7 +99,7 @@ def test_policy(tmp_path: Path) -> None:
         pytest.raises(MoaError, match="no space left to write .*policies/s0"),
         files.folder(place) as folder,
     ):
-        models.save_policy(folder, run.actor.model, run.actor.heads, run.streams, {})
+        models.save_policy(folder, run.actor.model, run.actor.heads, run.method.streams, {})
     assert [p.name for p in place.parent.iterdir()] == ["s0"]
     assert (place / "policy.json").read_text() == "before"
 

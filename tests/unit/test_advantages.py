@@ -37,9 +37,8 @@ def test_whiten_by_hand() -> None:
 
 
 def test_streams_are_whitened_each_by_itself() -> None:
-    x = torch.tensor(
-        [[[1.0, 3.0, 100.0]], [[-10.0, 30.0, 100.0]]]
-    )  # two streams of one sample; the third token is padding
+    # two streams of one sample; the third token is padding
+    x = torch.tensor([[[1.0, 3.0, 100.0]], [[-10.0, 30.0, 100.0]]])
     mask = torch.tensor([[1.0, 1.0, 0.0]])
     assert masked_mean(x, mask).tolist() == [2.0, 10.0]
     # second stream: 10 -+ 20, unbiased variance (400 + 400) / 1 = 800; as in the first, -+1 / sqrt 2
@@ -65,7 +64,7 @@ def test_group_relative_by_hand() -> None:
 def test_every_token_of_a_response_has_its_groups_advantage() -> None:
     """One stream; rewards summed over live tokens are 1 and 3.
 
-    Mean 2, deviation sqrt(2), -+1 / (sqrt(2) + 0.0001) = 0.707057.
+    Their mean is 2 and their deviation sqrt(2), so advantages are -+1 / (sqrt(2) + 0.0001), which is -+0.707057.
     """
     rewards = torch.tensor([[[-1.0, 2.0, 9.0], [1.0, 1.0, 1.0]]])  # with the KL in the heads every token has a reward
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
@@ -120,9 +119,8 @@ def test_combined_advantages_are_scaled_within_each_group_or_over_the_batch() ->
 def test_streams_on_one_scale_are_summed_as_rewards() -> None:
     """GRPO's order: weights 0.5, 0.5 of rewards (4, 0), (0, 1) give 2 and 0.5.
 
-    So -+0.75 around the mean, -+1 after scaling.
-
-    Standardised first, the streams would cancel: the first says +0.7071, -0.7071 and the second the opposite.
+    That is -+0.75 around the mean, and -+1 after scaling. Standardised first, the streams would cancel: the first says
+    +0.7071, -0.7071 and the second the opposite.
     """
     ppo = Ppo(advantages="group", group_size=2, whiten="combined")
     mask, rewards = torch.ones(2, 1), torch.tensor([[[4.0], [0.0]], [[0.0], [1.0]]])

@@ -260,6 +260,6 @@ def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path)
     )
     run = tiny_policy.loop("linear", tmp_path / "checkpoints", steps=1)
     paths = {name: tmp_path / name for name in ("prompts", "normaliser", "checkpoints", "out", "curve", "costs")}
-    request = Request(section, run.method, None, "linear", "policy", 0, base=base, models=[], texts=[], **paths)
-    write(request, Trained(run.actor.model, run.actor.heads, run.curve, run.tokens, {"streams": run.streams}))
+    request = Request(section, run.method, None, "policy", 0, base=base, models=[], texts=[], **paths)
+    write(request, Trained(run.actor.model, run.actor.heads, run.curve, run.tokens))
     assert answering.read_card(tmp_path / "out").base_hash == file_hash(base)

@@ -213,9 +213,9 @@ def test_a_stream_of_zeros_takes_all_the_weight() -> None:
 
 
 def test_min_norm_of_weighted_streams_inverts_the_preference() -> None:
-    """Streams p_k A^k of unrelated A^k of one size.
+    """Streams p_k A^k of unrelated A^k of one size have c_k proportional to 1 / p_k^2.
 
-    C_k is proportional to 1 / p_k^2, so objective k counts c_k p_k ~ 1 / p_k.
+    So objective k counts c_k p_k ~ 1 / p_k.
     """
     p = np.array([0.8, 0.2])
     effective = min_norm(np.diag(p**2)).weights * p

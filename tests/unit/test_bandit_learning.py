@@ -33,7 +33,7 @@ SEEDS = range(3)
 def learn(kind: str, training: list[tuple[float, float]], seed: int, **settings: object) -> tuple[Tensor, Arms]:
     """Train on the arms; returns the arms' probabilities (M, A) for M training preferences.
 
-    Any, for a policy without one.
+    A policy without a preference has one row (M = 1), whatever it is shown.
     """
     arms = Arms()
     method = catalogue.load("row", {"kind": kind, **settings}, arms.objectives)
@@ -69,12 +69,10 @@ def test_pama_leaves_the_dominated_arms(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mgda_ub_leaves_the_dominated_arms_near_the_middle(seed: int) -> None:
-    """The two rewards mirror each other and the policy begins uniform.
+    """The two rewards mirror each other and the policy begins uniform, so both weigh 1/2.
 
-    So both weigh 1/2, for which the arm at 1/2 is best.
-
-    Every other arm of the front is Pareto stationary as well: noise that led there is not undone. In eight seeds 0.40
-    to 0.59.
+    For such weights the arm at 1/2 is best. Every other arm of the front is Pareto stationary as well: noise that led
+    there is not undone. In eight seeds 0.40 to 0.59.
     """
     probabilities, arms = learn("mgda_ub", [FREE], seed)
     assert float(probabilities[0, arms.optimal].sum()) > 0.9

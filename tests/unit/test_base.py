@@ -121,10 +121,7 @@ def padding(lengths: Sequence[int], order: Sequence[int], batch: int) -> int:
 
 
 def test_random_batches_of_sorted_examples() -> None:
-    """Every pass uses every example once; micro-batches pad little; the longest example comes first.
-
-    The seed decides.
-    """
+    """Every pass uses every example once; micro-batches pad little; the longest comes first; the seed decides."""
     lengths = torch.randint(5, 80, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
     order = sft.random_batches(lengths, 40, 2000, seed=1)
     assert sorted(order) == sorted([*range(1000), *range(1000)])
@@ -137,10 +134,8 @@ def test_random_batches_of_sorted_examples() -> None:
 def test_every_token_has_the_same_weight() -> None:
     """The loss is a mean over a batch's tokens.
 
-    Were batches sorted, short texts' tokens would count several times as much.
-
-    Short texts of 10 tokens and long ones of 70: the mean weight (batch / tokens in it) of both kinds differs by a few
-    per cent.
+    Were batches sorted, short texts' tokens would count several times as much. Short texts have 10 tokens and long ones
+    70. The mean weight (batch / tokens in it) of both kinds differs by a few per cent.
     """
     lengths = [10] * 500 + [70] * 500
     order = sft.random_batches(lengths, 50, 1000, seed=0)
@@ -356,12 +351,10 @@ def test_out_of_memory_halves_the_micro_batch(data: Path, tmp_path: Path, monkey
 def test_it_goes_on_where_it_was_killed(
     data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
 ) -> None:
-    """Eight steps, killed in the sixth.
+    """Eight steps are killed in the sixth.
 
-    The base has the same bytes as one that was not, and five steps are not done twice.
-
-    The rate rises over two steps and falls to 0 over eight, so a schedule that began anew would show; dropout would,
-    too.
+    The base has the same bytes as one that was not, and five steps are not done twice. The rate rises over two steps
+    and falls to 0 over eight, so a schedule that began anew would show; dropout would, too.
     """
     settings = {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "max_length": 48, "warmup": 0.25, "lora": lora}
     made = section(

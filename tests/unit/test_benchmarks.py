@@ -35,7 +35,7 @@ def test_slope_is_the_exponent() -> None:
 def test_every_way_returns_the_gradient_of_its_weights(way: str, work: pama_cost.Work) -> None:
     """At ratio 1 the loss is linear in the advantages.
 
-    So the gradient is the weighted sum of the objectives' gradients.
+    So its gradient is the weighted sum of the objectives' gradients.
     """
     advantages = torch.randn(3, 3, 5)
     gradient, c = pama_cost.WAYS[way](work, advantages)
@@ -91,9 +91,9 @@ def test_rows_and_page(work: pama_cost.Work) -> None:
 
 
 def test_a_mutants_change_is_named_and_only_failing_tests_kill(tmp_path: Path) -> None:
-    """Of three mutants of one function a test noticed the first, none the second, and nothing reached the third.
+    """Of three mutants of one function a test noticed the first, and none the second.
 
-    Code 33.
+    Nothing reached the third, which is code 33.
     """
     source = "def x_half__mutmut_orig(x=1):\n    y = x\n    return y / 2\n"
     for number, last in ((1, "y * 2"), (2, "y / 3"), (3, "None")):

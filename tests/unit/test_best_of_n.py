@@ -107,9 +107,8 @@ def test_an_objective_without_a_scale(world: Path) -> None:
 def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Path) -> None:
     """All preferences choose among the same 8 responses per prompt and sample, drawn once.
 
-    The choice is made anew here.
-
-    At (.5, .5) lengths a < 7 <= b are worth as much where b = 10 - 3 a / 7: never, so that rounding decides no tie.
+    The choice is made anew here. At (.5, .5) lengths a < 7 <= b are worth as much where b = 10 - 3 a / 7: never, so
+    that rounding decides no tie.
     """
     rows = run(world, tmp_path, 8, samples=2)
     assert len(rows) == len(GRID) * len(PROMPTS) * 2
@@ -139,6 +138,7 @@ def test_the_stage_chooses_among_one_set_of_responses(world: Path, tmp_path: Pat
         "generate",
         sum(r.tokens for r in drawn) + read,
     ), "every candidate counts, chosen or not"
+    assert cost["batch"] == 16
 
 
 def test_more_candidates_are_no_worse_and_the_preference_steers(world: Path, tmp_path: Path) -> None:

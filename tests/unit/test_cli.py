@@ -172,7 +172,8 @@ def test_snakemakes_arguments_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "plan"), [("-n", 1), ("-np", 1), ("--dry-run", 1), ("--nolock", 0), ("train", 0)]
+    ("arguments", "plan"),
+    [("-n", 1), ("-np", 1), ("-pn", 1), ("-p", 0), ("--dry-run", 1), ("--nolock", 0), ("train", 0)],
 )
 def test_a_dry_run_is_told_from_a_run(arguments: str, plan: int) -> None:
     assert start.plans_only([arguments]) == bool(plan)

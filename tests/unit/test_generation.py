@@ -27,9 +27,8 @@ def test_decoding_changes_nothing(tokenizer: PreTrainedTokenizerFast, text: str)
     """A response decodes to itself, its first space and all white space included."""
     if any(token in text for token in SPECIAL) or "\u2581" in text:
         return
-    text = (
-        text if tokenizer is BYTES else " " + text
-    )  # within a word, SentencePiece has no token that starts a response
+    # within a word, SentencePiece has no token that starts a response
+    text = text if tokenizer is BYTES else " " + text
     ((_, tail),) = continuation_rows(["I like"], [text], tokenizer)
     assert decode([tail], tokenizer) == [text]
 

@@ -139,7 +139,7 @@ def test_the_same_seed_trains_the_same_policy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resuming_gives_the_policy_of_never_stopping(stop: int, tmp_path: Path) -> None:
-    """Rates fall linearly, Adam has its moments, the KL's weight adapts, dropout draws.
+    """Rates fall linearly, Adam has its moments, the KL's weight adapts and dropout draws.
 
     All go on where the checkpoint has them.
     """
@@ -208,9 +208,8 @@ def test_it_learns_an_arm_per_preference(kind: str, seed: int, tmp_path: Path) -
     texts = [run.task.text_of("", p) for p in run.task.training]
     rows = run.actor.tokenizer(texts, return_tensors="pt").input_ids
     with torch.no_grad():
-        chosen = (
-            run.actor.model(input_ids=rows).logits[:, -1].softmax(1)[:, 4 : 4 + arms.actions]
-        )  # the first four are special
+        # the first four tokens are special
+        chosen = run.actor.model(input_ids=rows).logits[:, -1].softmax(1)[:, 4 : 4 + arms.actions]
     preferences = torch.tensor(run.task.training)
     loss = (preferences @ arms.table.T).amax(1) - (preferences * (chosen @ arms.table)).sum(1)
     assert float(chosen[:, arms.optimal].sum(1).min()) > 0.95

@@ -111,10 +111,11 @@ def test_rewards_see_the_text_that_generation_decodes(tmp_path: Path) -> None:
     assert seen == [(["The lamp", "The lamp"], [" works well", " works well"])]
     # scale: a from -1 to 1, b from 0 to 1; quantile (1, 0) and (0.5, 1): 0.75 and 0.75 * 0.5 + 0.25
     assert got == [0.75, 0.625]
+    # the preference column decides
     assert rewards(["", ""], ["", ""], [ids, ids], ["", ""], [[0.0, 1.0]] * 2) == [
         0.0,
         1.0,
-    ]  # the preference column decides
+    ]
     assert ("finished_rate", "all", 0.0) in rewards.rows and rewards.tokens == 4 * len(ids) + 1
 
 

@@ -28,7 +28,6 @@ LAYERS = (
     ("cli", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-TORCHLESS = ("errors", "experiment", "store", "method")  # the plan and the command line load no torch
 
 
 def room(module: str) -> str:
@@ -62,13 +61,3 @@ def test_imports_point_down(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0].removesuffix(".py")
     upward = [f"{path.name}:{line} imports {name}" for line, name in imports(path) if HEIGHT[room(name)] > HEIGHT[own]]
     assert not upward
-
-
-@pytest.mark.parametrize("name", TORCHLESS)
-def test_the_lowest_rooms_load_no_torch(name: str) -> None:
-    for path in [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else sorted((ROOT / name).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        names = [alias.name for n in top if isinstance(n, ast.Import) for alias in n.names]
-        names += [str(n.module) for n in top if isinstance(n, ast.ImportFrom)]
-        assert not [n for n in names if n.split(".")[0] in ("torch", "transformers", "peft", "trl")], path

@@ -30,7 +30,8 @@ def weights_for(kind: str) -> tuple[float, float] | None:
 
 def policy_bytes(finished: object, folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True)
-    save_policy(folder, finished.actor.model, finished.actor.heads, finished.streams, {})  # type: ignore[attr-defined]
+    actor, streams = finished.actor, finished.method.streams  # type: ignore[attr-defined]
+    save_policy(folder, actor.model, actor.heads, streams, {})
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -45,9 +46,9 @@ def test_kl_is_exactly_zero_at_step_0(kind: str, place: str, tmp_path: Path) -> 
 
 
 def test_first_tokens_have_the_probabilities_that_they_were_drawn_with(tmp_path: Path) -> None:
-    """Prompt 'p0' with each of the 20 tokens as its whole response.
+    """Prompt 'p0' comes with each of the 20 tokens as its whole response.
 
-    Without the end token, which no sample begins with, they sum to 1.
+    Without the end token, which no sample begins with, their probabilities sum to 1.
     """
     run = loop("morlhf", tmp_path, weights=(0.5, 0.5))
     tokens, end = torch.arange(20), run.actor.tokenizer.eos_token_id
@@ -74,9 +75,9 @@ def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:
 
 
 def test_moc_as_the_paper_has_it_trains_and_logs_its_weights(tmp_path: Path) -> None:
-    """A^1, A^2 and the control advantage of a head of its own, weighed by min-norm at every step.
+    """A^1, A^2 and the control advantage of a head of its own are weighed by min-norm at every step.
 
-    C lies on the simplex, near the minimum.
+    The weights c lie on the simplex, near the minimum.
     """
     run = loop("moc", tmp_path, settings={"streams": "literal", "target": "scaled"}, steps=3)
     list(run.run())

@@ -40,7 +40,7 @@ def test_value_loss_by_hand() -> None:
 def test_reference_loss_has_the_gradient_of_the_kl() -> None:
     """Expected over the policy's own samples, grad of k2 equals grad KL(pi || ref), exactly.
 
-    Sum over the vocabulary.
+    The expectation is a sum over the vocabulary.
     """
     logits = torch.tensor([0.3, -0.4, 1.1], dtype=torch.float64, requires_grad=True)
     reference = torch.log_softmax(torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64), 0)
@@ -111,15 +111,13 @@ def test_sensitivity_is_the_squared_gradient_at_the_hidden_state() -> None:
     temperature = 0.7
     logits = hidden @ output.T
     logprobs = torch.log_softmax(logits / temperature, -1).gather(-1, tokens[..., None])[..., 0]
-    gradient = torch.autograd.grad(logprobs.sum(), hidden)[
-        0
-    ]  # a token's log-probability depends on its own state alone
+    # a token's log-probability depends on its own state alone
+    gradient = torch.autograd.grad(logprobs.sum(), hidden)[0]
     got = sensitivity(logits.detach(), tokens, output, temperature)
     torch.testing.assert_close(got, gradient.square().sum(-1).float(), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="shorter"):
-        sensitivity(
-            logits.detach(), tokens[:1], output, temperature
-        )  # one sample's tokens for two: never cut in silence
+        # one sample's tokens for two: never cut in silence
+        sensitivity(logits.detach(), tokens[:1], output, temperature)
 
 
 @pytest.mark.parametrize(

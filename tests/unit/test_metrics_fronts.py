@@ -15,9 +15,9 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "hypervolume.json
 
 
 def sweep(points, reference):
-    """Area above the reference point.
+    """Return the area above the reference point.
 
-    Walk the points from the largest x down, add what rises above the highest y so far.
+    Walk the points from the largest x down, and add what rises above the highest y so far.
     """
     area, highest = 0.0, reference[1]
     for x, y in sorted(map(tuple, points), reverse=True):
@@ -28,9 +28,9 @@ def sweep(points, reference):
 
 
 def inclusion_exclusion(points, reference):
-    """Volume of a union of boxes.
+    """Return the volume of a union of boxes.
 
-    The sum over all subsets of (-1)^(size + 1) times the volume of their intersection.
+    It is the sum over all subsets of (-1)^(size + 1) times the volume of their intersection.
     """
     boxes = np.maximum(np.asarray(points) - reference, 0)
     total = 0.0

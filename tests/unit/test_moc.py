@@ -7,6 +7,7 @@ from moa.errors import MoaError
 from moa.experiment.keys import Ppo
 from moa.method import Batch, Scores
 from moa.methods import catalogue, moc
+from moa.rl.weights import gram
 
 NAMES = ["a", "b"]
 LITERAL = {"streams": "literal", "target": "scaled"}
@@ -80,7 +81,7 @@ def test_the_middle_asks_for_both_ends_of_the_range() -> None:
 
 def test_the_gram_matrix_leaves_padding_out() -> None:
     # streams (1, 2) and (3, 0) on two tokens, 9 on padding: [[1 + 4, 3], [3, 9]] / 2
-    got = moc.gram(torch.tensor([[[1.0, 2.0, 9.0]], [[3.0, 0.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    got = gram(torch.tensor([[[1.0, 2.0, 9.0]], [[3.0, 0.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]]))
     assert got.tolist() == [[2.5, 1.5], [1.5, 4.5]]
 
 

@@ -78,7 +78,7 @@ def test_order_is_kept_beyond_the_scales_end() -> None:
 def test_it_is_the_gradient_of_the_constraint() -> None:
     """On a bandit with exact expectations the multiplier adds -d/dtheta mean_i (E R^i - p~_i)^2 to utility's gradient.
 
-    Ranges of width 1 (set by two other preferences), so that missing is p~ - E R; the weights stay above 0.
+    Ranges have width 1 (set by two other preferences), so that missing is p~ - E R; the weights stay above 0.
     """
     rewards = torch.tensor([[0.7, 0.1], [0.4, 0.6], [0.1, 0.6]])  # three arms, two objectives
     theta = torch.tensor([0.5, 0.25, 0.25]).log().requires_grad_()

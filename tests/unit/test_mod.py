@@ -53,7 +53,7 @@ def mixed_model(base: Path, corners: list[Path]) -> PeftModel:
 def alone(base: Path, folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return one policy's next-token probabilities (B, V).
 
-    A model with that adapter alone, no cache, one prompt at a time.
+    They are those of a model with that adapter alone, without a cache, one prompt at a time.
     """
     model = models.load_adapters(models.load_base(base, PLAIN), {"x": folder})
     with torch.no_grad():
@@ -111,9 +111,9 @@ def test_before_or_after_the_temperature_is_the_same() -> None:
 
 
 class Tilted:
-    """Two policies over three arms.
+    """Two policies over three arms: the reference (.5, .3, .2) tilted by one reward each.
 
-    The reference (.5, .3, .2) tilted by one reward each, pi_k = pi_ref exp(r_k / beta) / Z.
+    They are pi_k = pi_ref exp(r_k / beta) / Z.
     """
 
     reference = torch.tensor([0.5, 0.3, 0.2]).log()
@@ -130,14 +130,14 @@ class Tilted:
 
 
 def test_mixing_tilted_policies_is_optimal_for_the_weighted_reward() -> None:
-    """The identity that MOD rests on.
+    """MOD rests on the identity prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z.
 
-    Prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z, up to its own constant.
+    It holds up to a constant of its own.
     """
     arms = Tilted()
-    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(
+    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(  # type: ignore[arg-type]
         torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
-    )  # type: ignore[arg-type]
+    )
     optimum = arms.reference + (0.7 * arms.rewards["a"] + 0.3 * arms.rewards["b"]) / arms.beta
     torch.testing.assert_close(mixed.softmax(-1)[0], optimum.softmax(-1))
 
@@ -152,12 +152,10 @@ def test_the_filters_are_those_of_generate() -> None:
 
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), first), torch.tensor([2 / 3, 1 / 3, 0]))
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), later), torch.tensor([0.6, 0.3, 0.1]))
-    torch.testing.assert_close(
-        probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46
-    )  # squared
-    torch.testing.assert_close(
-        probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0])
-    )  # .6 < .85 <= .9: two tokens
+    # squared
+    torch.testing.assert_close(probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46)
+    # .6 < .85 <= .9: two tokens
+    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0]))
 
 
 @pytest.mark.parametrize("spec", [PLAIN, NF4])

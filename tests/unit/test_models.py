@@ -1,6 +1,6 @@
-"""The policy: base, adapters, value heads; the reference is the base with its adapters off, exactly.
+"""The policy: base, adapters, value heads.
 
-Also on a 4-bit base.
+The reference is the base with its adapters off, exactly, and on a 4-bit base as well.
 """
 
 import json

@@ -1,6 +1,6 @@
 """PAMA's closed form is optimal.
 
-A KKT certificate in many cases, an independent QP solver, and our own min-norm solver.
+A KKT certificate says so in many cases; an independent QP solver and our own min-norm solver agree.
 
 The problem: min over the simplex of (sum_i c_i a_i)^2. It is convex, so c is optimal exactly when, with s = sum_i c_i
 a_i, s a_i >= s^2 for every i: no vertex lies in a direction of descent. The minimum s*^2 is unique; with mixed signs c
@@ -22,7 +22,7 @@ Array = np.ndarray
 def drawn(n: int, cases: int, seed: int) -> Array:
     """Values (n, cases), a sixth of the cases each.
 
-    All positive, all negative, mixed, with zeros, with ties, heavy-tailed.
+    They are all positive, all negative, mixed, with zeros, with ties, or heavy-tailed.
     """
     rng = np.random.default_rng(seed)
     kinds = (
@@ -45,7 +45,7 @@ def drawn(n: int, cases: int, seed: int) -> Array:
 def projection_of_zero(a: Array) -> Array:
     """s* (cases,) of (n, cases).
 
-    The point of [min a, max a] nearest to 0, written without looking at the closed form.
+    It is the point of [min a, max a] nearest to 0, written without looking at the closed form.
     """
     return np.clip(0.0, a.min(0), a.max(0))
 
@@ -54,8 +54,7 @@ def projection_of_zero(a: Array) -> Array:
 def test_certificate(n: int) -> None:
     a = drawn(n, CASES, seed=n)
     # Scales from 1e-100 to 1e100. The certificate is homogeneous of degree 2 in a, so each case is judged after
-    # division by its
-    # largest |a|: a tolerance of 1e-12 there is 1e-12 max|a|^2 in the case's own unit.
+    # division by its largest |a|: a tolerance of 1e-12 there is 1e-12 max|a|^2 in the case's own unit.
     scaled = a * 10.0 ** np.random.default_rng(n).uniform(-100, 100, size=CASES)
     c = closed_form(torch.from_numpy(scaled)).numpy()
     unit = a / np.maximum(np.abs(a).max(0), np.finfo(float).tiny)
@@ -67,7 +66,7 @@ def test_certificate(n: int) -> None:
 
 
 def test_certificate_in_single_precision() -> None:
-    """What the loop computes in.
+    """The loop computes in single precision.
 
     One rounding of c moves s by at most 2^-24 max|a| per weight, and two weights are not zero.
     """
@@ -114,7 +113,7 @@ def test_value_agrees_with_a_general_solver(n: int) -> None:
 def test_value_agrees_with_min_norm_on_the_rank_one_gram_matrix(n: int) -> None:
     """a a' is the Gram matrix of n vectors of length one.
 
-    Min c'aa'c is the same problem, solved in n^2 per iteration.
+    So the least c'aa'c is the same problem, solved in n^2 per iteration.
     """
     a = drawn(n, 120, seed=20 + n)
     a /= np.maximum(np.abs(a).max(0), 1e-30)

@@ -77,9 +77,8 @@ def test_readability_maps_grades_to_the_unit_interval() -> None:
     texts = ["The cat sat.", "Considerable deliberation preceded it. Why?", "!!! ...", "internationalisation " * 30]
     spec = {"kind": "readability", "easy": easy, "hard": hard}
     assert scores(spec, texts) == pytest.approx([1.0, 0.0, 0.0, 0.0], abs=1e-6)
-    # 'It is 42.' has ARI 9.42 + 1.5 - 21.43 = -10.51, 'It was a fine day.' 13 letters, 5 words: 12.246 + 2.5 - 21.43 =
-    # -6.684
-    # with easy -10, hard 0: -6.684 gives 6.684 / 10
+    # 'It is 42.' has ARI 9.42 + 1.5 - 21.43 = -10.51, 'It was a fine day.' 13 letters, 5 words:
+    # 12.246 + 2.5 - 21.43 = -6.684; with easy -10, hard 0: -6.684 gives 6.684 / 10
     assert scores({"kind": "readability", "easy": -10, "hard": 0}, ["It was a fine day."]) == pytest.approx([0.6684])
 
 

@@ -26,13 +26,14 @@ class Listed(Scorer):
         return Scores(np.array([len(r) / 10 for r in responses], np.float32), np.array([len(r) > 4 for r in responses]))
 
 
+# 0.3, blank, 0.5 and cut, blank (the last two characters are invisible), 0.1
 RESPONSES = [
     "abc",
     "",
     "abcde",
     " \n\t\u200b\ufeff",
     "a",
-]  # 0.3, blank, 0.5 and cut, blank (the last two characters are invisible), 0.1
+]
 
 
 @pytest.mark.parametrize(

@@ -123,13 +123,14 @@ def test_every_response_gets_every_score(folder: Path) -> None:
         if r["role"] == "judge" and r["objective"] == "a" and r["point"] == 0
     } == {"p1": True, "p2": True}
     cost = tables.read(tables.COSTS, folder / "costs" / "score.parquet").to_pylist()[0]
+    # 4 texts of 4 tokens
     assert (cost["stage"], cost["method"], cost["seed"], cost["tokens"], cost["models"]) == (
         "score",
         "moc",
         3,
         16,
         0,
-    )  # 4 texts of 4 tokens
+    )
 
 
 def test_bfloat16_deviation_stands_in_the_files_metadata(folder: Path) -> None:
@@ -155,9 +156,8 @@ def test_a_policy_that_only_writes_blanks_is_still_judged(folder: Path) -> None:
     )
     rows = run_score(folder, text)
     assert set(values(rows, "a", "reward").values()) == {0.0}
-    expected = min(
-        tiny_rewards.plain(Path(source), prompt)[0] for prompt in PROMPTS.values()
-    )  # the judge's smallest score of the prompts
+    # the judge's smallest score of the prompts
+    expected = min(tiny_rewards.plain(Path(source), prompt)[0] for prompt in PROMPTS.values())
     assert list(values(rows, "a", "judge").values()) == pytest.approx([expected] * 4, abs=1e-5)
 
 

@@ -103,9 +103,8 @@ def test_bounds_are_ordered() -> None:
 
 
 def test_prompt_text() -> None:
-    assert (
-        TARGETS.rewards_text([1.2345, -0.35], NAMES) == "sentiment 1.2 conciseness -0.3"
-    )  # -0.35 lies just above -.35 in binary
+    # -0.35 lies just above -.35 in binary
+    assert TARGETS.rewards_text([1.2345, -0.35], NAMES) == "sentiment 1.2 conciseness -0.3"
     assert (
         TARGETS.model_copy(update={"format": "tags"}).rewards_text([1.2, -0.4], NAMES)
         == "<rm1_score> 1.2 <rm2_score> -0.4"
@@ -288,7 +287,7 @@ def test_killed_within_a_part_gives_the_same_policy(
 def test_rates_of_the_parts(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rounds train at 1/14 of the offline rate, on kept responses and half as many texts as responses.
 
-    At most 16 + 8.
+    That is at most 16 + 8.
     """
     real, seen = sft.fine_tune, []
 
@@ -311,9 +310,10 @@ def test_out_of_memory_starts_the_part_again_with_fewer_examples(
     def small_gpu(*arguments: Any) -> sft.Trained:
         tried.append(arguments[3].micro)
         if arguments[3].micro > 4:
+            # half a step was taken
             arguments[0].get_parameter("base_model.model.model.layers.0.mlp.up_proj.lora_B.default.weight").data.fill_(
                 9.0
-            )  # half a step was taken
+            )
             raise sft.torch.OutOfMemoryError
         return real(*arguments)
 

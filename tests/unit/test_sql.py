@@ -104,9 +104,9 @@ def test_hostile_statements_are_refused(database, statement, tmp_path):
 
 
 def test_the_connection_alone_refuses_them_too(database, tmp_path):
-    """Without the check of the statement's kind.
+    """The connection refuses them without the check of the statement's kind, too.
 
-    It makes the message clear and stops what is harmless but no query.
+    That check makes the message clear and stops what is harmless but no query.
     """
     harmless = ("PRAGMA", "CALL", "CHECKPOINT", "CREATE TEMP")
     for statement in [s.format(folder=tmp_path) for s in HOSTILE if not s.startswith(harmless)]:

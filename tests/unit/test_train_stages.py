@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from moa.errors import MoaError
 from moa.experiment.preferences import Preference
 from moa.job import command
+from moa.stages import train
 from moa.store import tables
-from moa.trainers import setup
+from moa.trainers import setup, trl_grpo
+from moa.trainers.grpo_run import GrpoRun
 from tests import tiny_policy, trained
 
 Row = tuple[str, tuple[float, float] | None]
@@ -82,6 +85,26 @@ def test_the_preferences_that_will_be_drawn_are_known_beforehand(tmp_path: Path)
     list(run.run())
     assert read[::3] == setup.drawn_preferences(run.ppo, list(run.task.training), 1.0, 0)
     assert len(set(read)) == 8
+
+
+def test_grpo_is_checked_with_the_preferences_that_its_own_groups_draw(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shared loop would draw one preference for eight responses, GRPO draws one for each of its groups."""
+    checked: list[Preference] = []
+    drawn: list[list[float]] = []
+    real = trl_grpo.data
+
+    def noted(run: GrpoRun, first: int) -> Dataset:
+        drawn.extend(real(run, first)["preference"])
+        return real(run, first)
+
+    monkeypatch.setattr(setup, "check_lengths", lambda actor, task, prompts, read: checked.extend(read))
+    monkeypatch.setattr(trl_grpo, "data", noted)
+    given = trained.command(inputs, tmp_path, "grpo", ppo={"steps": 2, "group_size": 8}, group_size=4)
+    given.section = json.dumps({**json.loads(given.section), "dirichlet": 1.0})
+    train.main(given)
+    assert len(drawn) == 4 and set(map(tuple, drawn)) < set(checked)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[name for name, _ in ROWS])

@@ -1,6 +1,6 @@
-"""Building the database: files are checked, an old file is replaced whole or kept.
+"""Building the database, and the provenance row that it is built from.
 
-And the provenance row that it is built from.
+Files are checked, and an old file is replaced whole or kept.
 """
 
 import json

@@ -26,9 +26,9 @@ def test_a_large_sharpness_gives_a_corner() -> None:
 
 
 def test_hundredths_sum_to_one() -> None:
-    """1/3 each: 33 + 33 + 33 = 99, the missing one goes to the first of the equal remainders.
+    """1/3 each: 33 + 33 + 33 = 99, and the missing one goes to the first of the equal remainders.
 
-    .125/.875: 12 + 87, remainders equal.
+    For .125 and .875 it is 12 + 87, with equal remainders.
     """
     assert hundredths(np.array([[1 / 3, 1 / 3, 1 / 3], [0.125, 0.875, 0.0]])).tolist() == [
         [0.34, 0.33, 0.33],

@@ -32,7 +32,7 @@ def test_iterations_by_hand() -> None:
 
 
 def test_the_tolerance_is_relative_to_the_longest_stream() -> None:
-    """Streams of norms 1 and 2 in a unit a ten-thousandth as large.
+    """Streams of norms 1 and 2 come in a unit a ten-thousandth as large.
 
     Gaps in that unit are all below 1e-12, and the answer is the same.
     """
@@ -54,12 +54,11 @@ def test_an_away_step_drops_a_stream_at_once() -> None:
 
 
 def test_an_away_step_ends_where_the_norm_is_least() -> None:
-    """Orthogonal, squared norms 1, 1, 4.
+    """The streams are orthogonal, with squared norms 1, 1, 4.
 
-    M c from equal weights is (1, 1, 4) / 3 with mean 2/3, so away from the third (2/3 against 1/3).
-
-    On the line c = (a, a, 1 - 2 a) the norm 2 a^2 + 4 (1 - 2 a)^2 is least at a = 4/9, inside the simplex, and that is
-    the solution.
+    M c from equal weights is (1, 1, 4) / 3 with mean 2/3, so the step leads away from the third (2/3 against 1/3). On
+    the line c = (a, a, 1 - 2 a) the norm 2 a^2 + 4 (1 - 2 a)^2 is least at a = 4/9, inside the simplex, and that is the
+    solution.
     """
     found = min_norm(np.diag([1.0, 1.0, 4.0]))
     np.testing.assert_allclose(found.weights, [4 / 9, 4 / 9, 1 / 9], atol=1e-12)
@@ -67,7 +66,7 @@ def test_an_away_step_ends_where_the_norm_is_least() -> None:
 
 
 def test_the_line_search_ends_at_a_corner() -> None:
-    """Second stream twice the first.
+    """The second stream is twice the first.
 
     The line's least norm is at c = (2, -1), beyond the corner (1, 0), which is the answer after one step.
     """
@@ -76,13 +75,11 @@ def test_the_line_search_ends_at_a_corner() -> None:
 
 
 def test_a_corner_on_the_way_is_left() -> None:
-    """Vectors (1, 0), (1/2, 4), (3, 0), (3, 0).
+    """The vectors are (1, 0), (1/2, 4), (3, 0), (3, 0).
 
-    4 M c from equal weights is (7.5, 19.75, 22.5, 22.5), so the step leads to the first.
-
-    There M c = (1, 1/2, 3, 3), and 1 < 7.5 / 4 says that the norm still falls at the corner, which therefore ends the
-    step. From a corner no step leads away; the next goes to the second vector: c_1 = (16.25 - 0.5) / (1 + 16.25 - 2 *
-    0.5) = 63 / 65.
+    4 M c from equal weights is (7.5, 19.75, 22.5, 22.5), so the step leads to the first. There M c = (1, 1/2, 3, 3),
+    and 1 < 7.5 / 4 says that the norm still falls at the corner, which therefore ends the step. From a corner no step
+    leads away; the next goes to the second vector: c_1 = (16.25 - 0.5) / (1 + 16.25 - 2 * 0.5) = 63 / 65.
     """
     rows = np.array([[1.0, 0.0], [0.5, 4.0], [3.0, 0.0], [3.0, 0.0]])
     found = min_norm(rows @ rows.T)

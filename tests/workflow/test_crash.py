@@ -62,9 +62,8 @@ def test_kill_minus_nine_of_snakemake(finished: Path) -> None:
     """Snakemake dies while a policy trains: the job follows within seconds, and the next run resumes."""
     checkpoints = finished / ".moa" / "checkpoints"
     with running(finished, "train", "--cores", "1", *LONGER) as process:
-        wait(
-            lambda: any(checkpoints.glob("*/*/step-*")), snake.PATIENCE, "complete checkpoint"
-        )  # one still being written is no place to resume from
+        # a checkpoint still being written is no place to resume from
+        wait(lambda: any(checkpoints.glob("*/*/step-*")), snake.PATIENCE, "complete checkpoint")
         assert len(jobs_in(finished)) == 1
         process.kill()
         process.wait()
@@ -102,9 +101,8 @@ def test_kill_minus_nine_of_a_job(finished: Path) -> None:
 
 def test_interrupt_by_the_user(finished: Path) -> None:
     """Ctrl-C reaches snakemake and its jobs: both end, no lock stays behind."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a suite started in the background ignores Ctrl-C, and so would its children
+    # a suite started in the background ignores Ctrl-C, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with running(finished, "train", "--cores", "1", *LONGER) as process:
         wait(lambda: jobs_in(finished), snake.PATIENCE, "job")
         time.sleep(1.0)

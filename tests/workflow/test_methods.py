@@ -7,9 +7,8 @@ import duckdb
 from moa.methods import catalogue
 from tests.workflow import snake
 
-MORE = [
-    name for name in catalogue.names() if name not in snake.ROWS and name != "external"
-]  # external needs a model of the user's
+# external needs a model of the user's
+MORE = [name for name in catalogue.names() if name not in snake.ROWS and name != "external"]
 
 
 def test_every_other_method_runs(finished: Path) -> None:

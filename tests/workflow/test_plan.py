@@ -128,7 +128,7 @@ def test_without_a_warm_start_texts_are_not_scored(project: Path) -> None:
 def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -> None:
     """Without a warm start a trainer that reads the texts' rewards has them made.
 
-    Table and cost belong to the database.
+    Their table and cost belong to the database.
     """
     edit(project / snake.TINY, ("warm_start: {share: 0.5, keep: 0.5}", "warm_start: null"))
     for row, scored in (("ric", True), ("linear", False)):

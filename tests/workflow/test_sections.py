@@ -49,9 +49,8 @@ def test_sections_hold_what_their_stage_reads_and_no_more() -> None:
     assert plan().train("pama") == plan(preferences=preferences).train("pama")  # takes no preference
     assert plan().train("moc") != plan(preferences=preferences).train("moc")
     template = {"template": "{preference}! {prompt}", "warm_start": {"share": 0.5, "keep": 0.5}}
-    assert plan().train("morlhf") == plan(conditioning=template).train(
-        "morlhf"
-    )  # one weight vector, nothing in the prompt
+    # one weight vector, nothing in the prompt
+    assert plan().train("morlhf") == plan(conditioning=template).train("morlhf")
     assert plan().train("linear") != plan(conditioning=template).train("linear")
 
 
@@ -131,9 +130,8 @@ def test_the_lending_row_may_have_a_name_of_its_own() -> None:
         "rewarded_soups": {"ingredients": "mine"},
         "morlhf": {"corners": "pama", "prompts": "preference"},
     }
-    made = plan(
-        run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods
-    )  # corners is not read with such prompts
+    # corners is not read with such prompts
+    made = plan(run={"methods": ["rewarded_soups", "morlhf"], "seeds": [0]}, methods=methods)
     assert {row for row, _ in made.policies} == {"mine", "morlhf"}
     assert "'single_objective' is no row" in refusal(
         run={"methods": ["mod"], "seeds": [0]}, methods={"single_objective": {"kind": "pama"}}
