@@ -111,8 +111,8 @@ class Classifier(Strict):
     """-1 where less of it is better."""
     max_length: int = Field(512, ge=4)
     """Most tokens that the classifier reads; longer texts are cut, and flagged in the scores."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(32, ge=1)
     """Texts per forward pass; halved where memory runs out."""
 
@@ -199,8 +199,8 @@ class Transformer(Strict):
     """Text that the model reads, made of {prompt} and {response}."""
     max_length: int = Field(512, ge=4)
     """Most tokens that the model reads; longer texts are cut, in training and in scoring."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(16, ge=1)
     """Pairs per optimiser step, and texts per forward pass."""
     epochs: float = Field(1.0, gt=0)
