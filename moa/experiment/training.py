@@ -89,6 +89,10 @@ class Ppo(Strict):
     whiten: Whiten = "combined"
     """Where advantages are standardised: after the method has weighed them on one reward scale, or every objective by
     itself over the batch (`batch`). Source: measured: studies/one_reward_scale."""
+    unfinished: Literal["keep", "leave_out"] = "keep"
+    """Responses that max_new_tokens cut: learnt from like any other, or left out of the loss (`leave_out`)."""
+    unfinished_penalty: float = Field(0.0, ge=0)
+    """Taken from every reward of a response that max_new_tokens cut, on the normalised scale."""
     kl: Kl = Kl()
     """KL to the reference policy."""
     checkpoint_every: int = Field(20, ge=1)

@@ -24,7 +24,7 @@ from moa.errors import MoaError
 from moa.experiment.rewards import Classifier, Transformer
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job
-from moa.lm.training import Continued, Course, quiet
+from moa.lm.training import Continued, Course, Plan, quiet
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
 
@@ -107,7 +107,8 @@ def _fit(training: Training, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     The result is None where memory did not suffice; the model is spoilt then.
     """
     name, spec, pairs = training.name, training.spec, training.pairs
-    course = Course(f"reward {name}", f"rewards.{name}.learning_rate", training.job, SEED, micro)
+    steps = -(-len(pairs) // spec.batch_size)
+    course = Course(Plan(f"reward {name}", f"rewards.{name}.learning_rate", SEED, micro, steps), training.job, model)
     left = pairs.select(range(course.finished * spec.batch_size, len(pairs)))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(
