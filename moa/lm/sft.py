@@ -164,6 +164,7 @@ def fine_tune(
     total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
     rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
     if sft.lora:  # here, not in the Trainer: a checkpoint is judged by the parameters that are to be trained
+        torch.manual_seed(sft.seed)
         model = get_peft_model(model, lora_config(spec.lora))
     plan = Plan("SFT", tuning.key, sft.seed, tuning.micro, steps=-(-total // sft.batch_size))
     course = Course(plan, job, model)
