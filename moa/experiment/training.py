@@ -90,9 +90,10 @@ class Ppo(Strict):
     """Where advantages are standardised: after the method has weighed them on one reward scale, or every objective by
     itself over the batch (`batch`). Source: measured: studies/one_reward_scale."""
     unfinished: Literal["keep", "leave_out"] = "keep"
-    """Responses that max_new_tokens cut: learnt from like any other, or left out of the loss (`leave_out`)."""
+    """What the loop, grpo and gdpo do with responses that max_new_tokens cut: learn from them as from any other, or
+    leave them out of the loss (`leave_out`)."""
     unfinished_penalty: float = Field(0.0, ge=0)
-    """Taken from every reward of a response that max_new_tokens cut, on the normalised scale."""
+    """What such a response loses of every reward there, on the normalised scale."""
     kl: Kl = Kl()
     """KL to the reference policy."""
     checkpoint_every: int = Field(20, ge=1)
