@@ -171,7 +171,7 @@ class Grid(Strict):
     def preferences(self, objectives: int, where: str) -> list[Preference]:
         """Return the preferences for K = `objectives`; `where` names the section in error messages."""
         if self.divisions is not None:
-            return lattice(objectives, self.divisions, where)
+            return lattice(objectives, self.divisions, where, MOST)
         key, given = (f"{where}.points", self.points) if self.points is not None else (f"{where}.preset", RIC13)
         points = [check(list(p), objectives, f"{key}[{i}]") for i, p in enumerate(given)]
         refuse_twice(points, [label(p) for p in points], key)

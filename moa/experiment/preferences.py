@@ -31,13 +31,14 @@ RIC13: tuple[Preference, ...] = (
 )
 
 
-def lattice(objectives: int, divisions: int, where: str = "a lattice") -> list[Preference]:
+def lattice(objectives: int, divisions: int, where: str = "a lattice", most: int = 1_000_000) -> list[Preference]:
     """Return the simplex lattice (Das and Dennis 1998): every preference whose components are multiples of 1/divisions.
 
     Args:
         objectives: K, at least 2.
         divisions: number of steps from 0 to 1 along an edge, at least 1; two objectives give divisions + 1 points.
         where: what to name in error messages.
+        most: number of points above which that is a MoaError.
 
     Returns:
         comb(divisions + K - 1, K - 1) preferences in ascending order of the first component, then of the second, ...
@@ -45,9 +46,9 @@ def lattice(objectives: int, divisions: int, where: str = "a lattice") -> list[P
     if objectives < 2 or divisions < 1:
         raise MoaError(f"a lattice needs at least 2 objectives and 1 division, got {objectives} and {divisions}")
     count = comb(divisions + objectives - 1, objectives - 1)
-    if count > MOST:
+    if count > most:
         raise MoaError(
-            f"{where}: {divisions} divisions of {objectives} objectives are {count} preferences; {MOST} are the most,"
+            f"{where}: {divisions} divisions of {objectives} objectives are {count} preferences; {most} are the most,"
             " take fewer divisions"
         )
     points = []

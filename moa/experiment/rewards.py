@@ -249,9 +249,9 @@ class Python(Strict):
     kind: Literal["python"]
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """Where it is: package.module:function."""
-    low: Limit | None = None
+    low: float | None = Field(None, ge=-1e30, le=1e30)
     """Least score that the function can give; null: unknown, and the reference policy's scores give the scale."""
-    high: Limit | None = None
+    high: float | None = Field(None, ge=-1e30, le=1e30)
     """Largest score that the function can give; null as for `low`."""
 
     @model_validator(mode="after")

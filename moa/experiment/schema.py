@@ -27,7 +27,7 @@ from moa.experiment.names import Name
 from moa.experiment.preferences import Preference
 from moa.experiment.rewards import TRAINED, Reward, Strict
 
-MOST_OBJECTIVES = 16  # a policy's folder is called by a weight for each
+MOST_OBJECTIVES = 12  # a policy's folder is called by a weight for each, and the tokenizer reads their lattice
 MOST_DRAWN = 200_000_000  # eight bytes each
 
 

@@ -93,28 +93,26 @@ def refuse_to_replace(out: Path) -> None:
         MoaError: another process writes to the database, or died while it did; it holds tables of somebody else; it
             cannot be opened, or is no file.
     """
-    log_of_changes, again = out.with_name(out.name + ".wal"), "and run snakemake again"
-    if log_of_changes.exists():
-        raise MoaError(
-            f"{log_of_changes}: another program's changes that are not in the database yet; close it, or open and close"
-            f" {out.name} once with duckdb, {again}"
-        )
-    if not out.exists():
-        return
-    if not out.is_file():
+    again, changes = "and run snakemake again", out.with_name(out.name + ".wal")
+    if out.exists() and not out.is_file():
         raise MoaError(f"{out}: not a file, and it is kept; move it away {again}")
+    found, damage = [], ""
     try:
-        with duckdb.connect(str(out), read_only=True) as connection:
-            found = connection.execute(OTHERS).fetchall()
+        if out.exists():
+            with duckdb.connect(str(out), read_only=True) as connection:
+                found = connection.execute(OTHERS).fetchall()
     except duckdb.Error as error:
-        if "lock on file" in str(error):
-            raise MoaError(
-                f"{out}: another process has opened the database for writing; close it {again} ({_first_line(error)})"
-            ) from None
+        damage = _first_line(error)
+    if "lock on file" in damage:
+        raise MoaError(f"{out}: another process has opened the database for writing; close it {again} ({damage})")
+    if changes.exists():
         raise MoaError(
-            f"{out}: damaged, or not a database, and it is kept; move it away or delete it, {again}"
-            f" ({_first_line(error)})"
-        ) from None
+            f"{changes}: changes of a program that was killed; open and close {out.name} once with duckdb, {again}"
+        )
+    if damage:
+        raise MoaError(
+            f"{out}: damaged, or not a database, and it is kept; move it away or delete it, {again} ({damage})"
+        )
     if found:
         names = ", ".join(f"'{name}'" for (name,) in found)
         raise MoaError(

@@ -168,7 +168,7 @@ def test_the_largest_seed_is_allowed() -> None:
 
 
 def test_many_objectives_have_few_preferences() -> None:
-    """Of eight objectives 6 divisions are 1 716 preferences, 9 are 11 440; a path holds the weights of sixteen."""
+    """Of eight objectives 6 divisions are 1 716 preferences, 9 are 11 440; there may be twelve objectives."""
     data = changed("preferences.training", {"divisions": 6})
     data["objectives"] = {f"o{i}": {"reward": "vader"} for i in range(8)}
     data["preferences"]["evaluation"] = {"divisions": 1}
@@ -177,7 +177,7 @@ def test_many_objectives_have_few_preferences() -> None:
     said = "preferences.training: 9 divisions of 8 objectives are 11440 preferences; 10000 are the most"
     assert complaint(data).startswith(f"mine.yaml: {said}")
     data["objectives"] = {f"o{i}": {"reward": "vader"} for i in range(20)}
-    assert complaint(data) == "mine.yaml: objectives: 20 given, and 16 are the most"
+    assert complaint(data) == "mine.yaml: objectives: 20 given, and 12 are the most"
 
 
 def test_draws_of_the_bootstrap_fit_into_memory() -> None:

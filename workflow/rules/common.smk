@@ -103,7 +103,7 @@ def environment(threads):
 # Inputs that are folders. Snakemake knows files by content wherever their times are newer, folders by time alone: copied
 # to another place, every folder would look new and all would train again. So rules take a folder as `ancient` and beside
 # it the costs, which the same job writes, with its seconds: a new folder has new costs. (Without the trigger `mtime`,
-# which Snakemake 9.23 takes and never reads, nothing else would tell: `params` of the answers say nothing of the bytes of
+# which Snakemake 9.27 takes and never reads, nothing else would tell: `params` of the answers say nothing of the bytes of
 # the policy that gives them.)
 
 

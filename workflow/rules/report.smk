@@ -2,7 +2,7 @@
 #
 # Database and pages are no declared outputs: Snakemake removes those before a job begins and after it has failed, and
 # with them what another program is writing there, or the results of every task. Flagged `update` they would be kept,
-# but after a failure Snakemake 9.23 takes the old file for the new one. So the jobs replace them whole or not at all,
+# but after a failure Snakemake 9.27 takes the old file for the new one. So the jobs replace them whole or not at all,
 # and what Snakemake sees is a mark: the hash of what was made. `forget` removes the mark of what was lost.
 rule describe_run:
     input:
