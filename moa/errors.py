@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 80  # characters of a key or value in a message
+
 
 class MoaError(Exception):
     """A problem with the user's input or machine: what is wrong, where, and what to do.
@@ -24,3 +26,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
+
+
+def short(text: str) -> str:
+    """Return `text`, cut where it is no name and no number any more."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."

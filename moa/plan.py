@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from moa.errors import MoaError
 from moa.experiment import keys, schema
-from moa.experiment.preferences import Preference
+from moa.experiment.preferences import Preference, refuse_twice
 from moa.experiment.rewards import Classifier, Linear, Python, Reward, Strict, Transformer
 from moa.experiment.schema import Experiment
+from moa.lm.conditioning import preference_text
 from moa.method import Method, Policy
 from moa.methods import catalogue
-from moa.store.provenance import code_hash, file_hash, local_state
+from moa.store.provenance import code_hash, file_hash, local_state, refuse_endless
 
 Section = TypeVar("Section", bound=Strict)
 
@@ -40,12 +41,28 @@ class Plan:
         self.evaluation: list[Preference] = experiment.evaluation_preferences()
         try:
             self.rows: dict[str, Method] = catalogue.rows(experiment)
+            self._refuse_preferences_that_read_alike()
+            refuse_endless(self.sources())
             for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
                 catalogue.load(row, section, list(experiment.objectives))
             for method in self.rows.values():
                 method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
         except MoaError as error:
             raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+
+    def _refuse_preferences_that_read_alike(self) -> None:
+        """Refuse explicit points that one policy could not tell apart, because their text is the same."""
+        if not any(row.conditioned for row in self.rows.values()):
+            return
+        preferences, form = self.experiment.preferences, self.experiment.conditioning.format
+        for key, points in (
+            ("training", self.experiment.training_preferences()),
+            ("evaluation", self.evaluation),
+        ):
+            if getattr(preferences, key).points is not None:
+                told = [preference_text(point, list(self.experiment.objectives), form) for point in points]
+                how = f", as conditioning.format: {form} tells them"
+                refuse_twice(points, told, f"preferences.{key}.points", how)
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
@@ -212,14 +229,21 @@ class Plan:
         )
         return self.files(rewards=self.answering_rewards(row), sources=sources)
 
-    def remote(self) -> bool:
-        """Return whether some source of the experiment comes over the network."""
-        experiment = self.experiment
-        sources = {*self.data_sources(), experiment.model.source}
+    def shared_sources(self) -> set[str]:
+        """Return every source of prompts, texts, models and rewards, hub ids and local paths."""
+        sources = {*self.data_sources(), self.experiment.model.source}
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()
-        return _remote(sources)
+        return sources
+
+    def sources(self) -> set[str]:
+        """Return every source of the run, those of its rows included."""
+        return self.shared_sources() | {source for row in self.rows.values() for source in row.sources()}
+
+    def remote(self) -> bool:
+        """Return whether some source of the experiment comes over the network."""
+        return _remote(self.shared_sources())
 
     def remote_rows(self) -> bool:
         """Return whether some row's own source comes over the network: an external row's model, MODPO's pairs."""

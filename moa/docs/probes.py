@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -153,7 +153,8 @@ def changes(path: str, field: FieldInfo, value: Any) -> Iterator[Tree]:
 
 def _candidates(annotation: Any, value: Any) -> list[Any]:
     found: list[Any] = []
-    for branch in branches(annotation):
+    for member in branches(annotation):
+        branch = get_args(member)[0] if get_origin(member) is Annotated else member
         if get_origin(branch) is Literal:
             found += get_args(branch)
         elif branch is bool:

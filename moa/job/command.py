@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from moa.errors import MoaError
 from moa.job.process import Stopwatch, peak_memory
-from moa.store import tables
+from moa.store import sections, tables
 from moa.store.files import disk_full
 
 log = logging.getLogger("moa")
@@ -23,12 +23,18 @@ REPORT_SECONDS = 10.0
 
 
 def parser(description: str | None, *paths: str, **options: type) -> argparse.ArgumentParser:
-    """Return a parser with `--section` (JSON of the config section), one `--name PATH` per path, and typed options.
+    """Return a parser with `--section` (the config section), one `--name PATH` per path, and typed options.
 
-    A path name that ends in '*' takes any number of paths; one that ends in '?' may be left out.
+    A path name that ends in '*' takes any number of paths, or '@' and a file that lists them; one that ends in '?' may
+    be left out.
     """
-    made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    made.add_argument("--section", required=True, help="JSON of the section of the experiment that this stage uses")
+    made = argparse.ArgumentParser(description=(description or "").splitlines()[0], fromfile_prefix_chars="@")
+    made.add_argument(
+        "--section",
+        type=sections.read,
+        required=True,
+        help="the section of the experiment that this stage uses: a JSON file, or the JSON itself",
+    )
     for name in paths:
         flag = "--" + name.removesuffix("*").removesuffix("?").replace("_", "-")
         if name.endswith("*"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import moa
 from moa.errors import MoaError, nearest
+from moa.experiment import reader
 
 PACKAGE = Path(moa.__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"  # setup.py puts Snakefile, workflow, profiles, config.yaml and experiments there
@@ -52,13 +53,14 @@ def init(path: Path, source: str = DEFAULT) -> None:
 
 
 def check(experiment: Path) -> None:
-    """Refuse to run what is no file."""
+    """Refuse to run what is no file, or what Snakemake, which reads it first, would end in a trace with."""
     if str(experiment).startswith("-"):
         raise MoaError(
             f"{experiment}: name the experiment file first, then Snakemake's arguments: moa run mine.yaml -n"
         )
     if not experiment.is_file():
         raise MoaError(f"{experiment}: no such experiment file; `moa init {experiment.name}` writes one")
+    reader.read(experiment)
 
 
 def command(experiment: Path, arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 
 from moa.errors import MoaError
+from moa.experiment.names import Source
 from moa.experiment.rewards import Strict
 from moa.tasks.duplicates import Near
 from moa.tasks.tabular import read_rows, text_of
@@ -24,7 +25,7 @@ SPEAKER = re.compile(r"^\s*\w+:\s*")
 class PairSource(Strict):
     """A data set's own pairs: columns of prompts and responses, or of whole dialogues that share their beginning."""
 
-    source: str
+    source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
     """Commit of a hub data set."""
