@@ -44,8 +44,8 @@ $(READY): $(TORCH) requirements.lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# torch comes first and alone: which build of it this machine takes is for pip's settings to say. So pip downloads the one
-# that it prefers, and installs it if its hash is known; asked for with hashes, it would prefer the package index's.
+# torch comes first and alone. Which build of it a machine gets is for pip's settings to say: pip downloads the one that
+# it prefers, and installs that if its hash is known. Asked for with hashes at once, it would prefer the package index's.
 # A build with CUDA names packages for it, which no other needs.
 $(TORCH): requirements-torch.txt requirements-cuda.txt
 	$(if $(PYTHON),,$(error Python 3.11 or 3.12 is needed, and neither python3.12, python3.11 nor python3 is one))

@@ -3,9 +3,9 @@
     make lock                                          # what requirements*.txt ask for; other versions stay
     make lock ARGS="--upgrade-package transformers"    # the newest release that they allow; --upgrade for all
 
-uv reads the package index's metadata and downloads no package. The lock holds for Linux and macOS, Python 3.11 and 3.12.
-Three files, because they are installed one after another: torch, what its CUDA build needs besides, all others. A fourth
-one holds the tools that make uses. Hashes that a file has for a version stay, so one added by hand is kept.
+uv reads the package index's metadata and downloads no package. The lock is for Linux and macOS, Python 3.11 and 3.12:
+three files, which are installed one after another (torch, what its CUDA build needs besides, all others), and a fourth
+with the tools that make itself uses. Hashes that a file has for a version stay, so one added by hand is kept.
 """
 
 import re
@@ -30,10 +30,10 @@ def compiled(named: str, before: list[str], *options: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "lock.txt")
         out.write_text("\n".join(before) + "\n", encoding="utf-8")
-        command = ["uv", "pip", "compile", named, "--output-file", str(out), "--universal", "--python-version", "3.11"]
-        command += ["--generate-hashes", "--no-annotate", "--no-header", "--no-config", "--quiet", *options]
+        command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", named, "--output-file", str(out)]
+        command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
         command += [part for name in ELSEWHERE for part in ("--no-emit-package", name)]
-        subprocess.run([str(Path(sys.executable).with_name("uv")), *command[1:]], check=True)
+        subprocess.run([*command, "--no-config", "--quiet", *options], check=True)
         return locked(out.read_text(encoding="utf-8"))
 
 
