@@ -5,9 +5,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from tests.workflow import snake
@@ -102,11 +104,13 @@ def test_torch_is_installed_by_its_hash_and_cuda_s_packages_where_it_asks_for_th
         pytest.skip("make is not installed")
     shutil.copy(snake.ROOT / "Makefile", tmp_path)
     found, torch, cuda = tmp_path / "wheels", tmp_path / "requirements-torch.txt", tmp_path / "requirements-cuda.txt"
+    venv.create(tmp_path / ".venv")  # with this environment's pip, which is all that it sees of it
+    (site,) = (tmp_path / ".venv").glob("lib/python*/site-packages")
+    (site / "pip").symlink_to(Path(pip.__file__).parent)
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(found), "PIP_CONFIG_FILE": "/dev/null"}
 
     def installed() -> tuple[subprocess.CompletedProcess[str], set[str]]:
         run = make(tmp_path, ".venv/.torch", f"PYTHON={sys.executable}", **offline)
-        (site,) = (tmp_path / ".venv").glob("lib/python*/site-packages")
         return run, {path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info")}
 
     cuda.write_text(wheel(found, "nvidia_cublas", "13.1.1"))
