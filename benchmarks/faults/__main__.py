@@ -141,21 +141,27 @@ def campaign(given: argparse.Namespace, work: Path) -> list[Mapping[str, Any]]:
             sys.exit(f"error: --only {missing[0]}: no such trial")
         return [tried.run(known[name]) for name in given.only]
     preload(given.groups)
+    shares = {group: share for group, share in SHARES.items() if group in given.groups}
+    every = {group: tried.trials(group) for group in shares}  # the finished runs are made here, before the clock
     rows: list[Mapping[str, Any]] = []
-    began, shares = time.perf_counter(), {g: SHARES[g] for g in SHARES if g in given.groups}
-    passed = 0.0
-    for group, share in shares.items():
-        passed += share
+    began, passed = time.perf_counter(), 0.0
+    for group, trials in every.items():
+        passed += shares[group]
         ends = began + given.minutes * 60 * passed / sum(shares.values())
-        trials = tried.trials(group)
         random.Random(given.seed).shuffle(trials)
+        done = 0
         for trial in trials[: given.most]:
             if time.perf_counter() > ends:
-                print(f"{group}: {len(trials)} trials, the time sufficed for {trials.index(trial)}", flush=True)
                 break
             rows.append(tried.run(trial))
             show(rows[-1])
+            done += 1
+        print(f"{group}: {done} of {len(trials)} trials, {_minutes(began)} since the first", flush=True)
     return rows
+
+
+def _minutes(began: float) -> str:
+    return f"{(time.perf_counter() - began) / 60:.1f} minutes"
 
 
 def group_of(name: str) -> str:

@@ -1,5 +1,6 @@
 """Damaged files: every file that a stage reads, damaged in every way, then one of its readers is run."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,31 +12,30 @@ from benchmarks.faults.world import Command, World, repeat
 
 HOW = "a copy of the finished run, one file damaged; one stage that reads it, in a fork"
 HOW_CHECKPOINTS = "a job ended after some checkpoint, its checkpoints damaged; the same job again, in a fork"
-RUN = "results/faults"
-POLICY = f"{RUN}/policies/moc/policy/s0"
-READERS = {  # file -> stages (and rows) that read it
-    f"{RUN}/prompts.parquet": ("reference", "train", "generate moc", "score moc", "evaluate"),
-    f"{RUN}/texts.parquet": ("texts", "base", "reference"),
-    f"{RUN}/text_scores.parquet": ("base",),
-    f"{RUN}/rewards/taught/model.safetensors": ("texts", "reference", "train", "score moc", "best_of_n"),
-    f"{RUN}/rewards/taught/reward.json": ("texts", "reference", "train", "score moc", "best_of_n"),
-    f"{RUN}/base/model.safetensors": ("reference", "train", "generate moc", "best_of_n"),
-    f"{RUN}/base/config.json": ("reference", "train", "generate moc", "best_of_n"),
-    f"{RUN}/base/tokenizer.json": ("reference", "train", "generate moc", "best_of_n"),
-    f"{RUN}/base/tokenizer_config.json": ("reference", "train", "generate moc", "best_of_n"),
-    f"{RUN}/normaliser.parquet": ("train", "best_of_n", "score moc", "evaluate"),
-    f"{RUN}/fluency.parquet": ("evaluate",),
+POLICY = "policies/moc/policy/s0"
+READERS = {  # file of the run -> stages (and rows) that read it
+    "prompts.parquet": ("reference", "train", "generate moc", "score moc", "evaluate"),
+    "texts.parquet": ("texts", "base", "reference"),
+    "text_scores.parquet": ("base",),
+    "rewards/taught/model.safetensors": ("texts", "reference", "train", "score moc", "best_of_n"),
+    "rewards/taught/reward.json": ("texts", "reference", "train", "score moc", "best_of_n"),
+    "base/model.safetensors": ("reference", "train", "generate moc", "best_of_n"),
+    "base/config.json": ("reference", "train", "generate moc", "best_of_n"),
+    "base/tokenizer.json": ("reference", "train", "generate moc", "best_of_n"),
+    "base/tokenizer_config.json": ("reference", "train", "generate moc", "best_of_n"),
+    "normaliser.parquet": ("train", "best_of_n", "score moc", "evaluate"),
+    "fluency.parquet": ("evaluate",),
     f"{POLICY}/adapter/adapter_model.safetensors": ("generate moc", "moa respond"),
     f"{POLICY}/adapter/adapter_config.json": ("generate moc", "moa respond"),
     f"{POLICY}/policy.json": ("generate moc", "moa respond"),
-    f"{RUN}/generations/moc/s0.parquet": ("score moc", "evaluate"),
-    f"{RUN}/scores/moc/s0.parquet": ("evaluate",),
-    f"{RUN}/reference_scores.parquet": ("warehouse",),
-    f"{RUN}/curves/moc/policy/s0.parquet": ("warehouse",),
-    f"{RUN}/costs/train/moc/policy/s0.parquet": ("warehouse",),
-    f"{RUN}/evaluation/metrics.parquet": ("warehouse",),
-    f"{RUN}/run.parquet": ("warehouse", "moa respond"),
-    "results/results.duckdb": ("report", "moa sql"),
+    "generations/moc/s0.parquet": ("score moc", "evaluate"),
+    "scores/moc/s0.parquet": ("evaluate",),
+    "reference_scores.parquet": ("warehouse",),
+    "curves/moc/policy/s0.parquet": ("warehouse",),
+    "costs/train/moc/policy/s0.parquet": ("warehouse",),
+    "evaluation/metrics.parquet": ("warehouse",),
+    "run.parquet": ("warehouse", "moa respond"),
+    "../results.duckdb": ("report", "moa sql"),
 }
 OWN = {  # of the user: nothing says what its bytes should be
     "labels.csv": ("rewards",),
@@ -59,6 +59,7 @@ MODELS = {
     "results/models/rewards/trained/tokenizer.json": ("score adapter",),
 }
 
+WHOLE = ("evaluate", "warehouse")  # stages that see whether rows are missing
 # Model folders, and what else a clear line may call them.
 FOLDERS = {
     "base": (),
@@ -101,20 +102,27 @@ class Fault:
         )
 
 
-def find(world: World, reader: str) -> Command:
-    """Return the command of 'stage', 'stage row' or 'moa command'."""
+def find(world: World, reader: str) -> Command | None:
+    """Return the command of 'stage', 'stage row' or 'moa command'; None where the run has none."""
     stage, _, row = reader.partition(" ")
+    known = [c for c in world.commands if c.stage == stage]
     if stage == "moa":
-        return next(c for c in world.commands if c.stage == "moa" and c.arguments[0] == row)
-    return world.command(stage, row or None)
+        return next((c for c in known if c.arguments[0] == row), None)
+    return next((c for c in known if row in ("", c.row)), None)
 
 
 def faults(world: World, readers: Mapping[str, tuple[str, ...]], own: bool) -> Iterator[Fault]:
-    """Yield every file damaged in every way; its readers take turns."""
+    """Yield every file damaged in every way; its readers take turns. What the run does not have is left out."""
     turn = 0
     for path, stages in readers.items():
+        commands = [found for reader in stages if (found := find(world, reader))]
+        if not commands or not (world.folder / path).is_file():
+            continue
+        whole = [c for c in commands if c.stage in WHOLE]
         for way in damage.ways(path, own):
-            yield Fault(world, path, find(world, stages[turn % len(stages)]), way)
+            readers_now = whole if way is damage.fewer_rows else commands  # others cannot know how many there were
+            if readers_now:
+                yield Fault(world, path, readers_now[turn % len(readers_now)], way)
             turn += 1
 
 
@@ -127,8 +135,10 @@ def _trials(kind: str, found: Iterable[Fault]) -> list[Trial]:
 
 def trials(main: World) -> list[Trial]:
     """Return the trials with damaged files and checkpoints of a run."""
-    made = [*faults(main, READERS, True), *faults(main, sections(main), True), *faults(main, OWN, False)]
-    stale = [Checkpoint(main, find(main, reader), *spoil) for reader in CHECKPOINTED for spoil in SPOILED]
+    run = os.path.relpath(next(main.folder.glob("results/*/run.parquet")).parent, main.folder)
+    readers = {os.path.normpath(f"{run}/{path}"): stages for path, stages in READERS.items()}
+    made = [*faults(main, readers, True), *faults(main, sections(main), True), *faults(main, OWN, False)]
+    stale = [Checkpoint(main, main.command(stage), *spoil) for stage in CHECKPOINTED for spoil in SPOILED]
     checkpoints = [
         Trial("checkpoint", i, f"{c.command.stage}: {c.part} {c.name}", HOW_CHECKPOINTS, c) for i, c in enumerate(stale)
     ]
@@ -193,7 +203,6 @@ class Checkpoint:
 
 def _end_after_checkpoint() -> None:
     """Let this process end at once, as if killed, after the job's second checkpoint; fine-tuning keeps every step."""
-    import os
     from typing import Any
 
     from moa.lm import checkpoint, training

@@ -180,6 +180,13 @@ FILES: dict[str, Make] = {
     **{f"a source for the shell: {s}": changed(r"source: labels.csv", f"source: {s!r}") for s in SHELL},
     **{f"a task for the shell: {s}": changed(r"^task: faults", f"task: {s!r}") for s in SHELL[:3]},
 }
+# What must not be taken: a key that is lost, a name that another thing has, a number that no machine can serve.
+REFUSED = (
+    *("a key twice", "a nested key twice", "an objective named all", "an objective named control"),
+    *("a seed too large", "a seed below zero", "a billion divisions", "a billion training divisions"),
+    *("a model of a billion layers", "a bootstrap without end", "a long task name", "a task above the folder"),
+    *("two documents", "a link to endless zeros", "a row above the folder", "a function with a call"),
+)
 # Tried through Snakemake as well, which reads experiment files by itself.
 PLANNED = (
     "aliases that grow to a billion",
@@ -201,6 +208,7 @@ class Experiment:
 
     make: Make
     planned: bool
+    refused: bool = False  # it must be
 
     def __call__(self, place: Place) -> Verdict:
         write_inputs(place.folder)
@@ -212,6 +220,8 @@ class Experiment:
         else:
             command = Command("moa", ("check", "hostile.yaml"))
             end = isolated(command.run, Place(place.folder, place.random, SECONDS), ANSWERS)
+        if self.refused and end.status == 0:
+            return Verdict(False, None, "taken", end.last)
         return judge(end, place.folder, "hostile.yaml")
 
 
@@ -256,10 +266,20 @@ def judge(end: End, folder: Path, *names: str) -> Verdict:
     return Verdict(not why, None, ("refused" if end.status else "harmless") if not why else "unclear", why or said)
 
 
+def trial(name: str, planned: bool) -> Experiment:
+    return Experiment(FILES[name], planned, name in REFUSED)
+
+
 def trials() -> list[Trial]:
     """Return a trial per file, and those that Snakemake reads as well."""
     found = [(name, False) for name in FILES] + [(name, True) for name in PLANNED]
     return [
-        Trial("hostile-experiment", i, name + (", planned" if planned else ""), HOW, Experiment(FILES[name], planned))
+        Trial(
+            "hostile-experiment",
+            i,
+            name + (", planned" if planned else ""),
+            HOW,
+            Experiment(FILES[name], planned, name in REFUSED),
+        )
         for i, (name, planned) in enumerate(found)
     ]
