@@ -80,7 +80,10 @@ def dangling(path: Path, draw: random.Random) -> str:
 
 
 def other_table(path: Path, draw: random.Random) -> str:
-    shutil.copy2(draw.choice(sorted(p for p in path.parent.rglob("*.parquet") if p != path)), path)
+    for above in path.parents:
+        if others := sorted(p for p in above.rglob("*.parquet") if p != path):
+            shutil.copy2(draw.choice(others), path)
+            break
     return "another table in its place"
 
 

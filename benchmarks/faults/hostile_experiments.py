@@ -14,6 +14,7 @@ from benchmarks.faults.world import ANSWERS, HERE, Command, environment, run_com
 HOW = "moa check in a fork (some: moa run -n); a canary that the file's code would touch"
 CANARY = "canary"
 SECONDS, MEMORY = 60.0, 2048.0
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a library's own report
 MISTAKES = 40  # lines that a file with many mistakes may get
 TEXT = (HERE / "experiment.yaml").read_text(encoding="utf-8")
 TOUCH = f"touch {CANARY}"
@@ -255,7 +256,7 @@ def judge(end: End, folder: Path, *names: str) -> Verdict:
         why = f"a trace: {end.last}"
     if end.memory > MEMORY:
         why = f"took {end.memory:.0f} MiB"
-    if "\x1b" in end.output:
+    if "\x1b" in COLOURS.sub("", end.output):
         why = "control characters reached the terminal"
     places = (folder, folder.parent, folder.parent.parent, Path("/"), Path("/tmp"))
     if found := [p / CANARY for p in places if (p / CANARY).exists()]:

@@ -32,9 +32,11 @@ WAYS = (
     *("KILL group", "KILL group", "KILL job", "KILL job", "KILL snakemake", "KILL snakemake"),
     *("TERM snakemake", "TERM group", "TERM job", "INT group", "KILL moa", "TERM moa"),
 )
-PER_RUN = (6, 12)  # least and most kills of one run
+PER_RUN = (8, 14)  # least and most kills of one run
 REACH = 0.6  # of the kills are in a named stage, the others anywhere
-STAGE_SECONDS, ANY_SECONDS = 8.0, 20.0  # a kill comes so late at most, after its stage or command began
+LONG = ("base", "reference", "train", "best_of_n", "generate")  # they load torch
+# A kill comes so late at most after its stage, or the command, began: shares of the undisturbed run's seconds.
+WINDOWS = {"long": 0.08, "short": 0.03, "any": 0.12}
 PATIENCE = 900.0  # seconds of one attempt
 ORPHANS = 30.0  # seconds that a job may outlive its Snakemake
 ATTEMPTS = 4  # of the same command after the last kill
@@ -42,25 +44,25 @@ ATTEMPTS = 4  # of the same command after the last kill
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: which signal to whom, in which stage ('' anywhere), so many seconds after it began."""
+    """One kill: which signal to whom, in which stage ('' anywhere), and when, from 0 to 1 in its window."""
 
     way: str
     stage: str
-    after: float
+    moment: float
 
     def __str__(self) -> str:
-        return f"{self.way} in {self.stage or 'any stage'} after {self.after:.1f} s"
+        return f"{self.way} in {self.stage or 'any stage'} at {self.moment:.2f}"
+
+    def after(self, run: float) -> float:
+        """Return the seconds after the beginning of the stage, or of the command; `run` seconds is a whole run."""
+        window = "any" if not self.stage else "long" if self.stage in LONG else "short"
+        return self.moment * WINDOWS[window] * run
 
 
 def schedule(draw: random.Random, kills: int) -> list[Kill]:
     """Return kills in the order of the stages, some anywhere between."""
     stages = sorted(draw.choices(STAGES, k=kills), key=STAGES.index)
-    return [
-        Kill(draw.choice(WAYS), stage, draw.uniform(0, STAGE_SECONDS))
-        if draw.random() < REACH
-        else Kill(draw.choice(WAYS), "", draw.uniform(0, ANY_SECONDS))
-        for stage in stages
-    ]
+    return [Kill(draw.choice(WAYS), stage if draw.random() < REACH else "", draw.random()) for stage in stages]
 
 
 def processes(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
@@ -79,7 +81,7 @@ class Attempt:
     """One attempt at the run: `moa run`, in a process group of its own."""
 
     def __init__(self, world: World, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.seconds = folder, world.seconds
         self.log = folder / f"attempt-{len(list(folder.glob('attempt-*'))):02d}"
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
@@ -109,7 +111,7 @@ class Attempt:
         """Send the signal; return what was running, or '' where there was nothing left to kill."""
         if not self.wait_for(kill.stage):
             return ""
-        ends = time.perf_counter() + kill.after
+        ends = time.perf_counter() + kill.after(self.seconds)
         while time.perf_counter() < ends and self.process.poll() is None:
             time.sleep(0.02)
         name, _, whom = kill.way.partition(" ")

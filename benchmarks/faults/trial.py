@@ -192,7 +192,7 @@ def _become(body: Callable[[], object], folder: Path, streams: tuple[Path, int],
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # a guest may have put None there
             try:
                 stream.flush()
             except (OSError, ValueError):

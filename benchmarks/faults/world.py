@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ OUTPUTS = {  # of each stage's command
     "report": ("--out",),
 }
 ANSWERS = "y\n" * 1000  # on standard input: whatever is asked is answered with yes
+SECONDS = 60.0  # of a run, where nobody has measured it
 PATIENCE = 3600.0  # seconds of a whole run
 
 
@@ -58,9 +60,9 @@ class Command:
 
     @property
     def row(self) -> str:
-        """The row or reward that the job is for, out of its outputs' paths."""
-        parts = Path(self.value("--out") or self.value("--scores") or self.value("--model")).parts
-        return parts[3] if len(parts) > 3 else "all"
+        """The row or reward that the job is for, out of its outputs' paths; 'all' where it is for all."""
+        first = Path(self.outputs[0]).parts if self.outputs else ()
+        return first[3] if len(first) > 3 and self.stage != "evaluate" else "all"
 
     def run(self) -> None:
         """Be the job; in a fork."""
@@ -93,6 +95,11 @@ class World:
     commands: list[Command]
     inputs: tuple[str, ...] = INPUTS
     package: str = str(ROOT)
+
+    @property
+    def seconds(self) -> float:
+        """What the undisturbed run took."""
+        return float((self.folder / "finished").read_text() or SECONDS)
 
     def command(self, stage: str, row: str | None = None) -> Command:
         return next(c for c in self.commands if c.stage == stage and row in (None, c.row))
@@ -176,8 +183,8 @@ def write_inputs(folder: Path) -> None:
     lines = ["text,label"]
     for i in range(60):
         word = draw.choice(("lovely", "great", "bright") if i % 2 else ("dull", "awful", "broken"))
-        thing, time = draw.choice(("This lamp", "My chair", "The clock")), draw.choice(("today", "at night", "in May"))
-        lines.append(f"{thing} is {word} {time},{i % 2}")
+        thing, when = draw.choice(("This lamp", "My chair", "The clock")), draw.choice(("today", "at night", "in May"))
+        lines.append(f"{thing} is {word} {when},{i % 2}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -185,6 +192,7 @@ def finish(folder: Path, experiment: str, *targets: str) -> World:
     """Run an experiment in its folder, or take it as it is where that was done before."""
     log = folder / "printed"
     if not (folder / "finished").exists():
+        began = time.perf_counter()
         done = subprocess.run(
             run_command(experiment, "-p", *targets),
             cwd=folder,
@@ -196,7 +204,7 @@ def finish(folder: Path, experiment: str, *targets: str) -> World:
         )
         log.write_text(done.stdout + done.stderr)
         assert done.returncode == 0, f"the undisturbed run failed:\n{log.read_text()[-4000:]}"
-        (folder / "finished").touch()
+        (folder / "finished").write_text(f"{time.perf_counter() - began:.0f}")
     return World(folder, experiment, commands_of(log.read_text()))
 
 

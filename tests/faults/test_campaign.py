@@ -208,8 +208,10 @@ def test_a_run_that_is_killed_twice(finished: Path, tiny_run: snake.Run, tmp_pat
     """Its evaluation is gone: killed as a group, then without its Snakemake, the same command makes the same bytes."""
     shutil.rmtree(finished / "results" / "tiny" / "evaluation")
     (tmp_path / "run").mkdir()
-    whole = world.World(tiny_run.directory, snake.TINY, [], (), ".")
-    killed = (kills.Kill("KILL group", "evaluate", 0.5), kills.Kill("KILL snakemake", "", 2.0))
+    shutil.copytree(tiny_run.directory, tmp_path / "whole", symlinks=True)
+    (tmp_path / "whole" / "finished").touch()
+    whole = world.World(tmp_path / "whole", snake.TINY, [], (), ".")
+    killed = (kills.Kill("KILL group", "evaluate", 0.5), kills.Kill("KILL snakemake", "", 0.8))
     verdict = kills.Run(whole, killed, finished)(Place(tmp_path / "run", random.Random(0)))
     assert verdict.survived, f"{verdict.said}; {verdict.differed}"
     assert verdict.equal and verdict.tried == 2
