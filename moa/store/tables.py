@@ -244,7 +244,8 @@ METRICS = _table(
             STRING,
             "hypervolume | hypervolume_readable (degenerate points left out) | tau | tau_bound (the largest tau that"
             " the preferences' ties allow) | order_rate | control_error | numbers of points: non_dominated,"
-            " below_reference, degenerate",
+            " below_reference, degenerate; where there are any, shares of responses that a reward could not read whole:"
+            " truncated, truncated_judge",
         ),
         "objective": Column(STRING, "objective, or 'all'"),
         "value": Column(

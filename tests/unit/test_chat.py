@@ -1,6 +1,7 @@
 """Chat templates: the same text tomorrow, every message in it, and an end to what never ends."""
 
 import copy
+import json
 import time
 
 import pytest
@@ -118,3 +119,9 @@ def test_an_added_token_that_the_template_writes_is_text_in_a_prompt() -> None:
     assert row.count(think) == 1 and row[-1] == think, "the template's own"
     assert row.count(blue) == 1, "a word is a word"
     assert "Hi <think> blue" in decode([row], tokenizer)[0]
+
+
+def test_a_policys_card_keeps_the_switches() -> None:
+    """Training writes the section into policy.json; `moa respond` reads it from there."""
+    given = Conditioning.model_validate({"chat": True, "chat_template_kwargs": {"enable_thinking": False, "n": [1]}})
+    assert Conditioning.model_validate(json.loads(json.dumps(given.model_dump()))) == given
