@@ -110,7 +110,8 @@ class Rewards:
     """
 
     def __init__(self, method: Method, task: Task, actor: Actor, penalty: float = 0.0) -> None:
-        self.method, self.task, self.tokenizer, self.penalty = method, task, actor.tokenizer, penalty
+        self.method, self.task, self.tokenizer, self.ends = method, task, actor.tokenizer, {*actor.ends}
+        self.penalty = penalty
         self.rows: list[Logged] = []
         self.finished = 1.0
         self.step = self.tokens = self.newest = 0
@@ -129,10 +130,10 @@ class Rewards:
         Raises:
             Diverged: a reward is not finite, or too large to compute with.
         """
-        end = self.tokenizer.eos_token_id
-        texts = decode([[token for token in row if token != end] for row in completion_ids], self.tokenizer)
+        texts = decode([[t for t in row if t not in self.ends] for row in completion_ids], self.tokenizer)
         scores = scored(self.task, self.method.objectives, plain, texts, f"step {self.step}")
-        raw, finished = scores.raw, scores.raw.new_tensor([[float(end in row)] for row in completion_ids])
+        raw = scores.raw
+        finished = raw.new_tensor([[float(not self.ends.isdisjoint(row))] for row in completion_ids])
         preferences = raw.new_tensor(preference)
         combined = self.method.scalarise(scores.quantile - self.penalty * (1 - finished), preferences)
         self.finished = float(finished.mean())
@@ -264,6 +265,7 @@ def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
     first = 0 if state is None else state.step
     if state is not None:
         run = recorder.run = replace(run, micro=min(run.micro, state.micro))
+    actor.model.generation_config.eos_token_id = actor.ends  # where TRL looks for them
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             actor.model,
