@@ -68,17 +68,23 @@ def _json_type(kind: DuckDBPyType) -> str:
     if kind.id == "decimal":
         return "DOUBLE"
     if kind.id in ("list", "array"):
-        return f"{_json_type(kind.children[0][1])}[]"
+        return f"{_json_type(_child(kind, 0))}[]"
     if kind.id == "map":
-        return f"MAP(VARCHAR, {_json_type(kind.children[1][1])})"
+        return f"MAP(VARCHAR, {_json_type(_child(kind, 1))})"
     if kind.id == "struct" and all(name for name, _ in kind.children):
-        fields = ", ".join(f'"{name.replace(chr(34), 2 * chr(34))}" {_json_type(of)}' for name, of in kind.children)
-        return f"STRUCT({fields})"
+        names = [str(name).replace('"', '""') for name, _ in kind.children]
+        return "STRUCT(" + ", ".join(f'"{n}" {_json_type(_child(kind, i))}' for i, n in enumerate(names)) + ")"
     return "VARCHAR"
 
 
+def _child(kind: DuckDBPyType, at: int) -> DuckDBPyType:
+    found = kind.children[at][1]
+    assert isinstance(found, DuckDBPyType), "lists, arrays, maps and structs have types as children"
+    return found
+
+
 def _numbers(kind: DuckDBPyType) -> bool:
-    return kind.id == "list" and kind.children[0][1].id in ("float", "double")
+    return kind.id == "list" and _child(kind, 0).id in ("float", "double")
 
 
 def write(result: Result, output: Output, stream: TextIO) -> None:
