@@ -26,8 +26,8 @@ BESIDE = 512 * 2**20  # bytes that Python and texts on their way out may take be
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # as DuckDB prints its limit
 POLL_SECONDS, GRACE_SECONDS = 0.05, 0.25
 TOO_LARGE = (
-    "the query needs more memory than it may take; ask for less (LIMIT, WHERE, fewer joined rows), or allow more:"
-    " --memory 8GB"
+    "the query needs more memory than it may take; ask for less (LIMIT, WHERE, fewer joined rows), or allow more with"
+    " --memory"
 )
 
 

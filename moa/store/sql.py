@@ -120,15 +120,15 @@ def connect(path: Path, **settings: str) -> duckdb.DuckDBPyConnection:
     Raises:
         MoaError: the file is missing, locked, no database, or another DuckDB's.
     """
-    if path.is_dir():
-        raise MoaError(f"{path}: a folder, not a database; name the file in it, e.g. {path / 'results.duckdb'}")
-    if not path.exists():
-        raise MoaError(f"{path}: no such database; run snakemake first (snakemake --cores all)")
-    if not path.is_file():
-        raise MoaError(f"{path}: not a file, so no database; name the one that a run built")
     try:
+        if path.is_dir():
+            raise MoaError(f"{path}: a folder, not a database; name the file in it, e.g. {path / 'results.duckdb'}")
+        if not path.exists():
+            raise MoaError(f"{path}: no such database; run snakemake first (snakemake --cores all)")
+        if not path.is_file():
+            raise MoaError(f"{path}: not a file, so no database; name the one that a run built")
         return duckdb.connect(str(path), read_only=True, config={**LOCKED, **settings})
-    except (duckdb.Error, UnicodeError) as error:
+    except (duckdb.Error, OSError) as error:
         raise MoaError(f"{path}: {_unopened(str(error))}") from None
 
 
@@ -136,13 +136,13 @@ def _unopened(error: str) -> str:
     first = error.splitlines()[0]
     if "lock on file" in error:
         return f"another process has opened the database for writing; close it first ({first})"
-    if "Permission denied" in error or "not have permission" in error:
+    if "Permission denied" in error:
         return f"may not be read ({first}); give yourself the right to read it: chmod u+r"
-    if "version" in error and "storage" in error.lower():
+    if "version number" in error:
         return f"another DuckDB built it, this is {duckdb.__version__} ({first}); read it with that one, or {MADE_ANEW}"
     if "not a valid DuckDB database" in error:
         return f"cannot be opened ({first}); delete it and run snakemake again"
-    return f"cannot be opened ({first}); close what else has it open, or {MADE_ANEW}"
+    return f"cannot be opened ({first}); it may be damaged: {MADE_ANEW}"
 
 
 @contextmanager
@@ -183,26 +183,36 @@ def query(path: Path, sql: str, output: Output, stream: TextIO, limits: Limits =
         def answer() -> None:
             with connection:  # closed here: from outside, closing would wait for a query that cannot be interrupted
                 try:
-                    _check_statement(connection, sql)
-                    write(Result(connection, sql, output, clock), output, stream)
+                    statement = _only_statement(connection, sql)
+                    write(Result(connection, statement, output, clock), output, stream)
                 except duckdb.Error as error:
                     raise MoaError(_explain(connection, error)) from None
 
         clock.watch(answer, connection.interrupt)
 
 
-def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+def _only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Return the statement if it is one query, without what follows its semicolon: it becomes part of another."""
     if _open_brackets(sql) > BRACKETS:
         raise MoaError(f"more than {BRACKETS} brackets are open at once; write it in parts, e.g. WITH part AS (...)")
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise MoaError(f'{len(statements)} statements; give one query, e.g. "from leaderboard"')
-    kind = statements[0].type
+    try:
+        kind = statements[0].type
+        name = kind.name
+    except ValueError:  # DuckDB's newest statements have no name in Python
+        kind, name = None, "this statement"
     if kind not in QUERIES:
         raise MoaError(
-            f"{kind.name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW,"
+            f"{name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW,"
             " SUMMARIZE, PIVOT, EXPLAIN)"
         )
+    encoded = sql.encode()  # places are counted in bytes
+    ends = (
+        at for at, kind in duckdb.tokenize(sql) if kind == duckdb.token_type.operator and encoded[at : at + 1] == b";"
+    )
+    return encoded[: next(ends, None)].decode()
 
 
 def _open_brackets(sql: str) -> int:
