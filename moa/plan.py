@@ -5,7 +5,6 @@ reruns nothing. `Plan` is what the workflow asks; it loads no torch.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from moa.experiment.schema import Experiment
 from moa.lm.conditioning import preference_text
 from moa.method import Method, Policy
 from moa.methods import catalogue
+from moa.store import terminal
 from moa.store.provenance import code_hash, file_hash, local_state, refuse_endless
 
 Section = TypeVar("Section", bound=Strict)
@@ -271,10 +271,9 @@ def finished_runs(results: Path, task: str) -> list[Path]:
         if _complete(path):
             found.append(path)
         else:
-            print(
+            terminal.note(
                 f"Task '{path.parent.name}' has changed since its run finished: the database leaves it out until it is"
-                " run again.",
-                file=sys.stderr,
+                " run again."
             )
     return found
 

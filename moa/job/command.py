@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from safetensors import SafetensorError
 
-from moa.errors import MoaError
+from moa.errors import Ended, MoaError, shown
 from moa.job.process import Stopwatch, peak_memory
 from moa.store import sections, tables
 from moa.store.files import disk_full
@@ -51,14 +51,16 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
 
     Other errors keep their trace.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    to = logging.StreamHandler(sys.stderr)
+    to.setFormatter(Visible("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[to])
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     signal.signal(signal.SIGTERM, _end)  # by itself it would leave half-written folders behind
     try:
         main(arguments.parse_args())
     except MoaError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(shown(f"error: {error}"))
     except (OSError, SafetensorError) as error:
         if not disk_full(error):
             raise
@@ -69,8 +71,16 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
         )
 
 
+class Visible(logging.Formatter):
+    """Formats a line of the log; what a terminal would obey is shown as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted record."""
+        return shown(super().format(record))
+
+
 def _end(*_: object) -> NoReturn:
-    sys.exit("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
+    raise Ended("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
 
 
 class Cost:

@@ -11,6 +11,7 @@ from pathlib import Path
 import moa
 from moa.errors import MoaError, nearest
 from moa.experiment import reader
+from moa.store import terminal
 
 PACKAGE = Path(moa.__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"  # setup.py puts Snakefile, workflow, profiles, config.yaml and experiments there
@@ -84,7 +85,7 @@ def plans_only(arguments: Sequence[str]) -> bool:
 def run(experiment: Path, arguments: Sequence[str]) -> int:
     """Run the workflow in the working folder and return Snakemake's status; the command is printed first."""
     given = command(experiment, arguments)
-    print(" ".join(["snakemake", *given[3:]]), file=sys.stderr, flush=True)
+    terminal.note(" ".join(["snakemake", *given[3:]]))
     with subprocess.Popen(given, env=_environment()) as child:
         # A terminal sends Ctrl-C to both: Snakemake ends its jobs, and this process waits until it has.
         before = signal.signal(signal.SIGINT, lambda *_: None)
