@@ -6,13 +6,16 @@ Heavy libraries are imported by the command that needs them, so that `moa --help
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moa import __version__
 from moa.errors import MoaError
 from moa.job import start as begin
+
+if TYPE_CHECKING:
+    from moa.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -51,10 +54,27 @@ def init(
 
 
 @app.command()
-def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
-    """Validate experiment files and say what each would train."""
+def check(
+    experiments: Annotated[list[Path], typer.Argument(help="experiment files")],
+    trial: Annotated[
+        bool, typer.Option("--trial", help="then run all at the smallest size, in .moa/trial, and say what it took")
+    ] = False,
+) -> None:
+    """Validate experiment files, look at all that is local, and say what each would train and load.
+
+    Data, labels, functions, models' files and token counts are read; nothing is trained. With --trial, all stages and
+    rows run with three steps, four prompts and a preference per objective, by your models, rewards and data.
+    """
+    from moa.ahead.check import check
+    from moa.ahead.trial import run
+
     for experiment in experiments:
-        _describe(experiment)
+        plan = _describe(experiment)
+        for line in check(plan, str(experiment)):
+            say(f"  {line}")
+        if trial:
+            for line in run(plan, str(experiment)):
+                say(line)
 
 
 @app.command(context_settings=VERBATIM)
@@ -192,7 +212,7 @@ def shown(text: str) -> str:
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
-def _describe(path: Path) -> None:
+def _describe(path: Path) -> "Plan":
     from moa.experiment import schema
     from moa.plan import Plan
 
@@ -216,6 +236,7 @@ def _describe(path: Path) -> None:
         f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds"
         + (f", and the rewards {', '.join(trained)}" if trained else "")
     )
+    return plan
 
 
 def parse_preference(text: str | None) -> dict[str, float] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.utils import update_config
 
 import moa.experiment.schema
+from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.job.process import export_parent, gpu_visible, share_processor
 from moa.plan import Plan, finished_runs
@@ -24,7 +25,9 @@ def plan_experiment():
     update_config(config, overrides)
     where = os.path.relpath(files[0]) + (" with --config" if overrides else "")
     try:
-        return Plan(moa.experiment.schema.parse(dict(config), where), where)
+        plan = Plan(moa.experiment.schema.parse(dict(config), where), where)
+        refuse(plan, where)
+        return plan
     except MoaError as error:
         sys.exit(f"error: {error}")
 
