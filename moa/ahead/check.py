@@ -2,10 +2,10 @@
 
 from moa.ahead import functions, lengths, local, named, rows
 from moa.ahead.local import collecting
+from moa.ahead.named import expanded
 from moa.errors import MoaError
 from moa.experiment.rewards import Classifier, Transformer
 from moa.lm.inspect import Stored, inspect_tokenizer
-from moa.lm.inspect_adapter import inspect_adapter
 from moa.plan import Plan
 
 
@@ -15,21 +15,21 @@ def check(plan: Plan, where: str) -> list[str]:
     Raises:
         MoaError: a line for every mistake, with the file (`where`), the key or row, and the remedy.
     """
-    mistakes = local.mistakes(plan)
-    unseen: list[str] = []
-    sets = rows.read(plan, mistakes, unseen)
-    rows.answers(plan, sets, mistakes, unseen)
-    said = functions.ask(plan, mistakes)
-    stored = models(plan, mistakes, unseen)
+    seen = rows.Seen(mistakes=local.mistakes(plan))
+    sets = rows.read(plan, seen)
+    rows.answers(plan, sets, seen)
+    seen.said += functions.ask(plan, seen.mistakes)
+    stored = models(plan, seen)
     if sets is not None:
-        said += lengths.count(lengths.Counting(plan, sets, stored), mistakes)
-    if mistakes:
-        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(mistakes)))
-    return [*said, *loads(plan, stored), *(f"not looked at: {what}" for what in dict.fromkeys(unseen))]
+        seen.said += lengths.count(lengths.Counting(plan, sets, stored), seen.mistakes)
+    if seen.mistakes:
+        raise MoaError("\n".join(f"{where}: {line}" for line in dict.fromkeys(seen.mistakes)))
+    unseen = [f"not looked at: {what}" for what in dict.fromkeys(seen.unseen)]
+    return [*dict.fromkeys(seen.said), *loads(plan, stored), *unseen]
 
 
-def models(plan: Plan, mistakes: list[str], unseen: list[str]) -> dict[str, Stored]:
-    """Return every local model by its key, its tokenizer looked at; those of the hub go to `unseen`."""
+def models(plan: Plan, seen: rows.Seen) -> dict[str, Stored]:
+    """Return every local model by its key, its tokenizer looked at; those of the hub go to `seen.unseen`."""
     found = {}
     for weights in named.models(plan):
         try:
@@ -37,20 +37,14 @@ def models(plan: Plan, mistakes: list[str], unseen: list[str]) -> dict[str, Stor
         except MoaError:
             continue  # among the mistakes already
         if stored is None:
-            unseen.append(f"{weights.key}: hub model {weights.source}")
+            seen.unseen.append(f"{weights.key}: hub model {weights.source}")
             continue
-        with collecting(mistakes):
+        with collecting(seen.mistakes):
             inspect_tokenizer(stored, weights.classifier)
             found[weights.key] = stored
     for row, settings in named.externals(plan).items():
-        if settings.adapter is not None and (folder := named.expanded(settings.adapter)).is_dir():
-            with collecting(mistakes):
-                try:
-                    inspect_adapter(folder)
-                except MoaError as error:
-                    raise MoaError(f"methods.{row}.adapter: {error}") from None
-        elif settings.adapter is not None:
-            unseen.append(f"methods.{row}.adapter: hub adapter {settings.adapter}")
+        if settings.adapter is not None and not expanded(settings.adapter).is_dir():
+            seen.unseen.append(f"methods.{row}.adapter: hub adapter {settings.adapter}")
     return found
 
 

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moa.ahead import named
-from moa.ahead.named import Table, Weights
+from moa.ahead.named import Table, Weights, expanded
 from moa.errors import MoaError, nearest
 from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
 from moa.lm.inspect import Stored, check_quantisation, inspect_model, read_json
+from moa.lm.inspect_adapter import inspect_adapter
+from moa.methods import external
 from moa.plan import Plan
 from moa.tasks.tabular import read_rows
 
@@ -65,6 +67,9 @@ def mistakes(plan: Plan) -> list[str]:
     for weights in named.models(plan):
         with collecting(found):
             check_model(plan, weights)
+    for row, settings in named.externals(plan).items():
+        with collecting(found):
+            check_external(f"methods.{row}", settings)
     return found
 
 
@@ -216,6 +221,31 @@ def check_model(plan: Plan, weights: Weights) -> Stored | None:
     except MoaError as error:
         raise under(weights.key, error) from None
     return stored
+
+
+def check_external(key: str, settings: external.Settings) -> None:
+    """Refuse an adapter or a file of responses that is not whole.
+
+    Raises:
+        MoaError: what is wrong, with `key`.
+    """
+    try:
+        if settings.adapter is not None and expanded(settings.adapter).is_dir():
+            inspect_adapter(expanded(settings.adapter))
+        if settings.responses is not None:
+            names = pq.read_schema(settings.responses).names
+            if "response" not in names or not {"prompt", "prompt_id"} & set(names):
+                raise MoaError(
+                    f"{settings.responses}: the columns are {', '.join(names)}; needs `response` and `prompt` or"
+                    " `prompt_id`"
+                )
+    except MoaError as error:
+        raise MoaError(f"{key}: {error}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise MoaError(
+            f"{key}.responses: {settings.responses}: not a readable Parquet file ({str(error).splitlines()[0]}); write"
+            " it again"
+        ) from None
 
 
 def check_base(plan: Plan, stored: Stored) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from moa.ahead import named
@@ -20,35 +21,48 @@ LARGE = 100 * 2**20  # bytes of a table; above, `moa check` looks at its columns
 FEW = 2000  # texts and prompts of the embedded corpus that are looked at
 
 
-def read(plan: Plan, mistakes: list[str], unseen: list[str]) -> Sets | None:
-    """Read every local table of the run; add what is wrong to `mistakes`, what is not looked at to `unseen`.
+@dataclass
+class Seen:
+    """What reading told: mistakes, what was not looked at, and what jobs would log of it (rows that were left out)."""
+
+    mistakes: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+
+def read(plan: Plan, seen: Seen) -> Sets | None:
+    """Read every local table of the run, and note in `seen` what that told.
 
     Returns:
         the prompts and texts of the run; None where they are not known.
     """
-    with quiet():
-        sets = _prompts(plan, mistakes, unseen)
+    with listening(seen.said):
+        sets = _prompts(plan, seen)
         for name, spec in plan.scoring(judges=True).rewards.items():
-            if isinstance(spec, Linear | Transformer) and readable(table(plan, f"rewards.{name}.data"), unseen):
-                with collecting(mistakes):
+            if isinstance(spec, Linear | Transformer) and readable(table(plan, f"rewards.{name}.data"), seen.unseen):
+                with collecting(seen.mistakes):
                     _examples(name, spec)
         for key, source in named.pairs(plan).items():
-            if readable(table(plan, key), unseen):
-                with collecting(mistakes):
+            if readable(table(plan, key), seen.unseen):
+                with collecting(seen.mistakes):
                     read_pairs(key, source, [] if sets is None else sets.evaluation)
     return sets
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what jobs log of their data (counts of what was left out) from a check's own lines."""
-    log = logging.getLogger("moa")
-    before = log.level
-    log.setLevel(logging.ERROR)
+def listening(said: list[str]) -> Iterator[None]:
+    """Add what the block logs to `said`, in place of standard error."""
+    log, handler = logging.getLogger("moa"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield
     finally:
-        log.setLevel(before)
+        log.removeHandler(handler)
+        log.level, log.propagate = before
 
 
 def table(plan: Plan, key: str) -> Table:
@@ -69,16 +83,17 @@ def readable(found: Table, unseen: list[str]) -> bool:
     return files is not None and size(files) <= LARGE
 
 
-def _prompts(plan: Plan, mistakes: list[str], unseen: list[str]) -> Sets | None:
+def _prompts(plan: Plan, seen: Seen) -> Sets | None:
     """Return prompts and texts as the stage makes them; of the embedded corpus a few where a model will read them."""
     data = plan.experiment.data
     if data.source == "embedded":
+        if any(settings.responses is not None for settings in named.externals(plan).values()):
+            return prepare(data)  # all of it: the answers must be to these prompts
         if plan.experiment.model.source == "scratch":
             return None  # nothing can be wrong with them, and what reads them is made in the run
         return prepare(data.model_copy(update={"texts": min(data.texts, FEW), "train_prompts": FEW}))
-    seen = [readable(found, unseen) for found in named.prompts(plan)]
-    if all(seen):
-        with collecting(mistakes):
+    if all([readable(found, seen.unseen) for found in named.prompts(plan)]):
+        with collecting(seen.mistakes):
             try:
                 return prepare(data)
             except MoaError as error:
@@ -93,19 +108,19 @@ def _examples(name: str, spec: Linear | Transformer) -> None:
         raise under(f"rewards.{name}.data", error) from None
 
 
-def answers(plan: Plan, sets: Sets | None, mistakes: list[str], unseen: list[str]) -> None:
+def answers(plan: Plan, sets: Sets | None, seen: Seen) -> None:
     """Check the files of responses that external rows answer with: columns, and an answer to every prompt."""
     for row, settings in named.externals(plan).items():
         if settings.responses is None:
             continue
-        if sets is None or plan.experiment.data.source == "embedded":
-            unseen.append(f"methods.{row}.responses: whether {settings.responses} answers every evaluation prompt")
+        if sets is None:
+            seen.unseen.append(f"methods.{row}.responses: whether {settings.responses} answers every evaluation prompt")
             continue
         from moa.lm import responses  # loads transformers
 
         asked = [{"prompt_id": text_hash(prompt), "prompt": prompt} for prompt in sets.evaluation]
         grid = plan.rows[row].evaluation_preferences(plan.evaluation)
-        with collecting(mistakes):
+        with collecting(seen.mistakes):
             responses.read(settings.responses, row, asked, grid, _unread)
 
 

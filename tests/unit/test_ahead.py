@@ -209,15 +209,17 @@ def test_what_is_known_of_a_run_is_said(here: Path, base: Path, judge: Path) -> 
     asked = on(base) | {"generation": {"max_new_tokens": 16}}
     said = check(plan(**rewarded(kind="classifier", source=str(judge), max_length=48) | asked), "mine.yaml")
     assert [line.split(":")[0] for line in said] == [
+        "reviews.jsonl, split train",
         "prompts",
         "reward mine",
         *(f"weights that a job of {stage} loads" for stage in ("base", "reference, train", "generate", "score")),
     ]
-    assert "and 16 new ones follow, of a context of 128 (12 looked at)" in said[0]  # 8 + 4 prompts
+    assert "and 16 new ones follow, of a context of 128 (12 looked at)" in said[1]  # 8 + 4 prompts
     size = (judge / "model.safetensors").stat().st_size / 1e6
     assert f"reward mine {size:,.1f} MB" in said[-1]
-    unknown = check(plan(data=DATA, model={"source": "org/model"}), "mine.yaml")
-    assert unknown == ["not looked at: model.source: hub model org/model"]
+    rows, unknown = check(plan(data=DATA, model={"source": "org/model"}), "mine.yaml")
+    assert rows.startswith("reviews.jsonl, split train: 60 rows; left out: ")  # as the job's log will have it
+    assert unknown == "not looked at: model.source: hub model org/model"
 
 
 def test_what_does_not_fit_is_refused_with_its_lengths(here: Path, base: Path) -> None:
@@ -242,10 +244,25 @@ def test_all_rows_are_read(here: Path) -> None:
         check(plan(data=DATA), "mine.yaml")
 
 
+def test_an_adapter_is_looked_at(here: Path) -> None:
+    folder = tiny_models.save_adapter(here / "theirs", seed=1)
+    rows = {"run": {"methods": ["theirs"], "seeds": [0]}, "data": DATA}
+    rows |= {"methods": {"theirs": {"kind": "external", "adapter": str(folder)}}}
+    assert not local.mistakes(plan(**rows))
+    (folder / "adapter" / "adapter_model.safetensors").unlink()
+    (found,) = local.mistakes(plan(**rows))
+    assert found.startswith("methods.theirs: ") and "adapter_model.safetensors is missing" in found
+
+
 def test_answers_of_others_must_be_complete(here: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["never asked"], "response": ["x"]}), here / "answers.parquet")
+    pq.write_table(pa.table({"prompt": ["never asked"], "answer": ["x"]}), here / "answers.parquet")
     others = {"run": {"methods": ["other"], "seeds": [0]}, "data": DATA}
     others |= {"methods": {"other": {"kind": "external", "responses": "answers.parquet"}}}
+    assert local.mistakes(plan(**others)) == [
+        "methods.other: answers.parquet: the columns are prompt, answer; needs `response` and `prompt` or `prompt_id`"
+    ]
+    pq.write_table(pa.table({"prompt": ["never asked"], "response": ["x"]}), here / "answers.parquet")
+    assert not local.mistakes(plan(**others))
     with pytest.raises(MoaError, match="methods.other.responses answers.parquet: 4 of 4 pairs of preference and"):
         check(plan(**others), "mine.yaml")
     reduced, left_out = smallest.smallest(plan(**others).experiment)
