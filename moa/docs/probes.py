@@ -57,6 +57,7 @@ CONTEXTS: Tree = {
     "data.response": {"data": PROMPTS},
     "data.responses": {"data": PROMPTS | OTHER},
     "data.responses.": {"data": PROMPTS | OTHER},
+    "conditioning.chat_template_kwargs": {"conditioning": {"chat": True}},
     "model.sft": {"model": {"source": "owner/model", "scratch": None}},
     "ppo.advantages": {"ppo": {"group_size": 4}},
     "preferences.dirichlet": {"run": {"methods": ["linear", "pama", "single_objective"]}},  # none with a running mean
@@ -77,6 +78,7 @@ LABELS: Tree = {  # of rewards.<kind>.data
 }
 # Values that no rule would find.
 VALUES: Tree = {
+    "conditioning.chat_template_kwargs": {"enable_thinking": False},
     "run.methods": ["linear", "pama"],
     "run.seeds": [0, 1],
     "objectives.first.reward": "c",

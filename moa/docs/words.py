@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from moa.experiment.rewards import Strict
@@ -53,7 +54,7 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         return "section"
     if annotation is str:  # whose only other constraint is a pattern
         return "name" if any(not isinstance(m, MinLen) for m in metadata) else "text"
-    return {bool: "true or false", Path: "file", type(None): "null"}[annotation]
+    return {bool: "true or false", Path: "file", JsonValue: "value", type(None): "null"}[annotation]
 
 
 def _plural(words: str) -> str:

@@ -5,7 +5,7 @@ The string under a key is its meaning in docs/experiment.md, and after "Source:"
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from moa.experiment.rewards import Strict
 
@@ -117,6 +117,8 @@ class Conditioning(Strict):
     '<a=75> <b=25>'."""
     chat: bool = False
     """Whether the tokenizer's chat template is applied."""
+    chat_template_kwargs: dict[str, JsonValue] = {}
+    """Switches of the chat template, as `{enable_thinking: false}`; one that asks for the date gets 26 July 2024."""
     role: Literal["system", "user"] = "user"
     """Who states the preference in a chat; `system` needs no template."""
     warm_start: WarmStart | None = None
@@ -131,4 +133,9 @@ class Conditioning(Strict):
             for part in needed:
                 if text.count(part) != 1:
                     raise ValueError(f"{name} must hold {part} exactly once, got {text!r}")
+        if self.chat_template_kwargs and not self.chat:
+            raise ValueError("chat_template_kwargs go with chat: true")
+        for name in ("messages", "tools", "documents", "add_generation_prompt", "strftime_now"):
+            if name in self.chat_template_kwargs:
+                raise ValueError(f"chat_template_kwargs: '{name}' is not to be set; it comes from moa")
         return self

@@ -110,7 +110,8 @@ class Classifier(Strict):
     sign: Literal[1, -1] = 1
     """-1 where less of it is better."""
     max_length: int = Field(512, ge=4)
-    """Most tokens that the classifier reads; longer texts are cut, and flagged in the scores."""
+    """Most tokens that the classifier reads; a longer text loses its prompt's beginning, then its response's, which is
+    flagged in the scores."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""
     batch_size: int = Field(32, ge=1)
@@ -198,7 +199,8 @@ class Transformer(Strict):
     template: str = "{prompt}{response}"
     """Text that the model reads, made of {prompt} and {response}."""
     max_length: int = Field(512, ge=4)
-    """Most tokens that the model reads; longer texts are cut, in training and in scoring."""
+    """Most tokens that the model reads; a longer text loses its prompt's beginning, then its response's, in training
+    and in scoring."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""
     batch_size: int = Field(16, ge=1)

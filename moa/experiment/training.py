@@ -26,6 +26,8 @@ class Generation(Strict):
     """Temperature of the answers that are evaluated."""
     evaluation_top_p: float = Field(0.9, gt=0, le=1)
     """Nucleus of the answers that are evaluated. Source: Rewards-in-Context, 3.3."""
+    stop: list[str] = []
+    """Tokens that end a response, beside those that the model's generation_config and its tokenizer name."""
     samples: int = Field(1, ge=1)
     """Answers to each evaluation prompt at each preference."""
     batch_size: int = Field(256, ge=1)

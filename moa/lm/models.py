@@ -114,7 +114,8 @@ def load_base(
             " model.revision and that it holds safetensors"
         ) from error
     loaded = _differentiable(loaded) if config is not None else loaded.to(device())
-    loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
+    # A checkpoint's own sampling defaults must not leak in; where its turn ends must.
+    loaded.generation_config = type(loaded.generation_config)(eos_token_id=loaded.generation_config.eos_token_id)
     loaded.config.use_cache = True
     return loaded.eval()
 

@@ -35,6 +35,11 @@ class Actor:
     decoding: Decoding
     context: int
 
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a response."""
+        return generation.end_tokens(self.model, self.tokenizer, self.decoding.stop)
+
     def sample(self, texts: Sequence[str]) -> Rollout:
         """Draw one response per built prompt (`generation.sample`)."""
         return generation.sample(self.model, self.tokenizer, texts, self.decoding, self.context)
@@ -135,9 +140,9 @@ def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
 def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Reading:
     """Read some rows with the policy and with the reference; sensitivities are 0 unless `sensitive`."""
     ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
-    tokens, end, temperature = ids[:, -t:], int(actor.tokenizer.eos_token_id), actor.decoding.temperature
+    tokens, ends, temperature = ids[:, -t:], actor.ends, actor.decoding.temperature
     logits, hidden = forward(actor.model, ids, mask, t)
-    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, end), tokens, temperature)
+    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, ends), tokens, temperature)
     sensitivities = (
         sensitivity(logits, tokens, output_matrix(actor.model), temperature)
         if sensitive
@@ -145,7 +150,7 @@ def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Readin
     )
     with actor.model.disable_adapter():
         reference_logits, _ = forward(actor.model, ids, mask, t)
-    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, end), tokens, temperature)
+    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, ends), tokens, temperature)
     return Reading(
         logprobs,
         reference,

@@ -112,7 +112,7 @@ class Updater:
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
-        forbid_empty(logits, int(actor.tokenizer.eos_token_id))
+        forbid_empty(logits, actor.ends)
         logprobs, entropy = logprobs_and_entropy(
             logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0
         )

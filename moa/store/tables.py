@@ -36,7 +36,9 @@ OBJECTIVE = {"objective": Column(STRING, "name of the objective in the config")}
 SCORED = {
     "role": Column(STRING, "'reward' (used in training) or 'judge' (independent, evaluation only)"),
     "score": Column(SCORE, "raw, unrounded score, higher is better, in the reward's own unit"),
-    "truncated": Column(BOOL, "the text was longer than the reward could read and was cut"),
+    "truncated": Column(
+        BOOL, "the response was longer than the reward could read, even without its prompt, and was cut"
+    ),
 }
 INTERVAL = {
     "low": Column(FLOAT, "lower end of the 95 % bootstrap interval over prompts", null="not defined"),

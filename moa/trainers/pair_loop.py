@@ -223,7 +223,7 @@ class PairLoop:
         )
         logits, _ = forward(self.actor.model, ids, mask, t)
         logprobs, _ = logprobs_and_entropy(
-            forbid_empty(logits, int(self.actor.tokenizer.eos_token_id)), ids[:, -t:], self.actor.decoding.temperature
+            forbid_empty(logits, self.actor.ends), ids[:, -t:], self.actor.decoding.temperature
         )
         first, second = ((logprobs - reference) * live).sum(1).chunk(2)
         gap = first - second

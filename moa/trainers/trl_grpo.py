@@ -83,7 +83,7 @@ class Rewards:
     """
 
     def __init__(self, method: Method, task: Task, actor: Actor) -> None:
-        self.method, self.task, self.tokenizer = method, task, actor.tokenizer
+        self.method, self.task, self.tokenizer, self.ends = method, task, actor.tokenizer, {*actor.ends}
         self.rows: list[Logged] = []
         self.step = self.tokens = self.newest = 0
 
@@ -101,14 +101,13 @@ class Rewards:
         Raises:
             Diverged: a reward is not finite.
         """
-        end = self.tokenizer.eos_token_id
-        texts = decode([[token for token in row if token != end] for row in completion_ids], self.tokenizer)
+        texts = decode([[t for t in row if t not in self.ends] for row in completion_ids], self.tokenizer)
         raw = torch.from_numpy(self.task.score(plain, texts)).to(self.task.scale.low.device)
         scores, preferences = self.task.scale.apply(raw), raw.new_tensor(preference)
         combined = self.method.scalarise(scores.quantile, preferences)
         if not torch.isfinite(combined).all():  # TRL would take NaN for a missing reward
             raise diverged(self.step, "a reward", self.method)
-        finished = [float(end in row) for row in completion_ids]
+        finished = [float(not self.ends.isdisjoint(row)) for row in completion_ids]
         self.newest = sum(map(len, completion_ids))
         self.tokens += self.newest
         self.step += 1
@@ -232,6 +231,7 @@ def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
         first, run = int(state["step"]), replace(run, micro=min(run.micro, int(state["micro"])))
     rewards = Rewards(run.method, run.task, actor)
     recorder = Recorder(rewards, run, steps)
+    actor.model.generation_config.eos_token_id = actor.ends  # where TRL looks for them
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             actor.model,

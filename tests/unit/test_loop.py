@@ -1,6 +1,7 @@
 """The loop on a tiny random policy: KL 0 at the start, resuming, learning, running out of memory, divergence."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,22 @@ def test_first_tokens_have_the_probabilities_that_they_were_drawn_with(tmp_path:
     # The end token was no small share: the plain softmax gives the others less.
     plain = torch.log_softmax(run.actor.model(input_ids=ids[:1, :2]).logits[0, -1], -1)
     assert float(plain[end].detach().exp()) > 1e-3
+
+
+def test_the_loop_knows_every_end_token(tmp_path: Path) -> None:
+    """With 'good' as an end token, too, the probabilities of the other 18 first tokens sum to 1."""
+    run = loop("morlhf", tmp_path, weights=(0.5, 0.5), steps=1)
+    run.actor.decoding = replace(run.actor.decoding, stop=("good",))
+    assert run.actor.ends == [2, 4]
+    ids = torch.stack([torch.full((20,), 1), torch.full((20,), 11), torch.arange(20)], 1)
+    rollout = generation.Rollout(
+        ids, torch.ones_like(ids), torch.ones(20, 1), torch.zeros(20, dtype=torch.bool), [""] * 20
+    )
+    seen = experience.read(run.actor, rollout, slice(0, 20), sensitive=False)
+    said = seen.logprobs[[t for t in range(20) if t not in run.actor.ends]]
+    assert float(said.exp().sum()) == pytest.approx(1, abs=1e-5)
+    list(run.run())
+    assert {v for _, q, _, v in run.curve if q == "kl"} == {0.0}
 
 
 def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:

@@ -64,8 +64,10 @@ def test_it_learns_the_pairs_and_says_so(trained: tuple[Transformer, Path, scori
     )
     # 4 epochs of the training pairs; a token is a word: 'it ends', 'the plot 7', and a text with its last word
     training, _ = labelled.examples("liking", declared.data, declared.template, 0.2)
-    assert result.tokens == 4 * sum(len(text.split()) for pair in training for text in (pair.text, pair.rejected))
-    assert training[0].text.startswith("it ends the plot ")
+    assert result.tokens == 4 * sum(
+        len(f"it ends {pair.prompt} {text}".split()) for pair in training for text in (pair.text, pair.rejected)
+    )
+    assert training[0].prompt.startswith("the plot ")
 
 
 def test_it_is_stored_as_safetensors_only(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
