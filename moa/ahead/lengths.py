@@ -1,7 +1,7 @@
 """Token counts of prompts and texts against what models read, by the tokenizers of local models.
 
 The base's: every prompt, with the longest preference text, must leave room for a response. Fine-tuning's: how many
-texts are cut. A reward model's: how many prompts would be.
+texts are cut. A reward model's: how many texts and prompts are.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from moa.experiment.rewards import Classifier, Transformer
 from moa.lm import conditioning
 from moa.lm.inspect import Stored
 from moa.plan import Plan
-from moa.rewards.scoring import fill
+from moa.rewards.scoring import check_cut, fill
 from moa.stages.prompts import Sets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST = 2000  # prompts, and texts, that are counted
+MOST_READ = 500  # texts that a reward model's tokenizer reads one by one
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,35 @@ def texts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", sft: Sft, co
 
 
 def reward(counting: Counting, name: str, spec: Classifier | Transformer, stored: Stored) -> str:
-    """Return the share of prompts that a reward model reads cut, if a response takes all its new tokens."""
+    """Return how many texts a reward model reads cut, and the share of prompts that a response would shorten.
+
+    Raises:
+        MoaError: the tokenizer is unfit, the template leaves no room for a response, or texts that the run scores are
+            cut so often that its job would refuse.
+    """
     from moa.lm.loading import tokenizer as load  # loads torch
+    from moa.rewards.reading import encode
 
     tokenizer = load(stored.folder, None, f"reward {name}", classifier=True)
-    read, new = counting.prompts, counting.plan.experiment.generation.max_new_tokens
-    templates = [spec.template, *([spec.pair] if isinstance(spec, Classifier) and spec.pair is not None else [])]
-    filled = [" ".join(fill(template, prompt, "") for template in templates) for prompt in read]
-    lengths = [len(ids) for ids in tokenizer(filled, verbose=False)["input_ids"]]
-    if spec.max_length <= min(lengths) and not any("{prompt}" in template for template in templates):
-        raise MoaError(f"rewards.{name}.max_length: the template alone fills {spec.max_length} tokens; raise it")
-    over = sum(length + new > spec.max_length for length in lengths)
+    pair = spec.pair if isinstance(spec, Classifier) else None
+    keys = {"template": spec.template, "pair": pair, "max_length": spec.max_length}
+    reads = Classifier(kind="classifier", source=spec.source, **keys)
+    some, new = counting.sets.texts[:MOST_READ], counting.plan.experiment.generation.max_new_tokens
+    found = encode(name, tokenizer, reads, [t.prompt for t in some], [t.response for t in some])
+    if scores_texts(counting.plan, name):
+        check_cut(name, found.truncated)
+    read = counting.prompts
+    filled = [" ".join(fill(t, prompt, "") for t in (spec.template, pair) if t is not None) for prompt in read]
+    over = sum(len(ids) + new > spec.max_length for ids in tokenizer(filled, verbose=False)["input_ids"])
     return (
-        f"reward {name}: {over / len(read):.0%} of prompts with {new} new tokens are longer than its max_length of"
-        f" {spec.max_length} ({len(read)} looked at, the longest has {max(lengths)} tokens)"
+        f"reward {name} reads {spec.max_length} tokens: of {len(some)} texts {found.shortened} lose the beginning of"
+        f" their prompt and {found.truncated.sum()} that of their response; {over / len(read):.0%} of {len(read)}"
+        f" prompts would, before {new} new tokens"
     )
+
+
+def scores_texts(plan: Plan, name: str) -> bool:
+    """Return whether the run scores its texts with a reward: for the warm start, or for a trainer that reads them."""
+    warm = plan.experiment.conditioning.warm_start is not None and plan.experiment.model.sft is not None
+    reads = warm or any(method.reads_texts for method in plan.rows.values())
+    return reads and name in plan.scoring(judges=False).rewards

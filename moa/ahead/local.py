@@ -23,6 +23,7 @@ from moa.lm.inspect import Stored, check_quantisation, inspect_model, read_json
 from moa.lm.inspect_adapter import inspect_adapter
 from moa.methods import external
 from moa.plan import Plan
+from moa.tasks.formats import check_columns
 from moa.tasks.tabular import read_rows
 
 SMALL = 2 * 2**20  # bytes; smaller files are read at once
@@ -121,10 +122,7 @@ def _schema(path: Path, columns: tuple[str, ...]) -> int:
             f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); it may be truncated or of another"
             " format: fetch or write it again"
         ) from None
-    names = file.schema_arrow.names
-    for column in columns:
-        if column not in names:
-            raise MoaError(f"{path}: no column '{column}'; the columns are {', '.join(names)}.{nearest(column, names)}")
+    check_columns(str(path), file.schema_arrow.names, columns)
     return int(file.metadata.num_rows)
 
 

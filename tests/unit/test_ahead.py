@@ -211,7 +211,7 @@ def test_what_is_known_of_a_run_is_said(here: Path, base: Path, judge: Path) -> 
     assert [line.split(":")[0] for line in said] == [
         "reviews.jsonl, split train",
         "prompts",
-        "reward mine",
+        "reward mine reads 48 tokens",
         *(f"weights that a job of {stage} loads" for stage in ("base", "reference, train", "generate", "score")),
     ]
     assert "and 16 new ones follow, of a context of 128 (12 looked at)" in said[1]  # 8 + 4 prompts
@@ -230,6 +230,15 @@ def test_what_does_not_fit_is_refused_with_its_lengths(here: Path, base: Path) -
         check(plan(**on(base) | {"data": long}), "mine.yaml")
     said = check(plan(**on(base, sft={"steps": 1, "max_length": 16})), "mine.yaml")
     assert "texts: 100% are longer than the 16 tokens that fine-tuning reads" in "\n".join(said)  # of 12 words each
+
+
+def test_a_reward_that_cannot_read_the_texts_is_refused(here: Path, judge: Path) -> None:
+    """Texts of twelve words have more than 8 tokens after their opening; the warm start asks the reward for them."""
+    narrow = rewarded(kind="classifier", source=str(judge), max_length=8)
+    with pytest.raises(MoaError, match="reward mine: 30 of 30 responses are longer than it can read"):
+        check(plan(**narrow), "mine.yaml")
+    said = check(plan(**narrow, conditioning={}), "mine.yaml")  # nobody scores them
+    assert "reward mine reads 8 tokens: of 30 texts 0 lose the beginning of their prompt and 30 that" in "\n".join(said)
 
 
 def test_all_rows_are_read(here: Path) -> None:
