@@ -60,10 +60,11 @@ def check(
         bool, typer.Option("--trial", help="then run all at the smallest size, in .moa/trial, and say what it took")
     ] = False,
 ) -> None:
-    """Validate experiment files, look at all that is local, and say what each would train and load.
+    """Validate experiment files and the local things they name.
 
-    Data, labels, functions, models' files and token counts are read; nothing is trained. With --trial, all stages and
-    rows run with three steps, four prompts and a preference per objective, by your models, rewards and data.
+    Data, labels, functions, models' files and token counts are looked at, every mistake is named, and what each file
+    would train and load is said; nothing is trained. With --trial every stage and row then runs with three steps, four
+    prompts and a preference per objective, on the real models, rewards and data, and leaves results as they are.
     """
     from moa.ahead.check import check
     from moa.ahead.trial import run
