@@ -13,7 +13,7 @@ from moa.experiment.keys import Sft
 from moa.experiment.preferences import Preference
 from moa.experiment.rewards import Classifier, Transformer
 from moa.lm import conditioning
-from moa.lm.inspect import Stored
+from moa.lm.inspect import UNBOUNDED, Stored
 from moa.plan import Plan
 from moa.rewards.scoring import check_cut, fill
 from moa.stages.prompts import Sets
@@ -65,11 +65,12 @@ def base(counting: Counting, stored: Stored) -> list[str]:
 
     tokenizer = load_tokenizer(stored.folder)
     sft = counting.plan.experiment.model.sft
-    said = [prompts(counting, tokenizer, stored.context)]
-    return said if sft is None else [*said, texts(counting, tokenizer, sft, stored.context)]
+    context = stored.context or UNBOUNDED
+    said = [prompts(counting, tokenizer, context)]
+    return said if sft is None else [*said, texts(counting, tokenizer, sft, context)]
 
 
-def prompts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", context: int | None) -> str:
+def prompts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", context: int) -> str:
     """Return how long the longest prompt is with the longest preference; a MoaError where it leaves no room."""
     experiment = counting.plan.experiment
     read, new = counting.prompts, experiment.generation.max_new_tokens
@@ -81,15 +82,17 @@ def prompts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", context: i
     lengths = [len(row) for row in conditioning.token_rows(built, tokenizer)]
     most = max(lengths)
     whose = "with its longest preference" if widest else "as the model reads it"
-    if context is not None and most + new > context:
+    if most + new > context:
         long = sum(length + new > context for length in lengths)
         raise MoaError(
             f"data: {long} of {len(read)} prompts are too long, first {read[lengths.index(most)][:60]!r} with"
             f" {most} tokens {whose}: with generation.max_new_tokens ({new}) that is more than the model's context of"
             f" {context}; lower data.prompt_characters or generation.max_new_tokens"
         )
-    room = "" if context is None else f", of a context of {context}"
-    return f"prompts: the longest has {most} tokens {whose}, and {new} new ones follow{room} ({len(read)} looked at)"
+    return (
+        f"prompts: the longest has {most} tokens {whose}, and {new} new ones follow, of a context of {context}"
+        f" ({len(read)} looked at)"
+    )
 
 
 def longest_preference(plan: Plan, tokenizer: "PreTrainedTokenizerBase") -> Preference | None:
@@ -104,10 +107,10 @@ def longest_preference(plan: Plan, tokenizer: "PreTrainedTokenizerBase") -> Pref
     return every[lengths.index(max(lengths))]
 
 
-def texts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", sft: Sft, context: int | None) -> str:
+def texts(counting: Counting, tokenizer: "PreTrainedTokenizerBase", sft: Sft, context: int) -> str:
     """Return the share of texts that fine-tuning cuts; a MoaError where every prompt fills the whole length."""
     experiment, some = counting.plan.experiment, counting.sets.texts[:MOST]
-    limit = sft.max_length if context is None else min(sft.max_length, context)
+    limit = min(sft.max_length, context)
     built = [conditioning.build(t.prompt, None, [], experiment.conditioning, tokenizer) for t in some]
     rows = conditioning.continuation_rows(built, [t.response for t in some], tokenizer)
     if all(len(prompt) >= limit for prompt, _ in rows):
@@ -129,10 +132,11 @@ def reward(counting: Counting, name: str, spec: Classifier | Transformer, stored
         MoaError: the tokenizer is unfit, the template leaves no room for a response, or texts that the run scores are
             cut so often that its job would refuse.
     """
-    from moa.lm.loading import tokenizer as load  # loads torch
+    from moa.lm import loading  # loads torch
     from moa.rewards.reading import encode
 
-    tokenizer = load(stored.folder, None, f"reward {name}", classifier=True)
+    origin = loading.Origin(stored.folder, None, f"rewards.{name}.source: cannot be read", f"rewards.{name}.source")
+    tokenizer = loading.tokenizer(origin, classifier=isinstance(spec, Classifier))
     pair = spec.pair if isinstance(spec, Classifier) else None
     keys = {"template": spec.template, "pair": pair, "max_length": spec.max_length}
     reads = Classifier(kind="classifier", source=spec.source, **keys)

@@ -19,13 +19,14 @@ from moa.ahead import named
 from moa.ahead.named import Table, Weights, expanded
 from moa.errors import MoaError, nearest
 from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
-from moa.lm.inspect import Stored, check_quantisation, inspect_model, read_json
-from moa.lm.inspect_adapter import inspect_adapter
+from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, inspect_model, read_json, unfit
+from moa.lm.inspect_adapter import adapter_folder, inspect_adapter
 from moa.methods import external
 from moa.plan import Plan
 from moa.tasks.formats import check_columns
 from moa.tasks.tabular import read_rows
 
+FULL = "name the unquantised model"
 SMALL = 2 * 2**20  # bytes; smaller files are read at once
 NARROW = 100_000  # values of a column of labels or numbers that are read of a larger Parquet file
 
@@ -205,12 +206,14 @@ def check_model(plan: Plan, weights: Weights) -> Stored | None:
     if folder is None:
         return None
     try:
-        stored = inspect_model(folder, f"{weights.key}: {weights.source}")
+        stored = inspect_model(folder, f"{weights.key}: {weights.source} cannot be loaded")
         experiment = plan.experiment
         if weights.what == "base":
             check_base(plan, stored)
         for name, spec in plan.scoring(judges=True).rewards.items():
             if weights.key == f"rewards.{name}.source" and isinstance(spec, Classifier | Transformer):
+                if stored.quantisation != "none":
+                    raise unfit(stored.name, f"its weights are stored quantised ({stored.quantisation})", FULL)
                 check_window(f"rewards.{name}", spec.max_length, stored)
                 if isinstance(spec, Classifier):
                     check_classifier(f"rewards.{name}", spec, stored)
@@ -229,7 +232,7 @@ def check_external(key: str, settings: external.Settings) -> None:
     """
     try:
         if settings.adapter is not None and expanded(settings.adapter).is_dir():
-            inspect_adapter(expanded(settings.adapter))
+            inspect_adapter(adapter_folder(expanded(settings.adapter)))
         if settings.responses is not None:
             names = pq.read_schema(settings.responses).names
             if "response" not in names or not {"prompt", "prompt_id"} & set(names):
@@ -251,21 +254,22 @@ def check_base(plan: Plan, stored: Stored) -> None:
     experiment = plan.experiment
     model, new = experiment.model, experiment.generation.max_new_tokens
     check_quantisation(stored, model.quantisation, training=model.sft is not None)
-    if stored.context is not None and new >= stored.context:
+    context = stored.context or UNBOUNDED
+    if new >= context:
         raise MoaError(
-            f"generation.max_new_tokens is {new}, but {stored.name} reads {stored.context} tokens, prompt and response"
-            f" together; set it well below {stored.context}"
+            f"generation.max_new_tokens is {new}, but {stored.folder} reads {context} tokens, prompt and response"
+            f" together; set it well below {context}"
         )
     if experiment.conditioning.chat and not has_template(stored.folder):
         raise MoaError(
-            f"conditioning.chat is true, but {stored.name} has no chat template (in tokenizer_config.json, or"
+            f"conditioning.chat is true, but {stored.folder} has no chat template (in tokenizer_config.json, or"
             " chat_template.jinja); set chat: false, or use a chat model"
         )
     targets = model.lora.targets
     layers = {key.removesuffix(".weight").rpartition(".")[2] for key in stored.shapes if key.endswith(".weight")}
     if isinstance(targets, list) and not any(target.rpartition(".")[2] in layers for target in targets):
         raise MoaError(
-            f"model.lora.targets: no layer of {stored.name} is called {' or '.join(targets)}."
+            f"model.lora.targets: no layer of {stored.folder} is called {' or '.join(targets)}."
             f"{nearest(targets[0], sorted(layers))}"
         )
 
@@ -285,7 +289,7 @@ def check_window(key: str, length: int, stored: Stored) -> None:
     limit = min(x for x in (stored.context, own, math.inf) if isinstance(x, int | float))
     if length > limit:
         raise MoaError(
-            f"{key}.max_length is {length}, but {stored.name} reads at most {limit} tokens; set it to {limit} or less"
+            f"{key}.max_length is {length}, but {stored.folder} reads at most {limit} tokens; set it to {limit} or less"
         )
 
 
@@ -295,13 +299,13 @@ def check_classifier(key: str, spec: Classifier, stored: Stored) -> None:
     heads = [name for name in stored.shapes if name.split(".")[0] in ("score", "classifier", "classification_head")]
     if declared and not heads and not any("SequenceClassification" in name for name in declared):
         raise MoaError(
-            f"{key}: {stored.name} is a {declared[0]} without weights of a classification head, so its scores would be"
+            f"{key}: {stored.folder} is a {declared[0]} without weights of a classification head: its scores would be"
             " random; name a sequence classifier, or train one with kind transformer"
         )
     labels = stored.config.get("id2label") or {str(i): i for i in range(stored.config.get("num_labels", 2))}
     for name, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
         if logit is not None and logit >= len(labels):
             raise MoaError(
-                f"{key}.{name} is {logit}, but {stored.name} has {len(labels)} logit(s), counted from 0:"
+                f"{key}.{name} is {logit}, but {stored.folder} has {len(labels)} logit(s), counted from 0:"
                 f" {json.dumps(labels)}; correct {name}"
             )

@@ -161,7 +161,7 @@ def test_a_model_whose_files_are_not_whole(here: Path, base: Path) -> None:
     folder = Path(shutil.copytree(base, here / "copy"))
     (folder / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:1000])
     (found,) = local.mistakes(plan(**on(folder)))
-    assert found.startswith("model.source: ") and "model.safetensors: damaged safetensors" in found
+    assert found.startswith("model.source: ") and "model.safetensors" in found and "cannot be loaded" in found
     (folder / "config.json").unlink()
     (found,) = local.mistakes(plan(**on(folder)))
     assert found.startswith("model.source: ") and "config.json is missing" in found
