@@ -6,7 +6,7 @@ Heavy libraries are imported by the command that needs them, so that `moa --help
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from moa.errors import MoaError, Unstoppable, shown
 from moa.job import start as begin
 from moa.store.limits import INTERRUPTED, MEMORY, SECONDS, Limits
 from moa.store.terminal import lenient, note, say
+
+if TYPE_CHECKING:
+    from moa.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -53,10 +56,28 @@ def init(
 
 
 @app.command()
-def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
-    """Validate experiment files and say what each would train."""
+def check(
+    experiments: Annotated[list[Path], typer.Argument(help="experiment files")],
+    trial: Annotated[
+        bool, typer.Option("--trial", help="then run all at the smallest size, in .moa/trial, and say what it took")
+    ] = False,
+) -> None:
+    """Validate experiment files and the local things they name.
+
+    Data, labels, functions, models' files and token counts are looked at, every mistake is named, and what each file
+    would train and load is said; nothing is trained. With --trial every stage and row then runs with three steps, four
+    prompts and a preference per objective, on the real models, rewards and data, and leaves results as they are.
+    """
+    from moa.ahead.check import check
+    from moa.ahead.trial import run
+
     for experiment in experiments:
-        _describe(experiment)
+        plan = _describe(experiment)
+        for line in check(plan, str(experiment)):
+            say(f"  {line}")
+        if trial:
+            for line in run(plan, str(experiment)):
+                say(line)
 
 
 @app.command(context_settings=VERBATIM)
@@ -187,7 +208,7 @@ def unlock() -> None:
     say(unlock(Path()))
 
 
-def _describe(path: Path) -> None:
+def _describe(path: Path) -> "Plan":
     from moa.experiment import schema
     from moa.plan import Plan
 
@@ -211,6 +232,7 @@ def _describe(path: Path) -> None:
         f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds"
         + (f", and the rewards {', '.join(trained)}" if trained else "")
     )
+    return plan
 
 
 def parse_preference(text: str | None) -> dict[str, float] | None:

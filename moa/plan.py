@@ -43,12 +43,26 @@ class Plan:
             self.rows: dict[str, Method] = catalogue.rows(experiment)
             self._refuse_preferences_that_read_alike()
             refuse_endless(self.sources())
-            for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
-                catalogue.load(row, section, list(experiment.objectives))
-            for method in self.rows.values():
-                method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
         except MoaError as error:
-            raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+            raise _mistakes(where, [str(error), *self._rows_left_out()]) from None
+        mistakes = self._rows_left_out()
+        for method in self.rows.values():
+            try:
+                method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
+            except MoaError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise _mistakes(where, mistakes)
+
+    def _rows_left_out(self) -> list[str]:
+        """Return what is wrong with the sections of rows; those that this run leaves out are checked all the same."""
+        found = []
+        for row, section in self.experiment.methods.items():
+            try:
+                catalogue.load(row, section, list(self.experiment.objectives))
+            except MoaError as error:
+                found.append(str(error))
+        return found
 
     def _refuse_preferences_that_read_alike(self) -> None:
         """Refuse explicit points that one policy could not tell apart, because their text is the same."""
@@ -252,6 +266,12 @@ class Plan:
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""
         return any(isinstance(spec, Classifier | Transformer) for spec in rewards.values())
+
+
+def _mistakes(where: str, found: Iterable[str]) -> MoaError:
+    """Return one error for all mistakes, a line each, that names the file; the same line stands there once."""
+    lines = dict.fromkeys(line for text in found for line in text.splitlines())
+    return MoaError("\n".join(f"{where}: {line}" for line in lines))
 
 
 def _remote(sources: Iterable[str]) -> bool:

@@ -1,11 +1,23 @@
 """Tiny language models and tokenizers on disk for tests of the stages: random weights, a few hundred tokens."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from moa.experiment.keys import Lora, Scratch
 from moa.lm import scratch
@@ -94,6 +106,50 @@ def save_adapter(
     card = {"policy": name, "weights": weights, "objectives": ["a", "b"], "conditioned": conditioned}
     save_policy(folder, policy, ValueHeads(32, 2), ["a", "b"], card)
     return folder
+
+
+def save_unbounded(folder: Path, name: str) -> Path:
+    """Save a model whose config declares no context, with our tokenizer: 'bloom' or 'mamba'."""
+    torch.manual_seed(0)
+    ids = {"vocab_size": len(tokenizer()), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    made = {
+        "bloom": lambda: BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=2, **ids)),
+        "mamba": lambda: MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **ids)),
+    }
+    made[name]().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_resized_adapter(folder: Path, base: Path) -> tuple[Path, torch.Tensor]:
+    """Save an adapter as PEFT does after a token was added, with its tokenizer; return its logits (1, 4, V) too."""
+    known = PreTrainedTokenizerFast.from_pretrained(base)
+    known.add_tokens(["<added>"])
+    model = LlamaForCausalLM.from_pretrained(base).eval()
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(known))
+    policy = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")).eval()
+    for key, parameter in policy.named_parameters():
+        if "lora_B" in key:
+            parameter.data.normal_(0, 0.3)
+    policy.save_pretrained(folder, save_embedding_layers=True)
+    known.save_pretrained(folder)
+    ids = known("My lamp is good and useful", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return folder, policy(input_ids=ids).logits[:, -5:-1]
+
+
+def edit_json(path: Path, **changes: Any) -> Path:
+    """Change keys of a JSON file; None takes a key away."""
+    found = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    return path.parent
+
+
+def edit_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """Change the tensors of a safetensors file."""
+    save_file({k: t.contiguous() for k, t in change(load_file(path)).items()}, path, metadata={"format": "pt"})
+    return path.parent
 
 
 def length(prompts: list[str], responses: list[str]) -> list[float]:

@@ -89,8 +89,8 @@ class Model(Strict):
     """The adapter of the policies."""
     quantisation: Literal["none", "nf4", "int8"] = "none"
     """Bits of the base's weights; `nf4` and `int8` need a GPU and bitsandbytes."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the base."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the base; `float16` needs a GPU."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, more time."""
 

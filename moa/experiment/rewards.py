@@ -135,8 +135,8 @@ class Classifier(Strict):
     max_length: int = Field(512, ge=4, le=1_000_000)
     """Most tokens that the classifier reads; a longer text loses its prompt's beginning, then its response's, which is
     flagged in the scores."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(32, ge=1, le=100_000)
     """Texts per forward pass; halved where memory runs out."""
 
@@ -224,8 +224,8 @@ class Transformer(Strict):
     max_length: int = Field(512, ge=4, le=1_000_000)
     """Most tokens that the model reads; a longer text loses its prompt's beginning, then its response's, in training
     and in scoring."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(16, ge=1, le=100_000)
     """Pairs per optimiser step, and texts per forward pass."""
     epochs: float = Field(1.0, gt=0, le=10_000)

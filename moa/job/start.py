@@ -86,7 +86,7 @@ def run(experiment: Path, arguments: Sequence[str]) -> int:
     """Run the workflow in the working folder and return Snakemake's status; the command is printed first."""
     given = command(experiment, arguments)
     terminal.note(" ".join(["snakemake", *given[3:]]))
-    with subprocess.Popen(given, env=_environment()) as child:
+    with subprocess.Popen(given, env=environment()) as child:
         # A terminal sends Ctrl-C to both: Snakemake ends its jobs, and this process waits until it has.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
@@ -95,7 +95,7 @@ def run(experiment: Path, arguments: Sequence[str]) -> int:
         return status
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment of Snakemake and its jobs: this very package, and no module of the working folder first.
 
     A user's random.py must not replace the standard library's; `python:` rewards are looked for there by themselves.

@@ -252,7 +252,9 @@ def load(base: Base, folders: Sequence[Path], way: Way, prompting: Prompting) ->
     loaded: PreTrainedModel | PeftModel = models.load_base(base.source, base.model, revision=base.revision)
     context = models.context_length(loaded)
     if folders:
+        rows = len(loaded.get_input_embeddings().weight)
         loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
+        tokenizer = models.own_tokenizer(loaded, folders[0], rows) or tokenizer
     return Answerer(loaded, tokenizer, context, way, cards, prompting, base.name)
 
 

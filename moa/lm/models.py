@@ -9,60 +9,40 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from moa.errors import MoaError
 from moa.experiment.keys import Lora, Model
-from moa.store.provenance import warn_unpinned
+from moa.lm import inspect, loading
+from moa.lm.inspect_adapter import adapter_folder
+from moa.lm.precision import device, differentiable, number_format, quantisation_config
 
 log = logging.getLogger("moa")
+SETS = ("target_modules", "exclude_modules")
 disable_progress_bar()  # logs are files; stages report their own progress
 # PEFT 0.21 asks for it
 warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
-
-
-def device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _at(source: str | Path, revision: str | None) -> str:
-    return f"{source} at revision {revision}" if revision else str(source)
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad and end.
 
     Without a pad token the end token pads. It is masked there, so that padding is never learnt.
+
+    Raises:
+        MoaError: there is none, it needs code of its own, or the model beside it lacks embeddings for its tokens.
     """
-    if not Path(source).exists():
-        warn_unpinned(f"model {source}", revision)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, revision=revision, padding_side="left"
-        )
-    except (OSError, ValueError) as error:
-        raise MoaError(
-            f"model {_at(source, revision)}: no usable tokenizer ({_first_line(error)}); check model.source and"
-            " model.revision"
-        ) from error
+    origin = loading.Origin(source, revision, f"model {loading.at(source, revision)}: no usable tokenizer")
+    tokenizer = loading.tokenizer(origin, padding_side="left")
     if tokenizer.eos_token_id is None:
         raise MoaError(
             f"model {source}: the tokenizer has no end token, so a response could never end; set eos_token in"
@@ -74,73 +54,55 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     return tokenizer
 
 
-def quantisation(model: Model) -> BitsAndBytesConfig | None:
-    """Return bitsandbytes' settings: NF4 with double quantisation, or int8 (the papers' setting)."""
-    if model.quantisation == "none":
-        return None
-    if model.quantisation == "int8":
-        # it warns of every layer of every pass that inputs become float16
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, model.dtype),
-    )
-
-
 def load_base(
     source: str | Path, model: Model, *, revision: str | None = None, quantise: bool = True, stored_dtype: bool = False
 ) -> PreTrainedModel:
-    """Load a causal LM from safetensors onto the device, in `model.dtype` or as it is stored; no remote code.
+    """Load a causal LM from safetensors onto the device, in `model.dtype` or as it is stored.
+
+    Weights that are stored quantised are taken as they are where `model.quantisation` says so.
+
+    Args:
+        source: folder or hub id.
+        model: how it is loaded.
+        revision: commit of a hub id.
+        quantise: whether weights that are stored in full are quantised; false is for training all of them.
+        stored_dtype: whether they stay as they are stored, quantised ones too.
 
     Raises:
-        MoaError: the model, its revision or its safetensors are missing.
+        MoaError: files are missing or damaged, hold other tensors than config.json says, or would run foreign code.
     """
-    config = quantisation(model) if quantise else None
-    try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype="auto" if stored_dtype else getattr(torch, model.dtype),
-            quantization_config=config,
-            device_map={"": device()} if config is not None else None,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise MoaError(
-            f"model {_at(source, revision)}: cannot be loaded ({_first_line(error)}); check model.source,"
-            " model.revision and that it holds safetensors"
-        ) from error
-    loaded = _differentiable(loaded) if config is not None else loaded.to(device())
+    dtype = number_format(model.dtype, "model.dtype")
+    origin = loading.Origin(source, revision, f"model {loading.at(source, revision)}: cannot be loaded")
+    stored = inspect.inspect_model(loading.fetch(origin), origin.name)
+    whole = stored.quantisation == "none"
+    training = not (quantise or stored_dtype)
+    inspect.check_quantisation(stored, "none" if training else model.quantisation, training)
+    settings: dict[str, Any] = {"dtype": "auto" if stored_dtype else dtype}
+    config = quantisation_config(model) if quantise or not whole else None
+    if config is not None:
+        settings["device_map"] = {"": device()}
+    if config is not None and whole:  # given at all, Transformers forgets how weights are stored
+        settings["quantization_config"] = config
+    if (
+        not whole and "quantization_config" in stored.config
+    ):  # weights stay as they are stored, what is computed has our precision
+        kept = stored.config["quantization_config"] | {"bnb_4bit_compute_dtype": model.dtype}
+        stored = replace(stored, config=stored.config | {"quantization_config": kept})
+    loaded = loading.causal_lm(stored, **settings)
+    loaded = loaded.to(device()) if config is None else differentiable(loaded)
     # A checkpoint's own sampling defaults must not leak in; where its turn ends must.
-    loaded.generation_config = type(loaded.generation_config)(eos_token_id=loaded.generation_config.eos_token_id)
+    loaded.generation_config = type(loaded.generation_config)(eos_token_id=list(stored.end_tokens) or None)
+    loaded.name_or_path = loaded.config.name_or_path = str(source)
     loaded.config.use_cache = True
     return loaded.eval()
 
 
-def _differentiable(model: PreTrainedModel) -> PreTrainedModel:
-    """Keep a 4-bit base's layers differentiable on the CPU.
-
-    With AVX512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass without gradients, for a kernel that
-    is coarser, wants sizes that are multiples of 64, and silently cuts the gradient of every later pass in eval mode.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-    return model
-
-
 def context_length(model: PreTrainedModel) -> int:
-    """Return how many tokens the model can read."""
-    return int(model.config.get_text_config().max_position_embeddings)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
+    """Return how many tokens the model reads: what its config declares, or a default for a model without a bound."""
+    declared = inspect.context(model.config.get_text_config().to_dict())
+    if declared is None:
+        log.info("%s declares no bound on its context: %d tokens", model.name_or_path, inspect.UNBOUNDED)
+    return declared or inspect.UNBOUNDED
 
 
 def lora_config(lora: Lora) -> LoraConfig:
@@ -161,7 +123,7 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     try:
         model = get_peft_model(base, lora_config(lora))
     except ValueError as error:
-        raise MoaError(f"model.lora.targets {lora.targets}: {_first_line(error)}") from error
+        raise MoaError(f"model.lora.targets {lora.targets}: {loading.first_line(error)}") from error
     without_dropout(model)
     model.eval()
     return model
@@ -270,6 +232,7 @@ def save_policy(
     # Embeddings are never trained; PEFT's "auto" would ask the hub whether they were.
     model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's stub card says nothing
+    _sort(folder / "adapter" / inspect.ADAPTER)
     if heads is not None:
         save_file(
             {f"{name}.{part}": _row(heads, i, part) for i, name in enumerate(streams) for part in ("weight", "bias")},
@@ -278,60 +241,49 @@ def save_policy(
     (folder / "policy.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _sort(path: Path) -> None:
+    """Put the layers that an adapter targets in order: PEFT keeps them as a set, which has another order every time."""
+    config = inspect.read_json(path)
+    config |= {key: sorted(value) for key, value in config.items() if key in SETS and isinstance(value, list)}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
 def _row(heads: ValueHeads, index: int, part: str) -> Tensor:
     parameter = heads.linear.weight if part == "weight" else heads.linear.bias
     return parameter[index : index + 1].detach().cpu().contiguous()
 
 
 def fetch_adapter(source: str, revision: str | None) -> Path:
-    """Return an adapter's local folder: itself, or its card and safetensors from the hub."""
-    if Path(source).expanduser().exists():
-        return Path(source).expanduser()
-    warn_unpinned(f"adapter {source}", revision)
-    try:
-        return Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]
-            )
-        )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        what = f"adapter {_at(source, revision)}: cannot be had from the hub ({_first_line(error)})"
-        raise MoaError(f"{what}; check `adapter`, `revision` and the network, or name a local folder") from error
-
-
-def adapter_folder(folder: Path) -> Path:
-    """Return where a policy folder, or a plain PEFT folder, keeps its adapter."""
-    for candidate in (folder / "adapter", folder):
-        if (candidate / "adapter_config.json").exists():
-            return candidate
-    raise MoaError(
-        f"{folder}: no adapter here (adapter_config.json is missing); give a policy folder of results/<task>/policies"
-        " or a PEFT adapter"
-    )
+    """Return an adapter's local folder: itself, or its files from the hub."""
+    name = f"adapter {loading.at(source, revision)}: cannot be had from the hub"
+    return loading.fetch(loading.Origin(source, revision, name, "`adapter`, `revision`"))
 
 
 def load_adapters(base: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
     """Return the base with every adapter of `folders` (name -> folder) loaded, none merged; safetensors only."""
-    model: PeftModel | None = None
+    model: PreTrainedModel | PeftModel = base
     for name, folder in folders.items():
-        source = adapter_folder(folder)
-        if not (source / "adapter_model.safetensors").exists():
-            raise MoaError(f"{source}: adapter_model.safetensors is missing; adapters are read from safetensors only")
-        try:
-            if model is None:
-                model = PeftModel.from_pretrained(base, str(source), adapter_name=name)
-            else:
-                model.load_adapter(str(source), adapter_name=name)
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise MoaError(
-                f"{source}: the adapter does not fit the base ({_first_line(error)}); it was trained on another model,"
-                " or its files are damaged"
-            ) from error
-    if model is None:
+        model = loading.adapter(model, name, adapter_folder(folder))
+    if not isinstance(model, PeftModel):
         raise MoaError("no adapter to load")
     return model.eval()
 
 
+def own_tokenizer(model: PeftModel, folder: Path, rows: int) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that came with an adapter's embeddings, and changed their number, `rows`.
+
+    None where the base's own tokenizer goes on.
+    """
+    source, now = adapter_folder(folder), len(model.get_input_embeddings().weight)
+    if now == rows or not (source / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = load_tokenizer(source)
+    loading.check_tokens(tokenizer, now, f"{source}: no usable tokenizer")
+    return tokenizer
+
+
 def restore_adapter(model: PeftModel, path: Path) -> None:
-    """Load adapter weights from a checkpoint file into the active adapter."""
-    set_peft_model_state_dict(model, load_file(path, device=str(device())))
+    """Load adapter weights from a checkpoint file into the active adapter; they must be exactly its own."""
+    found = load_file(path, device=str(device()))
+    loading.check_tensors(get_peft_model_state_dict(model), found, str(path))
+    set_peft_model_state_dict(model, found)

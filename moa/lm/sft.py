@@ -200,5 +200,6 @@ def settings(folder: str, spec: Model, sft: Sft, micro: int) -> SFTConfig:
         train_sampling_strategy="sequential",
         activation_checkpointing=spec.gradient_checkpointing,
         bf16=cuda and spec.dtype == "bfloat16",
+        fp16=cuda and spec.dtype == "float16",
         dataloader_pin_memory=cuda,
     )

@@ -3,7 +3,7 @@
 Notation: B rows of a batch, S tokens of its longest row, L logits. A row's score does not depend on the batch that it
     is
 in: rows are sorted by length, padded on the right and masked. In float32 the difference is rounding (below 1e-5); in
-bfloat16 it is measured on the first call and kept in `deviation`.
+half precision it is measured on the first call and kept in `deviation`.
 
 Decoder models read their score off the last token. Two conventions exist, and the model's config tells them apart: with
 a `pad_token_id`, the last token that is not this one counts (a pad token that is also the end token is skipped);
@@ -20,19 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
 from moa.experiment.rewards import Classifier
 from moa.job.memory import allocating
+from moa.lm import loading
+from moa.lm.inspect import context, inspect_model, unfit
+from moa.lm.precision import number_format
 from moa.rewards.reading import Encoded, encode
 from moa.rewards.scoring import Scorer, Scores
-from moa.store.provenance import warn_unpinned
 
 log = logging.getLogger("moa")
-MEASURED_ROWS = 32  # scored a second time, alone, to measure what bfloat16 rounding does to a batch
+MEASURED_ROWS = 32  # scored a second time, alone, to measure what rounding does to a batch
 PROGRESS_SECONDS = 30.0
 
 
@@ -64,7 +65,7 @@ class ClassifierScorer(Scorer):
                 self.spec.max_length,
             )
         values = self._batched(rows)
-        if self.spec.dtype == "bfloat16" and self.deviation is None and len(rows) > 1:
+        if self.spec.dtype != "float32" and self.deviation is None and len(rows) > 1:
             self._measure(rows, values)
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         return Scores(values, truncated)
@@ -124,7 +125,7 @@ class ClassifierScorer(Scorer):
         alone = np.array([self._scores([rows[i]])[0] for i in some])
         self.deviation = float(np.abs(values[some] - alone).max())
         log.info(
-            "reward %s: bfloat16 scores of %d texts differ by up to %.3g between a batch and alone",
+            "reward %s: scores of %d texts in half precision differ by up to %.3g between a batch and alone",
             self.name,
             len(some),
             self.deviation,
@@ -156,13 +157,9 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
         MoaError: source, revision, safetensors or classification head are missing; a logit or a length that the model
             has not.
     """
-    tokenizer, model, loading = pretrained(name, spec.source, spec.revision, dtype=getattr(torch, spec.dtype))
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise MoaError(
-            f"reward {name}: {spec.source} has no weights for {', '.join(missing[:4])}, so its scores would be random: "
-            "it is not a sequence classifier; name one that is, or train it with kind transformer"
-        )
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = number_format(spec.dtype, f"rewards.{name}.dtype")
+    tokenizer, model = pretrained(name, spec.source, spec.revision, dtype=dtype)
     labels = model.config.num_labels
     for key, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
         if logit is not None and logit >= labels:
@@ -171,42 +168,37 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
                 f" {model.config.id2label}; correct {key}"
             )
     check_length(name, spec.max_length, tokenizer, model)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return ClassifierScorer(name, spec, tokenizer, model.to(where))
 
 
 def pretrained(
-    name: str, source: str, revision: str | None, **settings: Any
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
-    """Return tokenizer, model with a classification head, and transformers' report of what was loaded."""
+    name: str, source: str, revision: str | None, new_head: bool = False, **settings: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return tokenizer and model with a classification head; with `new_head`, a language model that gets one to train.
+
+    Raises:
+        MoaError: tokenizer or model are missing, damaged, quantised or not what config.json says.
+    """
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.is_dir():
         raise MoaError(
             f"reward {name}: no folder {source}; correct `source`: a folder with config.json, model.safetensors and a"
             " tokenizer, or a hub id"
         )
-    where = str(path) if path.is_dir() else source
-    if not path.is_dir():
-        warn_unpinned(f"reward {name}, model {source}", revision)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, revision=revision)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            where, revision=revision, use_safetensors=True, output_loading_info=True, **settings
+    origin = loading.Origin(
+        source, revision, f"reward {name}: cannot load {loading.at(source, revision)}", "`source`, `revision`"
+    )
+    stored = inspect_model(loading.fetch(origin), origin.name)
+    if stored.quantisation != "none":
+        raise unfit(
+            origin.name, f"its weights are stored quantised, {stored.quantisation}", "name the unquantised model"
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-        raise MoaError(
-            f"reward {name}: cannot load {source}{f' at revision {revision}' if revision else ''} ({reason}); check"
-            " `source`, `revision` and the network, and that it holds model.safetensors (other formats are not read)"
-        ) from error
-    return tokenizer, model, loading
+    return loading.tokenizer(origin, classifier=True), loading.classifier(stored, new_head, **settings)
 
 
 def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Raise a MoaError where max_length is more than the model or its tokenizer can take."""
-    config = model.config.get_text_config().to_dict()
-    positions = config.get("max_position_embeddings") or config.get("n_positions") or length
-    limit = min(positions, tokenizer.model_max_length)
+    limit = min(context(model.config.get_text_config().to_dict()) or length, tokenizer.model_max_length)
     if length > limit:
         raise MoaError(
             f"reward {name}: max_length is {length}, but the model reads at most {limit} tokens; set max_length to"

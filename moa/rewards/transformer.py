@@ -24,6 +24,7 @@ from moa.errors import MoaError
 from moa.experiment.rewards import Classifier, Transformer
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job
+from moa.lm.precision import number_format
 from moa.lm.training import Continued, Course, Plan, quiet
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
@@ -39,6 +40,7 @@ class Tuner(Continued, RewardTrainer):
 
 def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Trained:
     """Train on the pairs and write model, tokenizer and reward.json with the held-out accuracy into `folder`."""
+    number_format(spec.dtype, f"rewards.{name}.dtype")
     training, heldout = examples(name, spec.data, spec.template, spec.heldout)
     tokenizer, model = _fresh(name, spec)
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
@@ -78,7 +80,9 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
 def _fresh(name: str, spec: Transformer) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return tokenizer and untrained reward model."""
     set_seed(SEED)  # of the new head's weights
-    tokenizer, model, _ = classifier.pretrained(name, spec.source, spec.revision, num_labels=1, dtype=torch.float32)
+    tokenizer, model = classifier.pretrained(
+        name, spec.source, spec.revision, new_head=True, num_labels=1, dtype=torch.float32
+    )
     classifier.check_length(name, spec.max_length, tokenizer, model)
     return tokenizer, model
 
@@ -150,6 +154,7 @@ def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
         learning_rate=spec.learning_rate,
         max_length=None,  # cut already
         bf16=spec.dtype == "bfloat16",
+        fp16=spec.dtype == "float16",
         activation_checkpointing=cuda,  # a GPU's memory is scarce; a CPU's is not
     )
 

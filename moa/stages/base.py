@@ -20,7 +20,7 @@ from moa.experiment.schema import BaseSection
 from moa.job import command
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job, keeping
-from moa.lm import checkpoint, conditioning, models, scratch, sft, warm_start
+from moa.lm import checkpoint, conditioning, models, precision, scratch, sft, warm_start
 from moa.store import files, inputs
 from moa.store.provenance import file_hash
 from moa.store.tables import Row
@@ -140,7 +140,7 @@ def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_embedding_layers=False)
         fresh = models.load_base(section.model.source, section.model, revision=section.model.revision, quantise=False)
-        return PeftModel.from_pretrained(fresh, folder).merge_and_unload(safe_merge=True)
+        return models.load_adapters(fresh, {"default": Path(folder)}).merge_and_unload(safe_merge=True)
 
 
 def take(model: Model, folder: Path) -> None:
@@ -158,7 +158,7 @@ def make(section: BaseSection, lessons: Sequence[Lesson], spec: Sft, folder: Pat
     done = (
         merged(section, trained.model)
         if isinstance(trained.model, PeftModel)
-        else trained.model.to(getattr(torch, model.dtype))
+        else trained.model.to(precision.number_format(model.dtype, "model.dtype"))
     )
     done.config.use_cache = True  # training switched it off
     done.save_pretrained(folder)
@@ -178,6 +178,7 @@ def make(section: BaseSection, lessons: Sequence[Lesson], spec: Sft, folder: Pat
 def main(args: argparse.Namespace) -> None:
     """Make the base and write table COSTS."""
     section = BaseSection.model_validate_json(args.section)
+    precision.number_format(section.model.dtype, "model.dtype")  # before a training whose result could not be used
     cost = command.Cost(section.task, "base")
     read = [file_hash(path) for path in (args.texts, args.scores) if path]
     with keeping(args.checkpoints, "base", args.section, args.depends, *read) as job:

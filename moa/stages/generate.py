@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         rows = grid.walk(answerer, asked, points, sampling, clock.add)
         cost.tokens, cost.batch = sum(r["tokens"] for r in rows), answerer.batch
         reference = answerer
-        if isinstance(settings, external.Settings) and settings.model is not None:
+        if isinstance(settings, external.Settings):  # another model, or an adapter that may bring embeddings of its own
             del answerer, reference  # two models at once may not fit into a GPU
             reference = reference_of(section, args.base)
     cost.tokens += grid.add_fluency(reference, prompts, rows)

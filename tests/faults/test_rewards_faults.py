@@ -202,14 +202,15 @@ def test_truncated_weights(tmp_path: Path) -> None:
 
 
 def test_a_model_that_gives_nan(tmp_path: Path) -> None:
+    """Finite weights whose sums are not: inf - inf."""
     folder = tiny_rewards.bert(tmp_path / "bert")
     weights = load_file(folder / "model.safetensors")
     save_file(
-        {**weights, "classifier.bias": weights["classifier.bias"] * np.nan},
+        {**weights, "classifier.weight": weights["classifier.weight"].sign() * 3e38},
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    with pytest.raises(MoaError, match="reward harm: score nan in row 1 .prompt 'p', response 'good film'"):
+    with pytest.raises(MoaError, match="reward harm: score (nan|inf|-inf) in row 1 .prompt 'p', response 'good film'"):
         scoring.score("harm", load(folder), ["p", "p"], ["", "good film"], 0.0)
 
 

@@ -146,14 +146,12 @@ def test_it_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path, monkeypatch
 
 
 def test_a_diverging_run_stops(pairs: Path, tmp_path: Path) -> None:
+    """Weights of up to 3e38 are finite, but their products are not."""
     base = tiny_rewards.gpt2(tmp_path / "base")
     weights = load_file(base / "model.safetensors")
-    name = next(iter(weights))
-    save_file(
-        {**weights, name: torch.full_like(weights[name], torch.nan)},
-        base / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    huge = {name: torch.full_like(tensor, 3e38) for name, tensor in weights.items() if name.endswith("wte.weight")}
+    assert len(huge) == 1
+    save_file({**weights, **huge}, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         Diverged, match="reward liking step 1: the loss is NaN or infinite; lower rewards.liking.learning_rate"
     ):

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.workflow import snake
@@ -141,7 +143,7 @@ def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -
 
 
 def test_an_external_row_answers_without_training(project: Path) -> None:
-    (project / "theirs.parquet").touch()
+    pq.write_table(pa.table({"prompt": ["The lamp"], "response": [" is fine."]}), project / "theirs.parquet")
     edit(
         project / snake.TINY,
         ("linear, pama, moc]", "theirs]"),
@@ -152,7 +154,14 @@ def test_an_external_row_answers_without_training(project: Path) -> None:
     assert snake.plan(project) == REFERENCE | snake.of("train_policy", *policies) | snake.after(*rows)
 
 
+def labels(project: Path) -> None:
+    """Write what rewards are trained from: a plan asks for the columns, and for two classes."""
+    rows = {"text": ["good", "bad", "fine"], "label": [1, 0, 1], "other": [0, 1, 1]}
+    pq.write_table(pa.table(rows), project / "labels.parquet")
+
+
 def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(project: Path) -> None:
+    labels(project)
     edit(
         project / snake.TINY,
         ("sentiment: {reward: vader}", "sentiment: {reward: taught, judge: judge}"),
@@ -170,6 +179,7 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
 
 
 def test_only_a_row_that_reads_rewards_waits_for_them_before_it_answers(project: Path) -> None:
+    labels(project)
     edit(
         project / snake.TINY,
         ("sentiment: {reward: vader}", "sentiment: {reward: taught}"),

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import moa.experiment.schema
+from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.experiment import reader
 from moa.job.process import export_parent, gpu_visible, share_processor
@@ -31,7 +32,9 @@ def plan_experiment():
     try:
         data = reader.overridden(reader.read(Path(where)), overrides)
         where += " with --config" if overrides else ""
-        return Plan(moa.experiment.schema.parse(data, where), where)
+        plan = Plan(moa.experiment.schema.parse(data, where), where)
+        refuse(plan, where)
+        return plan
     except MoaError as error:
         sys.exit(f"error: {error}")
 

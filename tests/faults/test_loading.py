@@ -1,0 +1,507 @@
+"""What is loaded is what was meant: no foreign code runs, and no tensor is missing, left over, misshapen or broken."""
+
+import ast
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
+
+from moa.errors import MoaError
+from moa.experiment.keys import Conditioning, Lora, Model
+from moa.experiment.rewards import Classifier
+from moa.lm import answering, loading, models
+from moa.lm.answering import Base, Prompting
+from moa.lm.conditioning import encode
+from moa.lm.generation import Decoding
+from moa.lm.inspect import inspect_model, inspect_tokenizer
+from moa.rewards import classifier
+from moa.stages.base import take
+from tests import tiny_models, tiny_rewards
+from tests.tiny_models import edit_json, edit_tensors
+
+PACKAGE = Path(loading.__file__).parents[1]
+PLAIN, NF4, INT8 = (Model.model_validate({"source": "x", "quantisation": q}) for q in ("none", "nf4", "int8"))
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def copy(base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base, tmp_path / "model"))
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return tiny_models.save_adapter(tmp_path / "policy", seed=1) / "adapter"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    ids, mask = encode(["My lamp is good and useful"], tiny_models.tokenizer(), 64)
+    with torch.no_grad():
+        return models.forward(model, ids, mask, 4)[0]
+
+
+def refused(load: Callable[[], object], message: str) -> None:
+    """Check that loading ends in one line."""
+    with pytest.raises(MoaError, match=message) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+# No foreign code.
+
+CODE = {"from_pretrained", "from_config", "load_adapter", "snapshot_download", "hf_hub_download", "pipeline"}
+
+
+def calls(path: Path) -> list[ast.Call]:
+    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [c for c in found if (c.func.attr if isinstance(c.func, ast.Attribute) else ast.unparse(c.func)) in CODE]
+
+
+def test_every_loader_call_stands_in_one_module_and_trusts_nothing() -> None:
+    elsewhere = [
+        f"{path.relative_to(PACKAGE)}:{call.lineno}: {ast.unparse(call)[:60]}"
+        for path in PACKAGE.rglob("*.py")
+        for call in calls(path)
+        if path != Path(loading.__file__)
+    ]
+    assert not elsewhere
+    loaders = [c for c in calls(Path(loading.__file__)) if ast.unparse(c.func).endswith("from_pretrained")]
+    assert len(loaders) == 2, "the tokenizer's and the models'"
+    for call in loaders:
+        assert {k.arg: ast.unparse(k.value) for k in call.keywords}["trust_remote_code"] == "False"
+
+
+def with_code(folder: Path, marker: Path, **config: object) -> Path:
+    """Put code that writes `marker` into a folder, under every name by which somebody's code is found."""
+    (folder / "custom_generate").mkdir()
+    text = f"open({str(marker)!r}, 'w')\nclass C: pass\ndef generate(*a, **k): open({str(marker)!r}, 'w')\n"
+    for name in ("evil.py", "custom_generate/generate.py", "__init__.py"):
+        (folder / name).write_text(text)
+    autos = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModel")
+    edit_json(folder / "config.json", auto_map=dict.fromkeys(autos, "evil.C"), **config)
+    return edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.C", "evil.C"]})
+
+
+@pytest.fixture
+def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_code_beside_a_known_architecture_is_not_run(base: Path, copy: Path, tmp_path: Path) -> None:
+    folder = with_code(copy, tmp_path / "ran")
+    model, tokenizer = models.load_base(folder, PLAIN), models.load_tokenizer(folder)
+    model.generate(input_ids=torch.tensor([[5, 6]]), max_new_tokens=2, do_sample=False)
+    assert torch.equal(logits(model), logits(models.load_base(base, PLAIN)))
+    assert tokenizer("a lamp")["input_ids"] == tiny_models.tokenizer()("a lamp")["input_ids"]
+    assert not (tmp_path / "ran").exists() and not any(name.endswith("evil") for name in sys.modules)
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_an_architecture_of_its_own_code_is_refused(copy: Path, tmp_path: Path) -> None:
+    folder = with_code(copy, tmp_path / "ran", model_type="evil", architectures=["C"])
+    own = (
+        "its own code, auto_map in config.json, is never run; name a whole model whose architecture Transformers knows"
+    )
+    refused(lambda: models.load_base(folder, PLAIN), own)
+    reward = Classifier(kind="classifier", source=str(folder))
+    refused(lambda: classifier.load("harm", reward, [], "cpu"), "reward harm: cannot load .*model")
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="Evil")
+    refused(lambda: models.load_tokenizer(folder), "no usable tokenizer .*no code of a folder or of the hub is run")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_attn_implementation": "who/kernel"},
+        {"attn_implementation": "paged|who/kernel@main:f"},
+        {"attn_implementation": {"": "eager", "text_config": "who/kernel"}},
+        {"text_config": {"_attn_implementation_internal": "who/kernel"}},
+        {"_experts_implementation": "who/kernel"},
+    ],
+)
+def test_a_kernel_of_the_hub_is_refused(copy: Path, config: dict) -> None:
+    edit_json(copy / "config.json", **config)
+    refused(lambda: models.load_base(copy, PLAIN), "config.json names '.*who/kernel.*' as .*_implementation.*: code of")
+
+
+def test_a_way_to_compute_that_is_fetched_where_it_is_not_installed_is_left_out(copy: Path) -> None:
+    """Without the package flash_attn, Transformers would take the kernel of that name from the hub."""
+    edit_json(copy / "config.json", _attn_implementation="flash_attention_2")
+    assert models.load_base(copy, PLAIN).config._attn_implementation == "sdpa"
+
+
+def test_other_weights_than_those_that_lie_there_are_not_named(copy: Path) -> None:
+    edit_json(copy / "config.json", transformers_weights="adapter_model.bin")
+    refused(lambda: models.load_base(copy, PLAIN), "transformers_weights: 'adapter_model.bin', which is not read")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "XLORA"}, "peft_type is 'XLORA', but only LORA adapters are read"),
+        ({"peft_type": "FOO"}, "peft_type is 'FOO'"),
+        ({"peft_type": None}, "peft_type is None"),
+        ({"peft_type": "PROMPT_TUNING", "tokenizer_name_or_path": "who/evil"}, "peft_type is 'PROMPT_TUNING'"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "megatron_config is {'a': 1}, which is not read"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication is .*, which is not read"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the base"),
+        ({"r": 4_000_000_000}, "r is 4000000000, but the adapter's tensors have rank 4"),
+        ({"bias": 7}, "does not fit the base"),
+    ],
+)
+def test_an_adapter_that_would_import_fetch_or_change_the_base(
+    base: Path, policy: Path, config: dict, message: str
+) -> None:
+    edit_json(policy / "adapter_config.json", **config)
+    refused(lambda: models.load_adapters(models.load_base(base, PLAIN), {"x": policy}), message)
+    assert "evil" not in sys.modules
+
+
+def test_what_an_adapter_says_of_its_base_is_neither_imported_nor_fetched(base: Path, policy: Path) -> None:
+    expected = logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy}))
+    edit_json(
+        policy / "adapter_config.json",
+        auto_mapping={"parent_library": "evil", "base_model_class": "Evil"},
+        base_model_name_or_path="who/evil",
+        revision="evil",
+        runtime_config={},
+    )
+    found = models.load_adapters(models.load_base(base, PLAIN), {"x": policy})
+    assert torch.equal(logits(found), expected) and "evil" not in sys.modules
+
+
+# What is loaded is what was meant.
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def renamed(tensors: Tensors) -> Tensors:
+    return {f"other.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without(name: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {n: t for n, t in tensors.items() if not n.endswith(name)}
+
+
+def having(name: str, value: float) -> Callable[[Tensors], Tensors]:
+    def change(tensors: Tensors) -> Tensors:
+        key = next(n for n in tensors if n.endswith(name))
+        return {**tensors, key: tensors[key].index_fill(0, torch.tensor([0]), value)}
+
+    return change
+
+
+def cut(name: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {n: t[:-1] if n.endswith(name) else t for n, t in tensors.items()}
+
+
+def added(tensors: Tensors) -> Tensors:
+    return {**tensors, "value_head.weight": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(UP), rf"1 tensor is missing, and would be random, first {UP}"),
+        (without("up_proj.weight"), r"2 tensors are missing, .*first model.layers.0.mlp.up_proj.weight"),
+        (renamed, r"\d\d tensors are missing"),
+        (added, "1 tensor is left over, without a place in the model, first value_head.weight"),
+        (cut(UP), rf"1 tensor is of another shape than config.json says, first {UP} \(63, 32\) for \(64, 32\)"),
+        (having(UP, torch.nan), rf"1 tensor is not finite \(NaN or infinity\), first {UP}"),
+        (having(UP, -torch.inf), rf"1 tensor is not finite .*{UP}"),
+    ],
+    ids=["missing", "missing_two", "renamed", "left_over", "misshapen", "nan", "inf"],
+)
+def test_a_base_with_other_tensors(copy: Path, change: Callable[[Tensors], Tensors], message: str) -> None:
+    edit_tensors(copy / "model.safetensors", change)
+    refused(lambda: models.load_base(copy, PLAIN), f"model: cannot be loaded .{message}")
+
+
+@pytest.mark.parametrize("spec", [NF4, INT8], ids=["nf4", "int8"])
+def test_quantising_hides_no_nan(copy: Path, spec: Model) -> None:
+    edit_tensors(copy / "model.safetensors", having(UP, torch.nan))
+    refused(lambda: models.load_base(copy, spec), "not finite .*model.layers.1.mlp.up_proj")
+
+
+def test_tied_weights_and_old_buffers_may_be_left_out_or_over(tmp_path: Path) -> None:
+    """GPT-2 stores its output layer as its embeddings; old files hold the mask of its attention."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    made = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=64)).eval()
+    made.save_pretrained(tmp_path)
+    mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 64, 64) for i in range(2)}
+    edit_tensors(tmp_path / "model.safetensors", lambda tensors: {**tensors, **mask})
+    assert not any("lm_head" in name for name in inspect_model(tmp_path).shapes)
+    found = models.load_base(tmp_path, PLAIN)
+    assert torch.equal(logits(found), logits(made)) and models.context_length(found) == 64
+
+
+def test_sharded_weights(base: Path, tmp_path: Path) -> None:
+    model = models.load_base(base, PLAIN)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    stored = inspect_model(tmp_path)
+    assert list(stored.weights) == shards and stored.bytes == sum(path.stat().st_size for path in shards)
+    assert torch.equal(logits(models.load_base(tmp_path, PLAIN)), logits(model))
+    shards[1].unlink()
+    refused(
+        lambda: models.load_base(tmp_path, PLAIN),
+        f"1 of {len(shards)} files of weights are missing, first {shards[1].name}",
+    )
+    edit_json(tmp_path / "model.safetensors.index.json", weight_map={"a": "../model.safetensors"})
+    refused(lambda: models.load_base(tmp_path, PLAIN), "index.json: names no safetensors of its own folder")
+
+
+def test_more_layers_than_weights(copy: Path) -> None:
+    edit_json(copy / "config.json", num_hidden_layers=10**9)
+    refused(lambda: models.load_base(copy, PLAIN), "declares 1000000000 layers, but all its weights are 20 tensors")
+
+
+def test_an_adapter_or_both_in_place_of_a_model(copy: Path, policy: Path) -> None:
+    refused(lambda: models.load_base(policy, PLAIN), "it is an adapter, not a model")
+    shutil.copy(policy / "adapter_config.json", copy)
+    refused(lambda: models.load_base(copy, PLAIN), "holds a model and an adapter, adapter_config.json")
+
+
+A = "layers.0.mlp.up_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(A), f"1 tensor is missing, and would be random, first base_model.model.model.{A}"),
+        (renamed, r"\d\d tensors are missing"),
+        (lambda tensors: {}, r"\d\d tensors are missing"),
+        (
+            lambda t: {**t, f"base_model.model.{UP}": torch.zeros(64, 32)},
+            f"1 tensor is left over, without a place in the base, first base_model.model.{UP}",
+        ),
+        (lambda t: {n: v[:, :-1] if n.endswith(A) else v for n, v in t.items()}, rf"{A} \(4, 31\) for \(4, 32\)"),
+        (having(A, torch.nan), f"1 tensor is not finite .*{A}"),
+    ],
+    ids=["missing", "renamed", "empty", "base_weights", "misshapen", "nan"],
+)
+def test_an_adapter_with_other_tensors(
+    base: Path, policy: Path, change: Callable[[Tensors], Tensors], message: str
+) -> None:
+    edit_tensors(policy / "adapter_model.safetensors", change)
+    refused(
+        lambda: models.load_adapters(models.load_base(base, PLAIN), {"x": policy}), f"does not fit the base .*{message}"
+    )
+
+
+def test_a_checkpoint_with_other_tensors(base: Path, policy: Path) -> None:
+    model = models.add_adapter(models.load_base(base, PLAIN), tiny_models.LORA, 0)
+    path = policy / "adapter_model.safetensors"
+    models.restore_adapter(model, path)
+    expected = logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy}))
+    assert torch.equal(logits(model), expected)
+    edit_tensors(path, without(A))
+    refused(lambda: models.restore_adapter(model, path), "adapter_model.safetensors .1 tensor is missing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("classifier.weight"), "it has no weights for classifier.weight, so its scores would be random"),
+        (without("query.weight"), "2 tensors are missing, and would be random, first bert.encoder.layer.0.attention"),
+        (renamed, "its scores would be random"),
+        (added, "1 tensor is left over, .*first value_head.weight"),
+        (cut("classifier.bias"), r"classifier.bias \(1,\) for \(2,\)"),
+        (having("classifier.weight", torch.nan), "not finite .*first classifier.weight"),
+    ],
+    ids=["head", "trunk", "renamed", "left_over", "misshapen", "nan"],
+)
+def test_a_classifier_with_other_tensors(tmp_path: Path, change: Callable[[Tensors], Tensors], message: str) -> None:
+    folder = edit_tensors(tiny_rewards.bert(tmp_path / "bert") / "model.safetensors", change)
+    reward = Classifier(kind="classifier", source=str(folder), max_length=32)
+    refused(lambda: classifier.load("harm", reward, [], "cpu"), f"reward harm: cannot load .*bert .*{message}")
+
+
+def test_a_head_to_train_takes_a_language_model_but_not_another_trunk(tmp_path: Path) -> None:
+    """A RoBERTa that was trained on masked words: its own head is left over, the classifier's is new."""
+    config = RobertaConfig(
+        vocab_size=20, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+    )
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "lm")
+    stored = inspect_model(tmp_path / "lm")
+    assert loading.classifier(stored, new_head=True, num_labels=1).config.num_labels == 1
+    refused(lambda: loading.classifier(stored), "it has no weights for classifier.dense")
+    edit_tensors(tmp_path / "lm" / "model.safetensors", without("query.weight"))
+    refused(lambda: loading.classifier(stored, new_head=True, num_labels=1), "1 tensor is missing")
+    # A pooler is often left in the file of a classifier that reads none.
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
+    pooler = {"roberta.pooler.dense.weight": torch.zeros(32, 32), "roberta.pooler.dense.bias": torch.zeros(32)}
+    edit_tensors(tmp_path / "classifier" / "model.safetensors", lambda t: {**t, **pooler})
+    assert loading.classifier(inspect_model(tmp_path / "classifier")).config.num_labels == 2
+
+
+# Ids, and what a tokenizer knows beyond the model.
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_token_beyond_the_embeddings(copy: Path, special: bool) -> None:
+    tokenizer = tiny_models.tokenizer().__class__.from_pretrained(copy)
+    tokenizer.add_tokens(["<new>"], special_tokens=special)
+    tokenizer.save_pretrained(copy)
+    message = "the tokenizer's ids go up to 320, '<new>', the model has embeddings for 320 tokens"
+    refused(lambda: models.load_tokenizer(copy), message)
+    refused(lambda: inspect_tokenizer(inspect_model(copy)), message)
+
+
+def test_tokens_that_a_model_never_reads_need_no_embedding(copy: Path, tmp_path: Path) -> None:
+    """The mark of an image in a model of text (Gemma 3), and the padding of a classifier that pads by its config."""
+    tokenizer = tiny_models.tokenizer().__class__.from_pretrained(copy)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(copy)
+    edit_json(copy / "tokenizer_config.json", image_token="<image>")
+    assert models.load_tokenizer(copy).convert_tokens_to_ids("<image>") == 320
+    inspect_tokenizer(inspect_model(copy))
+    reward = tiny_rewards.gpt2(tmp_path / "gpt2")  # 18 words and marks of 20 embeddings
+    edit_json(reward / "config.json", vocab_size=18)
+    edit_tensors(
+        reward / "model.safetensors", lambda t: {n: v[:18] if n.endswith("wte.weight") else v for n, v in t.items()}
+    )
+    padded = tiny_models.tokenizer().__class__.from_pretrained(reward)
+    padded.add_special_tokens({"pad_token": "[PAD]"})
+    padded.save_pretrained(reward)
+    spec = Classifier(kind="classifier", source=str(reward), max_length=32)
+    assert classifier.load("own", spec, [], "cpu").score([""] * 2, ["good film", "bad"]).values.std() > 0
+    inspect_tokenizer(inspect_model(reward), classifier=True)
+
+
+@pytest.mark.parametrize("pad", [-1, 99])
+def test_a_pad_id_that_is_none(copy: Path, tmp_path: Path, pad: int) -> None:
+    """A classifier that pads by no id scores each text as it does alone; a base keeps every embedding trainable."""
+    folder = tiny_rewards.gpt2(tmp_path / "gpt2", labels=2)
+    texts = ["good film", "the plot was very dull and it ends"]
+    expected = [tiny_rewards.plain(folder, text)[0] for text in texts]
+    edit_json(folder / "config.json", pad_token_id=pad)
+    scorer = classifier.load("r", Classifier(kind="classifier", source=str(folder), max_length=32), [], "cpu")
+    assert scorer.score([""] * 2, texts).values.tolist() == pytest.approx(expected, abs=1e-5)
+    edit_json(copy / "config.json", pad_token_id=pad * 100)
+    model = models.load_base(copy, PLAIN)
+    assert model.config.pad_token_id is None and model.get_input_embeddings().padding_idx is None
+
+
+# Contexts.
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"])
+def test_a_context_goes_by_many_names(copy: Path, key: str) -> None:
+    edit_json(copy / "config.json", max_position_embeddings=None)
+    edit_json(copy / "config.json", **{key: 96})
+    assert inspect_model(copy).context == 96
+
+
+@pytest.mark.parametrize("name", ["bloom", "mamba"])
+def test_a_model_without_a_bound_has_a_default_context(tmp_path: Path, name: str) -> None:
+    """It is loaded, answers, and is trained where its kind of layer takes an adapter."""
+    folder = tiny_models.save_unbounded(tmp_path, name)
+    answerer = answering.load(Base(folder, PLAIN), [], "policy", Prompting(["a", "b"], Conditioning()))
+    assert answerer.context == 2048 and inspect_model(folder).context is None
+    torch.manual_seed(0)
+    rollout = answerer.draw(["My lamp", "It"], Decoding(4, 1.0, 1.0))
+    assert rollout.response_mask.shape[0] == 2
+    targets = ["query_key_value"] if name == "bloom" else ["in_proj"]
+    trained = models.add_adapter(models.load_base(folder, PLAIN), Lora(rank=2, alpha=4, targets=targets), 0)
+    ids, mask = encode(["My lamp is good"], tiny_models.tokenizer(), 64)
+    trained(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+    assert all(p.grad is not None for n, p in trained.named_parameters() if "lora_B" in n)
+    declared = tiny_models.edit_json(folder / "config.json", seq_length=77)
+    assert models.context_length(models.load_base(declared, PLAIN)) == 77
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(("spec", "other"), [(NF4, INT8), (INT8, NF4)], ids=["nf4", "int8"])
+def test_weights_that_are_stored_quantised_are_taken_as_they_are_or_not_at_all(
+    base: Path, tmp_path: Path, spec: Model, other: Model
+) -> None:
+    made, stored = models.load_base(base, spec), tmp_path / "stored"
+    made.save_pretrained(stored)
+    shutil.copy(base / "tokenizer.json", stored)
+    shutil.copy(base / "tokenizer_config.json", stored)
+    found = models.load_base(stored, spec)
+    assert inspect_model(stored).quantisation == spec.quantisation
+    assert torch.equal(logits(found), logits(made))
+    take(spec.model_copy(update={"source": str(stored)}), tmp_path)  # as stage base does without fine-tuning
+    assert torch.equal(logits(models.load_base(tmp_path, spec)), logits(made))
+    q = spec.quantisation
+    message = (
+        f"stored quantised, {q}, but model.quantisation is {{}}.; set model.quantisation: {q}, or name the unquant"
+    )
+    refused(lambda: models.load_base(stored, PLAIN), message.format("none"))
+    refused(lambda: models.load_base(stored, other), message.format(other.quantisation))
+    refused(lambda: take(PLAIN.model_copy(update={"source": str(stored)}), tmp_path), message.format("none"))
+    refused(
+        lambda: models.load_base(stored, spec, quantise=False), "but fine-tuning .model.sft. needs full ones.; name"
+    )
+
+
+def test_a_quantisation_that_is_not_read(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    refused(
+        lambda: models.load_base(copy, NF4), "stored quantised, gptq, but model.quantisation is nf4.; name the unquant"
+    )
+    reward = tiny_rewards.bert(tmp_path / "bert")
+    edit_json(reward / "config.json", quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    spec = Classifier(kind="classifier", source=str(reward), max_length=32)
+    refused(lambda: classifier.load("r", spec, [], "cpu"), "bert .its weights are stored quantised, nf4.; name the unq")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is refused without a GPU")
+def test_float16_needs_a_gpu(base: Path, tmp_path: Path) -> None:
+    half = Model(source="x", dtype="float16")
+    refused(
+        lambda: models.load_base(base, half), "model.dtype: float16 is computed on GPUs only, and there is none here"
+    )
+    spec = Classifier(kind="classifier", source=str(tiny_rewards.bert(tmp_path)), dtype="float16", max_length=32)
+    refused(lambda: classifier.load("r", spec, [], "cpu"), "rewards.r.dtype: float16 is computed on GPUs only")
+
+
+# Adapters with embeddings of their own.
+
+
+def test_an_adapter_with_an_added_token_resizes_the_base(base: Path, tmp_path: Path) -> None:
+    """Saved as PEFT saves it after a token was added: 321 embeddings where the base has 320."""
+    folder, expected = tiny_models.save_resized_adapter(tmp_path / "adapter", base)
+    answerer = answering.load(Base(base, PLAIN), [folder], "policy", Prompting(["a", "b"], Conditioning()))
+    assert len(answerer.model.get_input_embeddings().weight) == 321
+    assert answerer.tokenizer.convert_tokens_to_ids("<added>") == 320
+    assert torch.equal(logits(answerer.model), expected)
+    assert expected.shape[-1] == 321
+
+
+def test_an_adapter_for_more_tokens_without_their_embeddings(copy: Path, tmp_path: Path) -> None:
+    """Embeddings without an output layer, on a base that does not share them; then none at all."""
+    edit_json(copy / "config.json", tie_word_embeddings=False)
+    edit_tensors(copy / "model.safetensors", lambda t: {**t, "lm_head.weight": t["model.embed_tokens.weight"].clone()})
+    folder, expected = tiny_models.save_resized_adapter(tmp_path / "adapter", copy)
+    path = folder / "adapter_model.safetensors"
+
+    def load() -> torch.nn.Module:
+        return models.load_adapters(models.load_base(copy, PLAIN), {"x": folder})
+
+    assert torch.equal(logits(load()), expected)
+    edit_tensors(path, without("lm_head.weight"))
+    refused(load, "it has embeddings for 321 tokens, the base for 320, and .*lm_head.* differ")
+    edit_tensors(path, without("embed_tokens.weight"))
+    edit_json(folder / "adapter_config.json", target_modules=["q_proj", "v_proj", "lm_head"])
+    lora = {"lora_A.weight": torch.zeros(4, 32), "lora_B.weight": torch.zeros(321, 4)}
+    edit_tensors(path, lambda t: {**t, **{f"base_model.model.lm_head.{name}": v for name, v in lora.items()}})
+    refused(load, r"lm_head.lora_B.weight \(321, 4\) for \(320, 4\)")
