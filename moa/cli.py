@@ -65,7 +65,7 @@ def run(
     """Run an experiment here; after a crash the same command goes on."""
     from moa.job.unlock import NOTHING, unlock
 
-    begin.check(experiment)
+    begin.check(experiment, arguments or [])
     planned = begin.plans_only(arguments or [])
     if not planned and (done := unlock(Path())) != NOTHING:
         print(done, flush=True)
