@@ -88,7 +88,7 @@ def run(
     """Run an experiment here; after a crash the same command goes on."""
     from moa.job.unlock import NOTHING, unlock
 
-    begin.check(experiment)
+    begin.check(experiment, arguments or [])
     planned = begin.plans_only(arguments or [])
     if not planned and (done := unlock(Path())) != NOTHING:
         say(done)

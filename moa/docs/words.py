@@ -66,9 +66,9 @@ def _plural(words: str) -> str:
 
 
 def _bounds(metadata: list[Any]) -> str:
-    least = next((m.ge for m in metadata if isinstance(m, Ge) and m.ge > -GUARD), None)
+    least = next((m.ge for m in metadata if isinstance(m, Ge) and float(str(m.ge)) > -GUARD), None)
     above = next((m.gt for m in metadata if isinstance(m, Gt)), None)
-    most = next((m.le for m in metadata if isinstance(m, Le) and m.le < GUARD), None)
+    most = next((m.le for m in metadata if isinstance(m, Le) and float(str(m.le)) < GUARD), None)
     below = next((m.lt for m in metadata if isinstance(m, Lt)), None)
     lower = f"of at least {least}" if least is not None else f"above {above}" if above is not None else ""
     upper = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""

@@ -24,6 +24,7 @@ TAGS = yaml.SafeLoader("")  # the tag that a scalar has where none is written
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+YTE = "__use_yte__"
 SPECIAL = {"inf": float("inf"), "nan": float("nan")}
 MAPPING, SEQUENCE, STRING = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:str"
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -84,6 +85,8 @@ def _mapping(text: str) -> dict[str, Any]:
         raise MoaError(f"expected a mapping of keys, got {type(made).__name__}")
     made = json.loads(text) if json_file else made  # its numbers and escapes are JSON's own
     _refuse_strange(made, "")
+    if YTE in made:
+        raise MoaError(f"the key '{YTE}' makes Snakemake run what stands in the file as Python; leave it out")
     return made
 
 

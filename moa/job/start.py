@@ -53,15 +53,20 @@ def init(path: Path, source: str = DEFAULT) -> None:
         raise MoaError(f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists") from None
 
 
-def check(experiment: Path) -> None:
-    """Refuse to run what is no file, or what Snakemake, which reads it first, would end in a trace with."""
+def check(experiment: Path, arguments: Sequence[str] = ()) -> None:
+    """Refuse to run what is no file.
+
+    Snakemake reads the file first, with other manners: it ends in a trace, waits for a pipe, or runs what it holds. So
+    every file that it would read is read here before.
+    """
     if str(experiment).startswith("-"):
         raise MoaError(
             f"{experiment}: name the experiment file first, then Snakemake's arguments: moa run mine.yaml -n"
         )
     if not experiment.is_file():
         raise MoaError(f"{experiment}: no such experiment file; `moa init {experiment.name}` writes one")
-    reader.read(experiment)
+    for path in [experiment, *_named(arguments)]:
+        reader.read(path)
 
 
 def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
@@ -69,12 +74,24 @@ def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
 
     An experiment among the arguments (`--configfile`) stands instead of `experiment`: each is complete.
     """
-    named = any(argument.split("=")[0] in ("--configfile", "--configfiles") for argument in arguments)
-    chosen = [] if named else ["--configfile", str(experiment)]
+    chosen = [] if _named(arguments) else ["--configfile", str(experiment)]
     snakefile = str(root() / "Snakefile")
     # --configfile takes several files, so an option stands between it and a target; of --cores the last one counts.
     given = ["--snakefile", snakefile, *chosen, "--cores", "all", "--no-hooks"]
     return [sys.executable, "-m", "snakemake", *given, *arguments]
+
+
+def _named(arguments: Sequence[str]) -> list[Path]:
+    """Return the experiment files among Snakemake's arguments."""
+    found, taking = [], False
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if argument.startswith("-"):
+            taking = option in ("--configfile", "--configfiles")
+            found += [Path(value)] if taking and value else []
+        elif taking:
+            found.append(Path(argument))
+    return found
 
 
 def plans_only(arguments: Sequence[str]) -> bool:

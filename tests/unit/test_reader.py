@@ -112,6 +112,10 @@ def test_scalars_are_yaml_1_2s(tmp_path: Path, text: str, value: object) -> None
         ("".join(f"{' ' * i}a:\n" for i in range(1000)), "line 33: nested more than 32 deep"),
         ('{"a": ' * 5_000 + "1" + "}" * 5_000, "line 1: nested more than 32 deep"),
         ("a: &a [*a]\n", "line 1: more than 100000 values, or nested more than 32 deep, with its anchors"),
+        (
+            "__use_yte__: true\na: ?open('x', 'w')\n",
+            "the key '__use_yte__' makes Snakemake run what stands in the file",
+        ),
         (b"#" * (2**20 + 1), "cannot be read as an experiment file: 1048577 bytes, and 1048576 are the most"),
     ],
     ids=lambda value: repr(value)[:40],
