@@ -62,7 +62,10 @@ def read(
 
 
 def _open(path: Path, where: str) -> list[Row]:
-    rows = formats.read(path)
+    try:
+        rows = formats.read(path)
+    except MoaError as error:
+        raise MoaError(f"{where.removesuffix(str(path))}{error}") from error
     if not rows:
         raise MoaError(f"{where}: no rows")
     names = list(rows[0])
