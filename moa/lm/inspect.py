@@ -81,7 +81,7 @@ def inspect_model(folder: Path, name: str | None = None) -> Stored:
         raise unfit(name, reason, "merge them, or move the adapter into a folder of its own")
     config, weights = read_json(folder / "config.json"), _weights(folder, name)
     shapes = {key: shape for path in weights for key, shape in tensors(path, name).items()}
-    _check_config(config, name, len(shapes))
+    _check_config(config, name, shapes)
     generation = folder / "generation_config.json"
     ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
     ends = text_config(config).get("eos_token_id") if ends is None else ends
@@ -178,8 +178,8 @@ def tensors(path: Path, name: str) -> dict[str, tuple[int, ...]]:
         raise unfit(name, f"{path.name} is damaged: {error}", AGAIN) from error
 
 
-def _check_config(config: Mapping[str, Any], name: str, tensors: int) -> None:
-    """Refuse a config that asks for code or other files, or for more layers than there are weights."""
+def _check_config(config: Mapping[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a config that asks for code or other files, or for more layers or embeddings than there are weights."""
     for key, value in _items(config):
         kernels = [a for a in (value.values() if isinstance(value, dict) else [value]) if "/" in str(a)]
         if key in IMPLEMENTATIONS and kernels:
@@ -189,9 +189,15 @@ def _check_config(config: Mapping[str, Any], name: str, tensors: int) -> None:
             raise unfit(name, f"config.json has {key}: {value!r}, which is not read", "remove the key")
     text = text_config(config)
     layers = max((n for n in map(text.get, ("num_hidden_layers", "n_layer", "n_layers")) if is_count(n)), default=0)
-    if layers > tensors:
-        reason = f"config.json declares {layers} layers, but all its weights are {tensors} tensors"
+    if layers > len(shapes):
+        reason = f"config.json declares {layers} layers, but all its weights are {len(shapes)} tensors"
         raise unfit(name, reason, AGAIN)
+    rows = vocabulary(config)
+    if rows is not None and all(rows not in shape for shape in shapes.values()):
+        longest = max((max(shape, default=0) for shape in shapes.values()), default=0)
+        raise unfit(
+            name, f"config.json declares {rows} embeddings, but no tensor has so many rows: {longest} at most", AGAIN
+        )
 
 
 def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -123,7 +123,9 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     try:
         model = get_peft_model(base, lora_config(lora))
     except ValueError as error:
-        raise MoaError(f"model.lora.targets {lora.targets}: {loading.first_line(error)}") from error
+        raise MoaError(
+            f"model.lora.targets {lora.targets}: {loading.first_line(error)}; name there the layers that get an adapter"
+        ) from error
     without_dropout(model)
     model.eval()
     return model

@@ -146,7 +146,7 @@ def merged(section: BaseSection, model: PeftModel) -> PreTrainedModel:
 def take(model: Model, folder: Path) -> None:
     """Write the model as it is, and its tokenizer, into an existing folder."""
     stored = models.load_base(model.source, model, revision=model.revision, quantise=False, stored_dtype=True)
-    stored.save_pretrained(folder)
+    stored.save_pretrained(folder, save_original_format=model.quantisation == "none")  # quantised has none
     models.load_tokenizer(model.source, model.revision).save_pretrained(folder)
     log.info("model.sft is null: %s is taken as it is", model.source)
 

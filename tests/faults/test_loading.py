@@ -270,6 +270,14 @@ def test_more_layers_than_weights(copy: Path) -> None:
     refused(lambda: models.load_base(copy, PLAIN), "declares 1000000000 layers, but all its weights are 20 tensors")
 
 
+def test_more_embeddings_than_weights(copy: Path) -> None:
+    """Refused before so much memory is asked for."""
+    edit_json(copy / "config.json", vocab_size=10**13)
+    refused(
+        lambda: models.load_base(copy, PLAIN), "declares 10000000000000 embeddings, but no tensor has so many rows: 320"
+    )
+
+
 def test_an_adapter_or_both_in_place_of_a_model(copy: Path, policy: Path) -> None:
     refused(lambda: models.load_base(policy, PLAIN), "it is an adapter, not a model")
     shutil.copy(policy / "adapter_config.json", copy)

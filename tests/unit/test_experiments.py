@@ -44,7 +44,8 @@ def test_importing_the_package_is_light() -> None:
 def test_the_plan_needs_no_torch() -> None:
     code = (
         "from pathlib import Path; import moa.cli; from moa.experiment.schema import load; from moa.plan import Plan;"
-        " Plan(load(Path('config.yaml')), 'c').policies; import sys; print('torch' in sys.modules)"
+        " Plan(load(Path('config.yaml')), 'c').policies; import sys, moa.lm.inspect;"
+        " import moa.lm.inspect_adapter; print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]

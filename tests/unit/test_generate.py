@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from moa.errors import MoaError
+from moa.experiment.keys import Conditioning, Model
 from moa.experiment.schema import GenerateSection
 from moa.lm import answering
+from moa.lm import grid as grids
+from moa.lm.answering import Base, Prompting
 from moa.lm.generation import sample
 from moa.stages import generate
 from moa.store import inputs, tables
@@ -150,6 +153,18 @@ def test_soup_and_nearest(world: Path, tmp_path: Path) -> None:
     assert [next(r["policy"] for r in soup if r["point"] == i) for i in range(3)] == ["1 b", "0.5 a + 0.5 b", "1 a"]
     corners = run(world, tmp_path, "single_objective", "ab")
     assert [(r["point"], r["policy"]) for r in corners[::3]] == [(0, "a"), (1, "b")]
+
+
+def test_an_external_adapter_with_an_added_token_is_read_by_the_base_as_it_was(world: Path, tmp_path: Path) -> None:
+    """321 embeddings answer; how fluent the answers are is said by the reference, which has 320."""
+    folder, _ = tiny_models.save_resized_adapter(tmp_path / "adapter", world / "base")
+    rows = run(world, tmp_path, "theirs", kind="external", adapter=str(folder))
+    found = [row["nll"] for row in rows]
+    prompting = Prompting(["a", "b"], Conditioning())
+    reference = answering.load(Base(world / "base", Model(source="x")), [], "policy", prompting)
+    prompts = inputs.prompts(world / "prompts.parquet", "evaluation")
+    grids.add_fluency(reference, prompts, rows)
+    assert [row["nll"] for row in rows] == pytest.approx(found, abs=1e-5)
 
 
 def test_external_adapter(world: Path, tmp_path: Path) -> None:

@@ -207,6 +207,8 @@ def test_a_saved_policy_is_the_policy(base: Path, tmp_path: Path) -> None:
         "adapter_model.safetensors",
     ]
     assert json.loads((tmp_path / "policy.json").read_text()) == {"policy": "x"}
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets) and len(targets) == 7 * 2, "PEFT's own order is another one in every process"
     saved = load_file(tmp_path / "value_heads.safetensors")
     assert sorted(saved) == ["control.bias", "control.weight", "sentiment.bias", "sentiment.weight"]
     assert torch.equal(saved["control.weight"], heads.linear.weight[1:2])
