@@ -3,11 +3,6 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# An experiment given with --configfile is complete: it is never merged with the default one.
-if not workflow.overwrite_configfiles:
-
-    configfile: "config.yaml"
-
 
 # For `snakemake --lint`, which asks for one. Jobs run in the environment of Snakemake itself unless --sdm is given.
 container: "docker://python:3.12"

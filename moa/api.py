@@ -121,7 +121,7 @@ class Policy:
             MoaError: no prompts, one that does not fit, or a reward that fails.
         """
         rows, generation = _rows(prompts), self.settings.generation
-        count, where = len(self.normaliser.objectives), "settings: preferences.evaluation.points"
+        count, where = len(self.normaliser.objectives), "settings: preferences.evaluation"
         chosen = self.settings.preferences.evaluation
         preferences = chosen.preferences(count, where) if divisions is None else lattice(count, divisions)
         asked = grid.questions(rows, generation.samples)
@@ -200,7 +200,7 @@ def train(
     prompting = Prompting(names, chosen.conditioning, conditioned=True)
     answerer = Answerer(actor.model, actor.tokenizer, actor.context, "policy", [Card("policy")], prompting)
     scale = _fit(answerer, rows, rewards, chosen)
-    training = chosen.preferences.training.preferences(len(names), "settings: preferences.training.points")
+    training = chosen.preferences.training.preferences(len(names), "settings: preferences.training")
     task = Task(
         prompts=[row["prompt"] for row in rows],
         text_of=setup.text_of(actor, prompting),

@@ -6,13 +6,18 @@ Heavy libraries are imported by the command that needs them, so that `moa --help
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moa import __version__
-from moa.errors import MoaError
+from moa.errors import MoaError, Unstoppable, shown
 from moa.job import start as begin
+from moa.store.limits import INTERRUPTED, MEMORY, SECONDS, Limits
+from moa.store.terminal import lenient, note, say
+
+if TYPE_CHECKING:
+    from moa.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -33,9 +38,9 @@ def start(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        print(f"moa {__version__}")
+        say(f"moa {__version__}")
     elif context.invoked_subcommand is None:
-        print(context.get_help())
+        say(context.get_help())
 
 
 @app.command()
@@ -47,14 +52,32 @@ def init(
 ) -> None:
     """Write a commented experiment file; an existing one is kept."""
     begin.init(file, source)
-    print(f"{file} written. Edit it, then:  moa check {file}  and  moa run {file}")
+    say(f"{file} written. Edit it, then:  moa check {file}  and  moa run {file}")
 
 
 @app.command()
-def check(experiments: Annotated[list[Path], typer.Argument(help="experiment files")]) -> None:
-    """Validate experiment files and say what each would train."""
+def check(
+    experiments: Annotated[list[Path], typer.Argument(help="experiment files")],
+    trial: Annotated[
+        bool, typer.Option("--trial", help="then run all at the smallest size, in .moa/trial, and say what it took")
+    ] = False,
+) -> None:
+    """Validate experiment files and the local things they name.
+
+    Data, labels, functions, models' files and token counts are looked at, every mistake is named, and what each file
+    would train and load is said; nothing is trained. With --trial every stage and row then runs with three steps, four
+    prompts and a preference per objective, on the real models, rewards and data, and leaves results as they are.
+    """
+    from moa.ahead.check import check
+    from moa.ahead.trial import run
+
     for experiment in experiments:
-        _describe(experiment)
+        plan = _describe(experiment)
+        for line in check(plan, str(experiment)):
+            say(f"  {line}")
+        if trial:
+            for line in run(plan, str(experiment)):
+                say(line)
 
 
 @app.command(context_settings=VERBATIM)
@@ -65,10 +88,10 @@ def run(
     """Run an experiment here; after a crash the same command goes on."""
     from moa.job.unlock import NOTHING, unlock
 
-    begin.check(experiment)
+    begin.check(experiment, arguments or [])
     planned = begin.plans_only(arguments or [])
     if not planned and (done := unlock(Path())) != NOTHING:
-        print(done, flush=True)
+        say(done)
     status = begin.run(experiment, arguments or [])
     if status:
         raise typer.Exit(status)
@@ -166,11 +189,15 @@ def sql(
     output: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", help="csv and json give all rows, unchanged")
     ] = "table",
+    memory: Annotated[
+        str, typer.Option(help="what the query may take, e.g. 2GB or 50% of the machine's; as much again of disk")
+    ] = MEMORY,
+    timeout: Annotated[float, typer.Option(help="seconds until it is ended")] = SECONDS,
 ) -> None:
     """Query the results in SQL: read-only, and no other file."""
     from moa.store.sql import query
 
-    query(database, statement, output, sys.stdout)
+    query(database, statement, output, sys.stdout, Limits(memory, timeout))
 
 
 @app.command()
@@ -178,44 +205,34 @@ def unlock() -> None:
     """Remove the lock of a Snakemake that is gone."""
     from moa.job.unlock import unlock
 
-    print(unlock(Path()))
+    say(unlock(Path()))
 
 
-def say(text: str) -> None:
-    """Print text that a policy or a database may have written: what a terminal would obey is shown as escapes."""
-    print(shown(text))
-
-
-def shown(text: str) -> str:
-    from moa.store.sql import visible
-
-    return "\n".join(visible(line) for line in text.split("\n"))
-
-
-def _describe(path: Path) -> None:
+def _describe(path: Path) -> "Plan":
     from moa.experiment import schema
     from moa.plan import Plan
 
     experiment = schema.load(path)
     plan = Plan(experiment, str(path))
-    print(
+    say(
         f"{path}: task '{experiment.task}', objectives {', '.join(experiment.objectives)}, {len(plan.evaluation)}"
         " evaluation preferences"
     )
     for row in plan.rows:
         lends = "" if row in experiment.run.methods else "  (only lends policies)"
         names = ", ".join(p.name if p.row == row else f"{p.row}/{p.name}" for p in plan.policies_of(row))
-        print(f"  {row}: {names or 'nothing to train'}{lends}")
+        say(f"  {row}: {names or 'nothing to train'}{lends}")
     if experiment.model.sft is None and any(plan.rows[row].conditioned for row in experiment.run.methods):
-        print(
+        say(
             "  note: model.sft is null, so nothing teaches the model to read preferences before training; conditioned"
             " rows learn it from rewards alone"
         )
     trained = plan.trained_rewards(judges=True)
-    print(
+    say(
         f"  trains {len(plan.policies)} policies for each of {len(experiment.run.seeds)} seeds"
         + (f", and the rewards {', '.join(trained)}" if trained else "")
     )
+    return plan
 
 
 def parse_preference(text: str | None) -> dict[str, float] | None:
@@ -242,17 +259,46 @@ def parse_preference(text: str | None) -> dict[str, float] | None:
 
 def main() -> None:
     """Run the command; a mistake ends in one line and status 1."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  the shell has closed it
+    lenient(sys.stdout)
     try:
-        sys.exit(app(prog_name="moa", standalone_mode=False))
+        _check_arguments()
+        status = app(prog_name="moa", standalone_mode=False)
+        sys.stdout.flush()
+        if status == INTERRUPTED:
+            note("error: interrupted")
+        sys.exit(status)
+    except Unstoppable as error:
+        note(f"error: {error}")
+        os._exit(error.status)  # a thread goes on that nothing else ends
     except MoaError as error:
         sys.exit(shown(f"error: {error}"))
     except typer.TyperException as error:  # of the command line itself
         sys.exit(shown(f"error: {error.format_message()} See moa --help."))
-    except typer.Abort:
-        sys.exit(130)  # Ctrl-C
+    except (typer.Abort, KeyboardInterrupt):
+        note("error: interrupted")
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
+        _forget_output()  # `| head` has read enough
         sys.exit(1)
+    except OSError as error:
+        _forget_output()
+        where = error.filename or "the output"
+        sys.exit(shown(f"error: {where}: {error.strerror or error}; see that it may be written, and has space"))
+
+
+def _check_arguments() -> None:
+    """Refuse what is no text before a library does: bytes that are not UTF-8 arrive as lone surrogates."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise MoaError(f"{argument}: not UTF-8; give text and names of files in UTF-8") from None
+
+
+def _forget_output() -> None:
+    """Send what standard output has not taken yet nowhere: the interpreter would try again, and print a trace."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

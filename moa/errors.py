@@ -1,7 +1,11 @@
-"""The one exception for mistakes that the reader can mend, and the exit path of every command."""
+"""The one exception for mistakes that the reader can mend, and how its message, or any text, is shown."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LONGEST = 80  # characters of a key or value in a message
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional, zero width), surrogate, line separators
 
 
 class MoaError(Exception):
@@ -19,8 +23,40 @@ class NotFinite(MoaError):
     """A model's next-token distribution is NaN or infinite: nothing can be sampled from it."""
 
 
+class Ended(SystemExit):
+    """A signal from outside ends the job: nobody's mistake, and no code's own exit."""
+
+
+class Unstoppable(MoaError):
+    """What was asked goes on in a thread that cannot be interrupted: the process has to end with `status`."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for the nearest of `known`, or the list of what is known."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
+
+
+def short(text: str) -> str:
+    """Return `text`, cut where it is no name and no number any more."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def visible(text: str) -> str:
+    r"""Return `text` with characters that a terminal would obey, not show, as \u escapes; line ends, too."""
+    return "".join(_escape(c) if unicodedata.category(c) in INVISIBLE else c for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def shown(text: str) -> str:
+    """Return text of several lines with each line made visible."""
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -5,7 +5,6 @@ reruns nothing. `Plan` is what the workflow asks; it loads no torch.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any, TypeVar
 
 from moa.errors import MoaError
 from moa.experiment import keys, schema
-from moa.experiment.preferences import Preference
+from moa.experiment.preferences import Preference, refuse_twice
 from moa.experiment.rewards import Classifier, Linear, Python, Reward, Strict, Transformer
 from moa.experiment.schema import Experiment
+from moa.lm.conditioning import preference_text
 from moa.method import Method, Policy
 from moa.methods import catalogue
-from moa.store.provenance import code_hash, file_hash, local_state
+from moa.store import terminal
+from moa.store.provenance import code_hash, file_hash, local_state, refuse_endless
 
 Section = TypeVar("Section", bound=Strict)
 
@@ -40,12 +41,42 @@ class Plan:
         self.evaluation: list[Preference] = experiment.evaluation_preferences()
         try:
             self.rows: dict[str, Method] = catalogue.rows(experiment)
-            for row, section in experiment.methods.items():  # rows that this run leaves out are checked all the same
-                catalogue.load(row, section, list(experiment.objectives))
-            for method in self.rows.values():
-                method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
+            self._refuse_preferences_that_read_alike()
+            refuse_endless(self.sources())
         except MoaError as error:
-            raise MoaError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+            raise _mistakes(where, [str(error), *self._rows_left_out()]) from None
+        mistakes = self._rows_left_out()
+        for method in self.rows.values():
+            try:
+                method.check(method.loop(experiment.ppo), experiment.preferences.dirichlet)
+            except MoaError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise _mistakes(where, mistakes)
+
+    def _rows_left_out(self) -> list[str]:
+        """Return what is wrong with the sections of rows; those that this run leaves out are checked all the same."""
+        found = []
+        for row, section in self.experiment.methods.items():
+            try:
+                catalogue.load(row, section, list(self.experiment.objectives))
+            except MoaError as error:
+                found.append(str(error))
+        return found
+
+    def _refuse_preferences_that_read_alike(self) -> None:
+        """Refuse explicit points that one policy could not tell apart, because their text is the same."""
+        if not any(row.conditioned for row in self.rows.values()):
+            return
+        preferences, form = self.experiment.preferences, self.experiment.conditioning.format
+        for key, points in (
+            ("training", self.experiment.training_preferences()),
+            ("evaluation", self.evaluation),
+        ):
+            if getattr(preferences, key).points is not None:
+                told = [preference_text(point, list(self.experiment.objectives), form) for point in points]
+                how = f", as conditioning.format: {form} tells them"
+                refuse_twice(points, told, f"preferences.{key}.points", how)
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
@@ -212,14 +243,21 @@ class Plan:
         )
         return self.files(rewards=self.answering_rewards(row), sources=sources)
 
-    def remote(self) -> bool:
-        """Return whether some source of the experiment comes over the network."""
-        experiment = self.experiment
-        sources = {*self.data_sources(), experiment.model.source}
+    def shared_sources(self) -> set[str]:
+        """Return every source of prompts, texts, models and rewards, hub ids and local paths."""
+        sources = {*self.data_sources(), self.experiment.model.source}
         for spec in self.scoring(judges=True).rewards.values():
             sources |= {spec.source} if isinstance(spec, Classifier | Transformer) else set()
             sources |= {spec.data.source} if isinstance(spec, Linear | Transformer) else set()
-        return _remote(sources)
+        return sources
+
+    def sources(self) -> set[str]:
+        """Return every source of the run, those of its rows included."""
+        return self.shared_sources() | {source for row in self.rows.values() for source in row.sources()}
+
+    def remote(self) -> bool:
+        """Return whether some source of the experiment comes over the network."""
+        return _remote(self.shared_sources())
 
     def remote_rows(self) -> bool:
         """Return whether some row's own source comes over the network: an external row's model, MODPO's pairs."""
@@ -228,6 +266,12 @@ class Plan:
     def neural(self, rewards: Mapping[str, Reward]) -> bool:
         """Return whether scoring `rewards` runs a transformer."""
         return any(isinstance(spec, Classifier | Transformer) for spec in rewards.values())
+
+
+def _mistakes(where: str, found: Iterable[str]) -> MoaError:
+    """Return one error for all mistakes, a line each, that names the file; the same line stands there once."""
+    lines = dict.fromkeys(line for text in found for line in text.splitlines())
+    return MoaError("\n".join(f"{where}: {line}" for line in lines))
 
 
 def _remote(sources: Iterable[str]) -> bool:
@@ -247,10 +291,9 @@ def finished_runs(results: Path, task: str) -> list[Path]:
         if _complete(path):
             found.append(path)
         else:
-            print(
+            terminal.note(
                 f"Task '{path.parent.name}' has changed since its run finished: the database leaves it out until it is"
-                " run again.",
-                file=sys.stderr,
+                " run again."
             )
     return found
 

@@ -1,5 +1,7 @@
-"""A Trainer that is killed in the middle, for tests of what a second attempt does."""
+"""Trainings that are killed, and checkpoints that are damaged, for tests of what a second attempt does."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from moa.lm import training
 from moa.lm.training import Continued
+from moa.store.provenance import file_hash
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, trainer: type[Continued], number: int) -> list[int]:
@@ -25,3 +28,9 @@ def in_step(monkeypatch: pytest.MonkeyPatch, trainer: type[Continued], number: i
 
     monkeypatch.setattr(trainer, "training_step", killed)
     return begun
+
+
+def seal(path: Path) -> None:
+    """Let a checkpoint that a test has changed say that it was written so."""
+    hashes = {file.name: file_hash(file) for file in path.iterdir() if file.name != "hashes.json"}
+    (path / "hashes.json").write_text(json.dumps(hashes))

@@ -274,7 +274,7 @@ def _scores(
             "truncated": len(world.objectives) > 5,
         }
         if k == 0:
-            yield {**key, "objective": name, "role": "judge", "score": normalised**2, "truncated": False}
+            yield {**key, "objective": name, "role": "judge", "score": normalised**2, "truncated": normalised > 0.95}
 
 
 def _responses(world: World, row: str, seed: int, ids: list[str]) -> None:

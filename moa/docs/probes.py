@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -57,6 +57,7 @@ CONTEXTS: Tree = {
     "data.response": {"data": PROMPTS},
     "data.responses": {"data": PROMPTS | OTHER},
     "data.responses.": {"data": PROMPTS | OTHER},
+    "conditioning.chat_template_kwargs": {"conditioning": {"chat": True}},
     "model.sft": {"model": {"source": "owner/model", "scratch": None}},
     "ppo.advantages": {"ppo": {"group_size": 4}},
     "preferences.dirichlet": {"run": {"methods": ["linear", "pama", "single_objective"]}},  # none with a running mean
@@ -77,6 +78,7 @@ LABELS: Tree = {  # of rewards.<kind>.data
 }
 # Values that no rule would find.
 VALUES: Tree = {
+    "conditioning.chat_template_kwargs": {"enable_thinking": False},
     "run.methods": ["linear", "pama"],
     "run.seeds": [0, 1],
     "objectives.first.reward": "c",
@@ -153,7 +155,8 @@ def changes(path: str, field: FieldInfo, value: Any) -> Iterator[Tree]:
 
 def _candidates(annotation: Any, value: Any) -> list[Any]:
     found: list[Any] = []
-    for branch in branches(annotation):
+    for member in branches(annotation):
+        branch = get_args(member)[0] if get_origin(member) is Annotated else member
         if get_origin(branch) is Literal:
             found += get_args(branch)
         elif branch is bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import AfterValidator, JsonValue
 from pydantic.fields import FieldInfo
 
 from moa.experiment.rewards import Strict
@@ -13,6 +14,9 @@ from moa.experiment.rewards import Strict
 PLURALS = {"number": "numbers", "text": "texts", "name": "names", "list": "lists"}
 SOURCE = " Source: "
 SECTION = "its defaults"
+
+
+GUARD = 100  # a bound so far off catches a slip of the keyboard, and tells the reader nothing
 
 
 def branches(annotation: Any) -> list[Any]:
@@ -35,7 +39,8 @@ def type_of(field: FieldInfo) -> str:
 def _type(annotation: Any, metadata: list[Any]) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type(arguments[0], [m for item in arguments[1:] for m in item.metadata])  # of a Field
+        given = [item.metadata if isinstance(item, FieldInfo) else [item] for item in arguments[1:]]
+        return _type(arguments[0], [m for part in given for m in part])
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_type(branch, metadata) for branch in branches(annotation)))
     if origin is Literal:
@@ -52,8 +57,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     if section_of(annotation) is not None:
         return "section"
     if annotation is str:  # whose only other constraint is a pattern
-        return "name" if any(not isinstance(m, MinLen) for m in metadata) else "text"
-    return {bool: "true or false", Path: "file", type(None): "null"}[annotation]
+        return "name" if any(not isinstance(m, MinLen | MaxLen | AfterValidator) for m in metadata) else "text"
+    return {bool: "true or false", Path: "file", JsonValue: "value", type(None): "null"}[annotation]
 
 
 def _plural(words: str) -> str:
@@ -61,9 +66,9 @@ def _plural(words: str) -> str:
 
 
 def _bounds(metadata: list[Any]) -> str:
-    least = next((m.ge for m in metadata if isinstance(m, Ge)), None)
+    least = next((m.ge for m in metadata if isinstance(m, Ge) and float(str(m.ge)) > -GUARD), None)
     above = next((m.gt for m in metadata if isinstance(m, Gt)), None)
-    most = next((m.le for m in metadata if isinstance(m, Le)), None)
+    most = next((m.le for m in metadata if isinstance(m, Le) and float(str(m.le)) < GUARD), None)
     below = next((m.lt for m in metadata if isinstance(m, Lt)), None)
     lower = f"of at least {least}" if least is not None else f"above {above}" if above is not None else ""
     upper = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""

@@ -10,22 +10,23 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from moa.experiment.model import Conditioning, Lora, Model, Scratch, Sft, WarmStart
-from moa.experiment.preferences import RIC13, Preference, check, lattice
-from moa.experiment.rewards import Strict
+from moa.experiment.names import Name, Source
+from moa.experiment.preferences import MOST, RIC13, Preference, check, label, lattice, refuse_twice
+from moa.experiment.rewards import Limit, Seed, Strict
 from moa.experiment.training import Generation, Kl, Ppo, Whiten
 
 __all__ = ["Conditioning", "Data", "Evaluation", "Generation", "Grid", "Kl", "Lora", "Model", "Name", "Objective"]
 __all__ += ["Ppo", "Preferences", "Responses", "Run", "Scratch", "Sft", "WarmStart", "Whiten"]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Characters = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
 class Run(Strict):
     """What to run."""
 
-    methods: list[Name] = Field(min_length=1)
+    methods: list[Name] = Field(min_length=1, max_length=200)
     """Rows of the benchmark, in the report's order: names of methods, or keys of `methods` with a `kind`."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1, max_length=1000)
     """Seeds; every row is trained and evaluated once for each."""
 
     @field_validator("methods", "seeds")
@@ -47,7 +48,7 @@ DATASET = (
 class Responses(Strict):
     """Texts for fine-tuning from another source than the prompts of `data`."""
 
-    source: str
+    source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
     """Commit of a hub data set."""
@@ -68,7 +69,7 @@ class Data(Strict):
     or `prompt` and `response`, or those of `responses`. The embedded corpus reads `seed` and the four numbers alone.
     """
 
-    source: str
+    source: Source
     """`embedded` (a generated review corpus), a hub id, or a local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
     """Commit of a hub data set."""
@@ -90,21 +91,21 @@ class Data(Strict):
     """With `text`: the prompt is everything up to and including the last occurrence of this."""
     opening_words: tuple[int, int] = (2, 5)
     """Least and most words of an opening."""
-    sentences: int | None = Field(None, ge=1)
+    sentences: int | None = Field(None, ge=1, le=1_000_000)
     """Keeps the first so many sentences of a text or response; null keeps all."""
-    text_characters: tuple[int, int] = (1, 100_000)
+    text_characters: Characters = (1, 100_000)
     """Bounds of prompt and response together, after the cut to sentences."""
-    prompt_characters: tuple[int, int] = (1, 100_000)
+    prompt_characters: Characters = (1, 100_000)
     """Bounds of a prompt."""
-    texts: int = Field(20_000, ge=8)
+    texts: int = Field(20_000, ge=8, le=10_000_000)
     """Texts to fine-tune on."""
-    heldout_texts: int = Field(400, ge=4)
+    heldout_texts: int = Field(400, ge=4, le=1_000_000)
     """Texts never trained on, which say what fluent text looks like."""
-    train_prompts: int = Field(4_000, ge=4)
+    train_prompts: int = Field(4_000, ge=4, le=10_000_000)
     """Prompts to train policies on."""
-    evaluation_prompts: int = Field(100, ge=2)
+    evaluation_prompts: int = Field(100, ge=2, le=1_000_000)
     """Prompts to evaluate on, near none that trains."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Decides the splits."""
 
     @model_validator(mode="after")
@@ -135,6 +136,10 @@ class Data(Strict):
             )
         if self.opening_words[0] < 1 or self.opening_words[1] < self.opening_words[0]:
             raise ValueError("opening_words: [least, most] with 1 <= least <= most")
+        for name in ("text_characters", "prompt_characters"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise ValueError(f"{name}: [least, most] with least <= most, got [{least}, {most}]")
         return self
 
 
@@ -150,11 +155,11 @@ class Objective(Strict):
 class Grid(Strict):
     """Preferences; exactly one of the three keys."""
 
-    divisions: int | None = Field(None, ge=1)
+    divisions: int | None = Field(None, ge=1, le=10_000)
     """A simplex lattice with so many steps per edge."""
     preset: Literal["ric13"] | None = None
     """The 13 points of Rewards-in-Context for three objectives (papers.md 3.3)."""
-    points: list[list[float]] | None = Field(None, min_length=1)
+    points: list[list[float]] | None = Field(None, min_length=1, max_length=MOST)
     """Explicit points, a weight per objective, which sum to 1."""
 
     @model_validator(mode="after")
@@ -164,11 +169,13 @@ class Grid(Strict):
         return self
 
     def preferences(self, objectives: int, where: str) -> list[Preference]:
-        """Return the preferences for K = `objectives`; `where` names the key in error messages."""
+        """Return the preferences for K = `objectives`; `where` names the section in error messages."""
         if self.divisions is not None:
-            return lattice(objectives, self.divisions)
-        points = self.points if self.points is not None else [list(p) for p in RIC13]
-        return [check(p, objectives, f"{where}[{i}]") for i, p in enumerate(points)]
+            return lattice(objectives, self.divisions, where, MOST)
+        key, given = (f"{where}.points", self.points) if self.points is not None else (f"{where}.preset", RIC13)
+        points = [check(list(p), objectives, f"{key}[{i}]") for i, p in enumerate(given)]
+        refuse_twice(points, [label(p) for p in points], key)
+        return points
 
 
 class Preferences(Strict):
@@ -176,7 +183,7 @@ class Preferences(Strict):
 
     training: Grid = Grid(divisions=4)
     """Preferences that training shows."""
-    dirichlet: float | None = Field(None, gt=0)
+    dirichlet: float | None = Field(None, ge=1e-3, le=1e6)
     """Concentration of a Dirichlet distribution from which training draws every preference anew, in place of
     `training`."""
     evaluation: Grid = Grid(divisions=4)
@@ -186,10 +193,10 @@ class Preferences(Strict):
 class Evaluation(Strict):
     """Metrics."""
 
-    bootstrap: int = Field(1000, ge=10)
+    bootstrap: int = Field(1000, ge=10, le=100_000)
     """Resamples of the prompts behind every interval."""
-    reference_responses: int = Field(1000, ge=20)
+    reference_responses: int = Field(1000, ge=20, le=1_000_000)
     """Responses of the reference policy that give every objective its scale."""
-    reference_point: dict[str, float] | None = None
+    reference_point: dict[str, Limit] | None = None
     """Reference point of the hypervolume, raw, by objective; null: the reward's lower bound, or the 1 % quantile of the
     reference policy's scores (papers.md 4)."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from moa.errors import nearest
+from moa.errors import nearest, short
 from moa.experiment.removed import REMOVED
 from moa.experiment.rewards import Strict
 
@@ -46,7 +46,7 @@ def _locate(root: type[Strict], location: Sequence[Any]) -> tuple[str, Any]:
         if len(branches) > 1:
             annotation = next((b for b in branches if part in _kinds(b)), Any)
             continue
-        parts.append(str(part))
+        parts.append(short(str(part)))
         if _is_section(branches[0]):
             field = branches[0].model_fields.get(part)
             annotation = field.annotation if field else Any
@@ -74,7 +74,7 @@ def explain(root: type[Strict], error: Any) -> str:
     location, context = error["loc"], error.get("ctx", {})
     key, _ = _locate(root, location)
     given = error.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    shown = f" (got {short(repr(given))})" if isinstance(given, str | int | float | bool) else ""
     match error["type"]:
         case "extra_forbidden" if key in REMOVED:
             return removed_key(key, key)
@@ -83,19 +83,22 @@ def explain(root: type[Strict], error: Any) -> str:
         case "extra_forbidden":
             _, section = _locate(root, location[:-1])
             known = [name for branch in _branches(section) if _is_section(branch) for name in branch.model_fields]
-            return f"unknown key '{key}'.{nearest(str(location[-1]), known)}"
+            return f"unknown key '{key}'.{nearest(short(str(location[-1])), known)}"
         case "missing":
             return f"key '{key}' is missing"
         case "union_tag_invalid":
             _, union = _locate(root, location)
             kinds = [kind for branch in _branches(union) for kind in _kinds(branch)]
-            return f"{key}.kind: there is no kind '{context['tag']}'.{nearest(context['tag'], kinds)}"
+            tag = short(context["tag"])
+            return f"{key}.kind: there is no kind '{tag}'.{nearest(tag, kinds)}"
         case "union_tag_not_found":
             return f"key '{key}.kind' is missing"
         case "string_pattern_mismatch" if location[-1] == "function":
             return f"{key}: expected package.module:function{shown}"
         case "string_pattern_mismatch":
             return f"{key}: a name is made of letters, digits and underscores, and begins with a letter{shown}"
+        case "string_type" if shown:
+            return f"{key}: expected text{shown}; put it in quotes"
         case "model_type" | "dict_type":
             return f"{key}: expected a section of keys, got {'nothing' if given is None else type(given).__name__}"
     message = error["msg"].removeprefix("Value error, ")

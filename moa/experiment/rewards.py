@@ -4,9 +4,18 @@ Each kind's scorer is `moa/rewards/<kind>.py`. Scores are float32, unrounded, hi
 its meaning in docs/experiment.md.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from moa.experiment.names import Source
+
+
+def no_truth(value: Any) -> Any:
+    """Return a value that is neither true nor false; Python takes these for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
 
 
 class Strict(BaseModel):
@@ -20,6 +29,16 @@ class Strict(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _truth(cls, data: Any) -> Any:
+        """Refuse true and false where pydantic would read a 1 or a 0."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
+                raise ValueError(f"{name}: expected a number, not {str(value).lower()}")
+        return data
+
 
 def _holds_response(*templates: str | None) -> None:
     """Raise where no template holds {response}: every response would get the same score."""
@@ -27,6 +46,10 @@ def _holds_response(*templates: str | None) -> None:
         raise ValueError(
             f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}"
         )
+
+
+Seed = Annotated[int, BeforeValidator(no_truth), Field(ge=0, le=2**32 - 1)]  # numpy and Transformers take no other
+Limit = Annotated[float, BeforeValidator(no_truth), Field(ge=-1e30, le=1e30)]  # a score, which float32 holds
 
 
 class Vader(Strict):
@@ -41,11 +64,11 @@ class Length(Strict):
     kind: Literal["length"]
     unit: Literal["characters", "tokens"] = "characters"
     """What is counted: characters, or words and punctuation marks (`tokens`)."""
-    divisor: float = Field(140.0, gt=0)
+    divisor: float = Field(140.0, ge=1e-6, le=1e30)
     """Length that scores 1. Source: PAMA, 2.6."""
-    low: float = 70 / 140
+    low: Limit = 70 / 140
     """Least score. Source: PAMA, 2.6."""
-    high: float = 210 / 140
+    high: Limit = 210 / 140
     """Largest score. Source: PAMA, 2.6."""
 
     @model_validator(mode="after")
@@ -61,9 +84,9 @@ class Conciseness(Strict):
     kind: Literal["conciseness"]
     unit: Literal["characters", "tokens"] = "characters"
     """What is counted: characters, or words and punctuation marks (`tokens`)."""
-    full: float = Field(20.0, ge=0)
+    full: float = Field(20.0, ge=0, le=1e30)
     """Greatest length that still scores 1."""
-    zero: float = Field(200.0, gt=0)
+    zero: float = Field(200.0, gt=0, le=1e30)
     """Least length that scores 0."""
 
     @model_validator(mode="after")
@@ -79,9 +102,9 @@ class Readability(Strict):
     kind: Literal["readability"]
     formula: Literal["ari", "coleman_liau"] = "ari"
     """Formula of the school grade: automated readability index, or Coleman and Liau's."""
-    easy: float = 0.0
+    easy: Limit = 0.0
     """Grade that scores 1."""
-    hard: float = 14.0
+    hard: Limit = 14.0
     """Grade that scores 0."""
 
     @model_validator(mode="after")
@@ -95,7 +118,7 @@ class Classifier(Strict):
     """A Hugging Face sequence classifier with its own tokenizer, taken as it is; the score is a raw logit."""
 
     kind: Literal["classifier"]
-    source: str
+    source: Source
     """Hub id or local folder of the model."""
     revision: str | None = None
     """Commit of a hub model; null takes the newest and says so in the log."""
@@ -103,17 +126,18 @@ class Classifier(Strict):
     """Text that the classifier reads, made of {prompt} and {response}."""
     pair: str | None = None
     """Second text of the pair, for classifiers that read two; made of {prompt} and {response}."""
-    logit: int = Field(0, ge=0)
+    logit: int = Field(0, ge=0, le=1_000_000)
     """Number of the logit that is the score, counted from 0."""
-    minus_logit: int | None = Field(None, ge=0)
+    minus_logit: int | None = Field(None, ge=0, le=1_000_000)
     """Number of a logit that is subtracted, for classifiers with one per class."""
     sign: Literal[1, -1] = 1
     """-1 where less of it is better."""
-    max_length: int = Field(512, ge=4)
-    """Most tokens that the classifier reads; longer texts are cut, and flagged in the scores."""
+    max_length: int = Field(512, ge=4, le=1_000_000)
+    """Most tokens that the classifier reads; a longer text loses its prompt's beginning, then its response's, which is
+    flagged in the scores."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights; `float16` needs a GPU."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=100_000)
     """Texts per forward pass; halved where memory runs out."""
 
     @model_validator(mode="after")
@@ -129,7 +153,7 @@ class Labelled(Strict):
     {prompt}.
     """
 
-    source: str
+    source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
     """Commit of a hub data set."""
@@ -151,7 +175,7 @@ class Labelled(Strict):
     """Column of the preferred responses, for a Bradley-Terry model."""
     rejected: str | None = None
     """Column of the other responses."""
-    rows: int | None = Field(None, ge=10)
+    rows: int | None = Field(None, ge=10, le=100_000_000)
     """Rows to use, drawn at random; null takes all."""
 
     @model_validator(mode="after")
@@ -172,9 +196,9 @@ class Linear(Strict):
     """What it is trained on."""
     template: str = "{response}"
     """Text that the model reads, made of {prompt} and {response}."""
-    features: int = Field(2**18, ge=2**8)
+    features: int = Field(2**18, ge=2**8, le=2**26)
     """Number of hash buckets."""
-    regularisation: float = Field(1.0, gt=0)
+    regularisation: float = Field(1.0, ge=1e-9, le=1e9)
     """Strength of the L2 penalty."""
     heldout: float = Field(0.1, gt=0, lt=1)
     """Share of the rows that measures the model and trains nothing."""
@@ -191,21 +215,22 @@ class Transformer(Strict):
     kind: Literal["transformer"]
     data: Labelled
     """The pairs: `chosen` and `rejected`."""
-    source: str
+    source: Source
     """Hub id or local folder of the model that training starts from."""
     revision: str | None = None
     """Commit of a hub model."""
     template: str = "{prompt}{response}"
     """Text that the model reads, made of {prompt} and {response}."""
-    max_length: int = Field(512, ge=4)
-    """Most tokens that the model reads; longer texts are cut, in training and in scoring."""
+    max_length: int = Field(512, ge=4, le=1_000_000)
+    """Most tokens that the model reads; a longer text loses its prompt's beginning, then its response's, in training
+    and in scoring."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights; `float16` needs a GPU."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=100_000)
     """Pairs per optimiser step, and texts per forward pass."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=10_000)
     """Passes over the pairs."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, le=100)
     """Learning rate. Source: TRL's RewardTrainer."""
     heldout: float = Field(0.1, gt=0, lt=1)
     """Share of the pairs that measures the model and trains nothing."""
@@ -226,9 +251,9 @@ class Python(Strict):
     kind: Literal["python"]
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """Where it is: package.module:function."""
-    low: float | None = None
+    low: float | None = Field(None, ge=-1e30, le=1e30)
     """Least score that the function can give; null: unknown, and the reference policy's scores give the scale."""
-    high: float | None = None
+    high: float | None = Field(None, ge=-1e30, le=1e30)
     """Largest score that the function can give; null as for `low`."""
 
     @model_validator(mode="after")

@@ -7,25 +7,28 @@ exactly the stages that use the changed part. The keys themselves are in `moa/ex
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from moa.errors import MoaError, nearest
+from moa.experiment import names, reader
 from moa.experiment.keys import (
     Conditioning,
     Data,
     Evaluation,
     Generation,
     Model,
-    Name,
     Objective,
     Ppo,
     Preferences,
     Run,
 )
 from moa.experiment.mistakes import explain
+from moa.experiment.names import Name
 from moa.experiment.preferences import Preference
 from moa.experiment.rewards import TRAINED, Reward, Strict
+
+MOST_OBJECTIVES = 12  # a policy's folder is called by a weight for each, and the tokenizer reads their lattice
+MOST_DRAWN = 200_000_000  # eight bytes each
 
 
 class TaskSection(Strict):
@@ -129,10 +132,21 @@ class Experiment(TaskSection):
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
-        if self.task == "index":
-            raise ValueError("task: 'index' is the name of the report's first page; choose another")
+        names.check("task", [self.task])
+        names.check("objectives", self.objectives)
+        names.check("rewards", self.rewards)
+        names.check("methods", self.methods)
+        names.check("run.methods", dict.fromkeys((*self.methods, *self.run.methods)))
         if len(self.objectives) < 2:
             raise ValueError(f"objectives: {len(self.objectives)} given; multi-objective alignment needs at least two")
+        if len(self.objectives) > MOST_OBJECTIVES:
+            raise ValueError(f"objectives: {len(self.objectives)} given, and {MOST_OBJECTIVES} are the most")
+        drawn = self.evaluation.bootstrap * self.data.evaluation_prompts
+        if drawn > MOST_DRAWN:
+            raise ValueError(
+                f"evaluation.bootstrap: {self.evaluation.bootstrap} resamples of data.evaluation_prompts ="
+                f" {self.data.evaluation_prompts} are {drawn} draws, and {MOST_DRAWN} are the most; lower one of them"
+            )
         for name, objective in self.objectives.items():
             for reward in filter(None, (objective.reward, objective.judge)):
                 if reward not in self.rewards:
@@ -154,10 +168,10 @@ class Experiment(TaskSection):
         return [n for n, spec in self.used_rewards().items() if spec.kind in TRAINED]
 
     def training_preferences(self) -> list[Preference]:
-        return self.preferences.training.preferences(len(self.objectives), "preferences.training.points")
+        return self.preferences.training.preferences(len(self.objectives), "preferences.training")
 
     def evaluation_preferences(self) -> list[Preference]:
-        return self.preferences.evaluation.preferences(len(self.objectives), "preferences.evaluation.points")
+        return self.preferences.evaluation.preferences(len(self.objectives), "preferences.evaluation")
 
 
 def parse(data: Any, where: str = "config") -> Experiment:
@@ -178,13 +192,5 @@ def parse(data: Any, where: str = "config") -> Experiment:
 
 
 def load(path: Path) -> Experiment:
-    """Read and validate an experiment file (YAML, safe loader)."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MoaError(f"{path}: no such experiment file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MoaError(f"{path}: cannot be read as an experiment file: {error}") from None
-    except yaml.YAMLError as error:
-        raise MoaError(f"{path}: not valid YAML: {error}") from None
-    return parse(data, str(path))
+    """Read and validate an experiment file, YAML or JSON."""
+    return parse(reader.read(path), str(path))

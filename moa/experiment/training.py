@@ -15,20 +15,22 @@ Whiten = Literal["combined", "batch"]
 class Generation(Strict):
     """Decoding, the same for every method."""
 
-    max_new_tokens: int = Field(48, ge=1)
+    max_new_tokens: int = Field(48, ge=1, le=1_000_000)
     """Most tokens of a response."""
-    temperature: float = Field(0.7, gt=0)
+    temperature: float = Field(0.7, ge=1e-3, le=1e3)
     """Temperature of training's rollouts and of the reference policy's. Source: Rewards-in-Context, 3.3."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus of training's rollouts and of the reference policy's; 1 samples from everything.
     Source: Rewards-in-Context, 3.3."""
-    evaluation_temperature: float = Field(0.7, gt=0)
+    evaluation_temperature: float = Field(0.7, ge=1e-3, le=1e3)
     """Temperature of the answers that are evaluated."""
     evaluation_top_p: float = Field(0.9, gt=0, le=1)
     """Nucleus of the answers that are evaluated. Source: Rewards-in-Context, 3.3."""
-    samples: int = Field(1, ge=1)
+    stop: list[str] = []
+    """Tokens that end a response, beside those that the model's generation_config and its tokenizer name."""
+    samples: int = Field(1, ge=1, le=10_000)
     """Answers to each evaluation prompt at each preference."""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
     """Answers that are sampled at a time; halved where memory runs out."""
 
 
@@ -50,22 +52,22 @@ class Kl(Strict):
 class Ppo(Strict):
     """The shared loop: PPO with an advantage per stream (objective) and token, combined by the method."""
 
-    steps: int = Field(100, ge=1)
+    steps: int = Field(100, ge=1, le=100_000_000)
     """Steps; each collects one batch of responses."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, le=1_000_000)
     """Responses per step. Source: Rewards-in-Context, 3.3."""
-    mini_batch_size: int = Field(64, ge=1)
+    mini_batch_size: int = Field(64, ge=1, le=1_000_000)
     """Responses per optimiser step; must divide batch_size."""
     advantages: Literal["gae", "group"] = "gae"
     """Estimator: a value head per stream, or comparison with the other responses to the same prompt (`group`).
     Source: PAMA, 2.6."""
-    group_size: int = Field(1, ge=1)
+    group_size: int = Field(1, ge=1, le=1_000_000)
     """Responses to each prompt at one preference; must divide batch_size, and be at least 2 for `group`."""
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(4, ge=1, le=10_000)
     """Passes over each batch. Source: Rewards-in-Context, 3.3."""
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, le=100)
     """Learning rate of the adapter. Source: Rewards-in-Context, 3.3."""
-    value_learning_rate: float | None = Field(None, gt=0)
+    value_learning_rate: float | None = Field(None, gt=0, le=100)
     """Learning rate of the value heads; null takes learning_rate."""
     schedule: Literal["constant", "linear"] = "constant"
     """Course of both learning rates; `linear` lets them fall to 0 at the last step."""
@@ -89,9 +91,14 @@ class Ppo(Strict):
     whiten: Whiten = "combined"
     """Where advantages are standardised: after the method has weighed them on one reward scale, or every objective by
     itself over the batch (`batch`). Source: measured: studies/one_reward_scale."""
+    unfinished: Literal["keep", "leave_out"] = "keep"
+    """What the loop, grpo and gdpo do with responses that max_new_tokens cut: learn from them as from any other, or
+    leave them out of the loss (`leave_out`)."""
+    unfinished_penalty: float = Field(0.0, ge=0)
+    """What such a response loses of every reward there, on the normalised scale."""
     kl: Kl = Kl()
     """KL to the reference policy."""
-    checkpoint_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(20, ge=1, le=100_000_000)
     """Steps between checkpoints, from which a killed job goes on."""
 
     @model_validator(mode="after")

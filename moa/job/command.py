@@ -13,9 +13,9 @@ from typing import NoReturn
 
 from safetensors import SafetensorError
 
-from moa.errors import MoaError
+from moa.errors import Ended, MoaError, shown
 from moa.job.process import Stopwatch, peak_memory
-from moa.store import tables
+from moa.store import sections, tables
 from moa.store.files import disk_full
 
 log = logging.getLogger("moa")
@@ -23,12 +23,18 @@ REPORT_SECONDS = 10.0
 
 
 def parser(description: str | None, *paths: str, **options: type) -> argparse.ArgumentParser:
-    """Return a parser with `--section` (JSON of the config section), one `--name PATH` per path, and typed options.
+    """Return a parser with `--section` (the config section), one `--name PATH` per path, and typed options.
 
-    A path name that ends in '*' takes any number of paths; one that ends in '?' may be left out.
+    A path name that ends in '*' takes any number of paths, or '@' and a file that lists them; one that ends in '?' may
+    be left out.
     """
-    made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    made.add_argument("--section", required=True, help="JSON of the section of the experiment that this stage uses")
+    made = argparse.ArgumentParser(description=(description or "").splitlines()[0], fromfile_prefix_chars="@")
+    made.add_argument(
+        "--section",
+        type=sections.read,
+        required=True,
+        help="the section of the experiment that this stage uses: a JSON file, or the JSON itself",
+    )
     for name in paths:
         flag = "--" + name.removesuffix("*").removesuffix("?").replace("_", "-")
         if name.endswith("*"):
@@ -45,14 +51,16 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
 
     Other errors keep their trace.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    to = logging.StreamHandler(sys.stderr)
+    to.setFormatter(Visible("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[to])
     # One job, one GPU: with more in sight the Trainer would spread batches over all of them.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     signal.signal(signal.SIGTERM, _end)  # by itself it would leave half-written folders behind
     try:
         main(arguments.parse_args())
     except MoaError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(shown(f"error: {error}"))
     except (OSError, SafetensorError) as error:
         if not disk_full(error):
             raise
@@ -63,8 +71,16 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
         )
 
 
+class Visible(logging.Formatter):
+    """Formats a line of the log; what a terminal would obey is shown as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted record."""
+        return shown(super().format(record))
+
+
 def _end(*_: object) -> NoReturn:
-    sys.exit("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
+    raise Ended("error: ended from outside (SIGTERM); run the same command again, finished outputs are kept")
 
 
 class Cost:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import moa
 from moa.errors import MoaError, nearest
+from moa.experiment import reader
+from moa.store import terminal
 
 PACKAGE = Path(moa.__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"  # setup.py puts Snakefile, workflow, profiles, config.yaml and experiments there
@@ -51,14 +53,20 @@ def init(path: Path, source: str = DEFAULT) -> None:
         raise MoaError(f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists") from None
 
 
-def check(experiment: Path) -> None:
-    """Refuse to run what is no file."""
+def check(experiment: Path, arguments: Sequence[str] = ()) -> None:
+    """Refuse to run what is no file.
+
+    Snakemake reads the file first, with other manners: it ends in a trace, waits for a pipe, or runs what it holds. So
+    every file that it would read is read here before.
+    """
     if str(experiment).startswith("-"):
         raise MoaError(
             f"{experiment}: name the experiment file first, then Snakemake's arguments: moa run mine.yaml -n"
         )
     if not experiment.is_file():
         raise MoaError(f"{experiment}: no such experiment file; `moa init {experiment.name}` writes one")
+    for path in [experiment, *_named(arguments)]:
+        reader.read(path)
 
 
 def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
@@ -66,12 +74,24 @@ def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
 
     An experiment among the arguments (`--configfile`) stands instead of `experiment`: each is complete.
     """
-    named = any(argument.split("=")[0] in ("--configfile", "--configfiles") for argument in arguments)
-    chosen = [] if named else ["--configfile", str(experiment)]
+    chosen = [] if _named(arguments) else ["--configfile", str(experiment)]
     snakefile = str(root() / "Snakefile")
     # --configfile takes several files, so an option stands between it and a target; of --cores the last one counts.
     given = ["--snakefile", snakefile, *chosen, "--cores", "all", "--no-hooks"]
     return [sys.executable, "-m", "snakemake", *given, *arguments]
+
+
+def _named(arguments: Sequence[str]) -> list[Path]:
+    """Return the experiment files among Snakemake's arguments."""
+    found, taking = [], False
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if argument.startswith("-"):
+            taking = option in ("--configfile", "--configfiles")
+            found += [Path(value)] if taking and value else []
+        elif taking:
+            found.append(Path(argument))
+    return found
 
 
 def plans_only(arguments: Sequence[str]) -> bool:
@@ -82,8 +102,8 @@ def plans_only(arguments: Sequence[str]) -> bool:
 def run(experiment: Path, arguments: Sequence[str]) -> int:
     """Run the workflow in the working folder and return Snakemake's status; the command is printed first."""
     given = command(experiment, arguments)
-    print(" ".join(["snakemake", *given[3:]]), file=sys.stderr, flush=True)
-    with subprocess.Popen(given, env=_environment()) as child:
+    terminal.note(" ".join(["snakemake", *given[3:]]))
+    with subprocess.Popen(given, env=environment()) as child:
         # A terminal sends Ctrl-C to both: Snakemake ends its jobs, and this process waits until it has.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
@@ -92,7 +112,7 @@ def run(experiment: Path, arguments: Sequence[str]) -> int:
         return status
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment of Snakemake and its jobs: this very package, and no module of the working folder first.
 
     A user's random.py must not replace the standard library's; `python:` rewards are looked for there by themselves.

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from moa.errors import MoaError
+from moa.store import terminal
 
 NOTHING = "nothing to unlock"
 ORPHAN_SECONDS = 30.0  # a job that is still importing its libraries dies when it has done so
@@ -75,7 +76,6 @@ def unlock(folder: Path) -> str:
 def warn_of_stale_lock(folder: Path) -> None:
     """Say before Snakemake's own, longer message that `moa unlock` mends a lock whose owner is dead."""
     if locks(folder) and not _working(folder, "snakemake") and "--unlock" not in sys.argv:
-        print(
-            "A snakemake that is gone left its lock here. Remove it with:  moa unlock   (finished outputs are kept)",
-            file=sys.stderr,
+        terminal.note(
+            "A snakemake that is gone left its lock here. Remove it with:  moa unlock   (finished outputs are kept)"
         )

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from moa.errors import MoaError
 from moa.experiment.keys import Conditioning
+from moa.lm.chat import render
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,26 +67,18 @@ def place(prompt: str, shown: str | None, conditioning: Conditioning, tokenizer:
         if not conditioning.chat:
             return filled
         messages = [{"role": "user", "content": filled}]
-    if tokenizer.chat_template is None:
-        raise MoaError(
-            "conditioning.chat is true, but the model's tokenizer has no chat template; set chat: false, or use a chat"
-            " model"
-        )
-    try:
-        made = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise MoaError(
-            f"conditioning: the tokenizer's chat template refuses the messages ({error}); with role: system, try role:"
-            " user"
-        ) from error
-    assert isinstance(made, str)
-    return made
+    return render(messages, tokenizer, conditioning.chat_template_kwargs)
 
 
 @lru_cache(maxsize=8)
 def _special(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
-    """Match the first character of a special token's text."""
-    special = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    """Match the first character of a special token's text, or of an added one's that the chat template writes."""
+    template = str(tokenizer.chat_template or "")
+    special = [
+        re.escape(token.content)
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special or (token.content.strip() and token.content in template)
+    ]
     return re.compile(rf"(?=(?:{'|'.join(special)}))." if special else r"(?!)", re.DOTALL)
 
 

@@ -7,28 +7,35 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
-from moa.errors import NotFinite
+from moa.errors import MoaError, NotFinite
 from moa.experiment.keys import Generation
 from moa.lm.conditioning import encode
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn; top_k is always off. The end token is suppressed as first token (docs/papers.md 3.3)."""
+    """How tokens are drawn; top_k is always off. End tokens are suppressed as first token (docs/papers.md 3.3).
+
+    Attributes:
+        stop: tokens that end a response, beside those that the model and its tokenizer name.
+    """
 
     max_new_tokens: int
     temperature: float
     top_p: float
+    stop: tuple[str, ...] = ()
 
     @staticmethod
     def training(section: Generation) -> "Decoding":
         """Return how tokens are drawn in training, and from the reference policy."""
-        return Decoding(section.max_new_tokens, section.temperature, section.top_p)
+        return Decoding(section.max_new_tokens, section.temperature, section.top_p, tuple(section.stop))
 
     @staticmethod
     def evaluation(section: Generation) -> "Decoding":
         """Return how tokens are drawn in evaluation, and in `moa respond`."""
-        return Decoding(section.max_new_tokens, section.evaluation_temperature, section.evaluation_top_p)
+        return Decoding(
+            section.max_new_tokens, section.evaluation_temperature, section.evaluation_top_p, tuple(section.stop)
+        )
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Rollout:
         ids: (B, P + T) tokens; prompt left-padded, response right-padded.
         mask: (B, P + T), 1 on real tokens.
         response_mask: (B, T) float32, 1 on response tokens, the end token included.
-        finished: (B,) bool, the response holds its end token.
+        finished: (B,) bool, the response holds an end token.
         texts: B decoded responses.
     """
 
@@ -53,6 +60,33 @@ class Rollout:
     def response(self) -> int:
         """T, the width of the longest response."""
         return self.response_mask.shape[1]
+
+
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> list[int]:
+    """Return every token that ends a response, the tokenizer's own first.
+
+    A chat model's turn often ends in another token than a document: its generation_config names both.
+
+    Raises:
+        MoaError: an entry of `stop` is no token of the tokenizer's.
+    """
+    named = model.generation_config.eos_token_id
+    declared = [] if named is None else [named] if isinstance(named, int) else list(named)
+    found = [int(tokenizer.eos_token_id), *declared, *(_token(text, tokenizer) for text in stop)]
+    return list(dict.fromkeys(token for token in found if 0 <= token < len(tokenizer)))
+
+
+def _token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    entry = tokenizer.convert_tokens_to_ids(text)
+    if entry is not None and tokenizer.convert_ids_to_tokens(entry) == text:
+        return int(entry)
+    read: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(read) != 1:
+        raise MoaError(
+            f"generation.stop: {text!r} is {len(read)} tokens of {tokenizer.name_or_path or 'this model'}"
+            f" ({' '.join(tokenizer.convert_ids_to_tokens(read[:8]))}); name single tokens, as '<|im_end|>'"
+        )
+    return read[0]
 
 
 def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -98,7 +132,7 @@ def sample(
     """
     where = next(model.parameters()).device
     ids, mask = encode(prompts, tokenizer, context - decoding.max_new_tokens)
-    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    ends, pad = end_tokens(model, tokenizer, decoding.stop), int(tokenizer.pad_token_id)
     settings = GenerationConfig(
         do_sample=True,
         temperature=decoding.temperature,
@@ -107,7 +141,7 @@ def sample(
         max_new_tokens=decoding.max_new_tokens,
         min_new_tokens=1,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=eos,
+        eos_token_id=ends,
         pad_token_id=pad,
     )
     full: Tensor = model.generate(
@@ -116,7 +150,7 @@ def sample(
         generation_config=settings,
         logits_processor=LogitsProcessorList([Finite()]),
     )
-    return finish(full, mask.to(where), eos, pad, tokenizer)
+    return finish(full, mask.to(where), ends, pad, tokenizer)
 
 
 def sample_in_parts(draw: Callable[[Sequence[str]], Rollout], prompts: Sequence[str], rows: int, pad: int) -> Rollout:
@@ -143,14 +177,17 @@ def join(parts: Sequence[Rollout], pad: int) -> Rollout:
     )
 
 
-def finish(full: Tensor, prompt_mask: Tensor, eos: int, pad: int, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+def finish(
+    full: Tensor, prompt_mask: Tensor, ends: Sequence[int], pad: int, tokenizer: PreTrainedTokenizerBase
+) -> Rollout:
     """Make a rollout of generated ids: everything after a response's first end token is padding, whatever it holds."""
     width = prompt_mask.shape[1]
     response = full[:, width:]
-    ended = (response == eos).long().cumsum(1)
-    alive = (ended - (response == eos).long()) == 0
+    end = torch.isin(response, response.new_tensor(ends))
+    ended = end.long().cumsum(1)
+    alive = (ended - end.long()) == 0
     keep = int(alive.sum(1).max())
-    response, alive = torch.where(alive, response, pad)[:, :keep], alive[:, :keep]
-    texts = decode([row[m & (row != eos)].tolist() for row, m in zip(response, alive, strict=True)], tokenizer)
+    response, alive, said = torch.where(alive, response, pad)[:, :keep], alive[:, :keep], (alive & ~end)[:, :keep]
+    texts = decode([row[m].tolist() for row, m in zip(response, said, strict=True)], tokenizer)
     ids = torch.cat([full[:, :width], response], 1)
     return Rollout(ids, torch.cat([prompt_mask, alive.long()], 1), alive.float(), ended[:, -1] > 0, texts)

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from moa.lm.conditioning import encode
-from moa.lm.generation import Decoding, Finite, Rollout, finish
+from moa.lm.generation import Decoding, Finite, Rollout, end_tokens, finish
 from moa.lm.models import positions
 
 
@@ -68,13 +68,13 @@ class Reader:
         return mixed
 
 
-def filters(decoding: Decoding, prompt: int, eos: int, device: torch.device) -> LogitsProcessorList:
+def filters(decoding: Decoding, prompt: int, ends: list[int], device: torch.device) -> LogitsProcessorList:
     """Return what turns logits into those that are sampled, in the order in which `generate` applies it.
 
     `prompt` is the number of tokens in the prompt.
     """
     made = [
-        MinNewTokensLengthLogitsProcessor(prompt, 1, eos, device=str(device)),
+        MinNewTokensLengthLogitsProcessor(prompt, 1, ends, device=str(device)),
         TemperatureLogitsWarper(decoding.temperature),
     ]
     return LogitsProcessorList([*made, *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []), Finite()])
@@ -95,8 +95,8 @@ def sample(
     """
     where = next(reader.model.parameters()).device
     ids, prompt_mask = (t.to(where) for t in encode(prompts, tokenizer, context - decoding.max_new_tokens))
-    eos = int(tokenizer.eos_token_id)
-    warp = filters(decoding, ids.shape[1], eos, where)
+    ends = end_tokens(reader.model, tokenizer, decoding.stop)
+    warp, last = filters(decoding, ids.shape[1], ends, where), torch.tensor(ends, device=where)
     mask, alive = prompt_mask, torch.ones(len(ids), dtype=torch.bool, device=where)
     for _ in range(decoding.max_new_tokens):
         scores = warp(ids, reader.next(ids, mask))
@@ -104,7 +104,7 @@ def sample(
         # off.
         drawn = torch.multinomial(torch.softmax(scores, -1), 1)
         ids, mask = torch.cat([ids, drawn], 1), torch.cat([mask, torch.ones_like(drawn)], 1)
-        alive = alive & (drawn[:, 0] != eos)
+        alive = alive & ~torch.isin(drawn[:, 0], last)
         if not alive.any():
             break
-    return finish(ids, prompt_mask, eos, int(tokenizer.pad_token_id), tokenizer)
+    return finish(ids, prompt_mask, ends, int(tokenizer.pad_token_id), tokenizer)

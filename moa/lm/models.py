@@ -90,7 +90,8 @@ def load_base(
         stored = replace(stored, config=stored.config | {"quantization_config": kept})
     loaded = loading.causal_lm(stored, **settings)
     loaded = loaded.to(device()) if config is None else differentiable(loaded)
-    loaded.generation_config = type(loaded.generation_config)()  # a checkpoint's own sampling defaults must not leak in
+    # A checkpoint's own sampling defaults must not leak in; where its turn ends must.
+    loaded.generation_config = type(loaded.generation_config)(eos_token_id=list(stored.end_tokens) or None)
     loaded.name_or_path = loaded.config.name_or_path = str(source)
     loaded.config.use_cache = True
     return loaded.eval()

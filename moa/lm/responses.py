@@ -1,15 +1,14 @@
-"""Responses that something else made: a Parquet file as a row of the benchmark (methods/external.py)."""
+"""Responses that something else made: a data file as a row of the benchmark (methods/external.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from moa.errors import MoaError
 from moa.experiment.preferences import Preference
 from moa.store.tables import Row
+from moa.tasks import formats
 
 
 def read(
@@ -64,14 +63,14 @@ def read(
 
 def _open(path: Path, where: str) -> list[Row]:
     try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise MoaError(f"{where}: not a readable Parquet file ({error})") from error
-    if "response" not in table.column_names or not {"prompt", "prompt_id"} & set(table.column_names):
-        raise MoaError(f"{where}: columns {table.column_names}; needs `response` and `prompt` or `prompt_id`")
-    if not table.num_rows:
+        rows = formats.read(path)
+    except MoaError as error:
+        raise MoaError(f"{where.removesuffix(str(path))}{error}") from error
+    if not rows:
         raise MoaError(f"{where}: no rows")
-    rows: list[Row] = table.to_pylist()
+    names = list(rows[0])
+    if "response" not in names or not {"prompt", "prompt_id"} & {*names}:
+        raise MoaError(f"{where}: columns {names}; needs `response` and `prompt` or `prompt_id`")
     return rows
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -23,7 +23,7 @@ from moa.experiment.keys import Model, Sft
 from moa.job.process import Job
 from moa.lm.conditioning import continuation_rows
 from moa.lm.models import lora_config, train_in_float32
-from moa.lm.training import Continued, Course, quiet
+from moa.lm.training import Continued, Course, Plan, quiet
 
 log = logging.getLogger("moa")
 IGNORED = -100  # label that the loss skips
@@ -163,7 +163,11 @@ def fine_tune(
     spec, sft = tuning.model, tuning.sft
     total = sft.steps * sft.batch_size if sft.steps else max(1, round(sft.epochs * len(examples)))
     rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
-    course = Course("SFT", tuning.key, job, sft.seed, tuning.micro)
+    if sft.lora:  # here, not in the Trainer: a checkpoint is judged by the parameters that are to be trained
+        torch.manual_seed(sft.seed)
+        model = get_peft_model(model, lora_config(spec.lora))
+    plan = Plan("SFT", tuning.key, sft.seed, tuning.micro, steps=-(-total // sft.batch_size))
+    course = Course(plan, job, model)
     left = rows[course.finished * sft.batch_size :]
     data = Dataset.from_dict({"input_ids": [e.ids for e in left], "labels": [e.labels for e in left]})
     with tempfile.TemporaryDirectory() as scratch:
@@ -172,7 +176,6 @@ def fine_tune(
             args=settings(scratch, spec, sft, course.micro),
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=lora_config(spec.lora) if sft.lora else None,
         )
         train_in_float32(trainer.model)
         course.run(trainer)

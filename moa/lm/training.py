@@ -7,11 +7,11 @@ data come in a fixed order, and the project's checkpoints keep what is trained, 
 import logging
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from pydantic import Field
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -67,6 +67,32 @@ class Continued(Trainer):
         return scheduler
 
 
+class State(checkpoint.State):
+    """What a checkpoint says beside its tensors: examples at a time, and the loss of every finished step."""
+
+    micro: int = Field(ge=1)
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is.
+
+    Attributes:
+        name: in the log.
+        remedy: key of the learning rate, for messages.
+        seed: of what its steps draw.
+        micro: examples at a time, at most.
+        steps: optimiser steps in all.
+    """
+
+    name: str
+    remedy: str
+    seed: int
+    micro: int
+    steps: int
+
+
 class Course(TrainerCallback):
     """One training from its newest checkpoint, if there is one, to its end.
 
@@ -76,17 +102,17 @@ class Course(TrainerCallback):
         losses: of every finished step.
     """
 
-    def __init__(self, name: str, remedy: str, job: Job, seed: int, micro: int) -> None:
-        self.name, self.remedy, self.job, self.seed = name, remedy, job, seed
-        self.path = checkpoint.newest(job.folder)
-        state: dict[str, Any] = (
-            checkpoint.read_state(self.path) if self.path else {"step": 0, "micro": micro, "losses": []}
-        )
-        self.finished, self.micro = int(state["step"]), min(micro, int(state["micro"]))
-        self.losses = [float(loss) for loss in state["losses"]]
-        if self.path:
-            job.watch.restore(state["watch"])
-        self.began = self.kept = time.perf_counter()
+    def __init__(self, plan: Plan, job: Job, model: torch.nn.Module) -> None:
+        """Look for the newest checkpoint that fits the model, whose parameters to train are known by now."""
+        self.plan, self.job = plan, job
+        self.kept = checkpoint.Checkpoints(job.folder, State, {"weights": model}, last=plan.steps - 1)
+        self.state = self.kept.newest()
+        self.finished = self.state.step if self.state else 0
+        self.micro = min(plan.micro, self.state.micro) if self.state else plan.micro
+        self.losses = list(self.state.losses) if self.state else []
+        if self.state:
+            job.watch.restore(self.state.watch.model_dump())
+        self.began = self.saved = time.perf_counter()
         self.cpu = time.process_time()
 
     def run(self, trainer: Continued) -> None:
@@ -99,23 +125,29 @@ class Course(TrainerCallback):
         trainer.remove_callback(PrinterCallback)  # prints every step
         trainer.add_callback(self)
         trainer.updated = self.finished
-        if self.path:
-            weights = trained(trainer.model)
-            for name, tensor in load_file(self.path / "weights.safetensors").items():
-                weights[name].data.copy_(tensor)
-            checkpoint.restore_optimizer(self.path, trainer.create_optimizer())
-            log.info("%s: resumed at step %d", self.name, self.finished)
-        self.began = self.kept = time.perf_counter()
+        if self.state:
+            self.kept.restore(self.state, trainer.create_optimizer())
+            log.info("%s: resumed at step %d", self.plan.name, self.finished)
+        self.began = self.saved = time.perf_counter()
         self.cpu = time.process_time()
         trainer.train()
+        self._look(trainer)
         self._count()
+
+    def _look(self, trainer: Continued) -> None:
+        """Raise where the finished model's loss is not finite: no later step would notice."""
+        with torch.no_grad():
+            batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+            loss = trainer.compute_loss(trainer.model, batch)
+        if not torch.isfinite(loss):
+            raise self._diverged("the finished model's loss", self.plan.steps, trainer.args)
 
     def _count(self) -> None:
         """Add the time since the last count to the job's."""
         now, cpu = time.perf_counter(), time.process_time()
-        self.job.watch.seconds += now - self.kept
+        self.job.watch.seconds += now - self.saved
         self.job.watch.cpu_seconds += cpu - self.cpu
-        self.kept, self.cpu = now, cpu
+        self.saved, self.cpu = now, cpu
 
     def on_step_begin(
         self,
@@ -128,13 +160,11 @@ class Course(TrainerCallback):
     ) -> None:
         """Keep the steps before, now and then, and seed what this one draws."""
         step = self.finished + state.global_step
-        if state.global_step and time.perf_counter() - self.kept >= CHECKPOINT_SECONDS:
+        if state.global_step and time.perf_counter() - self.saved >= CHECKPOINT_SECONDS:
             self._count()
-            kept = {"micro": self.micro, "losses": self.losses, "watch": self.job.watch.state()}
-            checkpoint.write(
-                self.job.folder, step, {"weights": trained(model), "optimizer": checkpoint.moments(optimizer)}, kept
-            )
-        checkpoint.seed_step(self.seed, step)
+            spent = checkpoint.Spent(**self.job.watch.state())
+            self.kept.save(State(step=step, watch=spent, micro=self.micro, losses=self.losses), optimizer)
+        checkpoint.seed_step(self.plan.seed, step)
 
     def on_log(
         self,
@@ -161,7 +191,7 @@ class Course(TrainerCallback):
             recent = self.losses[-every:]
             log.info(
                 "%s step %d/%d  loss %.3f  ETA %d:%02d",
-                self.name,
+                self.plan.name,
                 step,
                 total,
                 sum(recent) / len(recent),
@@ -171,15 +201,11 @@ class Course(TrainerCallback):
 
     def _diverged(self, what: str, step: int, args: TrainingArguments) -> Diverged:
         return Diverged(
-            f"{self.name} step {step}: {what} is NaN or infinite; lower {self.remedy} (now {args.learning_rate:g})"
+            f"{self.plan.name} step {step}: {what} is NaN or infinite; lower {self.plan.remedy} (now"
+            f" {args.learning_rate:g})"
         )
 
     def loss(self) -> float:
         """Return the mean loss of the last twentieth of the steps."""
         tail = self.losses[-max(1, len(self.losses) // 20) :]
         return sum(tail) / len(tail)
-
-
-def trained(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that training changes, by name; tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

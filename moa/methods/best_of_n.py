@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Settings(method.Settings):
-    n: int = Field(16, ge=1)
+    n: int = Field(16, ge=1, le=10_000)
     """Responses of the reference policy to each prompt, of which the rewards choose one."""
 
 

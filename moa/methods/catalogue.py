@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, short
 from moa.experiment.mistakes import removed_key, removed_value
 from moa.experiment.removed import REMOVED
 from moa.experiment.schema import Experiment
@@ -28,7 +28,7 @@ def load(row: str, section: dict[str, object], objectives: list[str]) -> Method:
     if kind not in names() and f"run.methods={kind}" in REMOVED:
         raise MoaError(removed_value(f"methods.{row}", kind, f"run.methods={kind}"))
     if kind not in names():
-        raise MoaError(f"methods.{row}: there is no method '{kind}'.{nearest(kind, names())}")
+        raise MoaError(f"methods.{row}: there is no method '{short(kind)}'.{nearest(short(kind), names())}")
     cls: type[Method] = import_module(f"moa.methods.{kind}").Method
     try:
         settings = cls.schema.model_validate(section)
@@ -50,11 +50,11 @@ def _explain(row: str, kind: str, error: object, known: list[str]) -> str:
         entry = f"methods.{kind}.{key}"
         if entry in REMOVED:
             return removed_key(f"methods.{row}.{key}", entry)
-        return f"methods.{row}: unknown key '{key}'.{nearest(key, known)}"
+        return f"methods.{row}: unknown key '{short(key)}'.{nearest(short(key), known)}"
     for entry in (f"methods.{kind}.{key}={given}", f"ppo.{key}={given}"):  # a row's `whiten` is its `ppo.whiten`
         if entry in REMOVED:
             return removed_value(f"methods.{row}.{key}", given, entry)
-    return f"methods.{row}.{key}: {error['msg'].removeprefix('Value error, ')} (got {given!r})"
+    return f"methods.{row}.{key}: {error['msg'].removeprefix('Value error, ')} (got {short(repr(given))})"
 
 
 def rows(experiment: Experiment) -> dict[str, Method]:

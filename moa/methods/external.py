@@ -14,6 +14,7 @@ from pydantic import field_validator, model_validator
 
 from moa import method
 from moa.errors import MoaError
+from moa.experiment.names import Source
 from moa.experiment.preferences import Preference
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class Settings(method.Settings):
-    adapter: str | None = None
+    adapter: Source | None = None
     """A PEFT adapter (safetensors) on this experiment's base: local folder or hub id."""
-    model: str | None = None
+    model: Source | None = None
     """A causal language model: local folder or hub id."""
     revision: str | None = None
     """Commit of a hub adapter or model."""

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class Settings(method.Settings):
     """What is null is taken from `ppo`, as are steps, batch size, mini-batch size, clip range and gradient norm."""
 
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(8, ge=2, le=1_000_000)
     """Responses to each prompt at one preference; must divide ppo.batch_size. Source: TRL."""
-    beta: float | None = Field(None, ge=0)
+    beta: float | None = Field(None, ge=0, le=1e6)
     """Fixed weight of the KL term; null adapts it as ppo.kl says."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=100)
     """Learning rate; null takes ppo.learning_rate."""
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=10_000)
     """Passes over each batch; null takes ppo.epochs."""
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
     """How TRL averages over tokens: `dapo` over all of them, `grpo` per response first, as the paper does.

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 class Settings(method.Settings):
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(0.1, ge=1e-6, le=1e6)
     """Weight of the KL to the reference; the smaller, the farther its policies go. Source: MODPO, 3.5."""
     objective: str | None = None
     """Objective whose preferences the pairs hold; null takes the one with the largest weight."""
     pairs: PairSource | None = None
     """A data set's own pairs, which hold the preferences of `objective`; null makes them from rewards."""
-    responses: int = Field(2, ge=2)
+    responses: int = Field(2, ge=2, le=10_000)
     """Responses of the reference policy to each prompt; every pair of them is used. Not with `pairs`."""
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(1.0, ge=1e-6, le=1e6)
     """Factor of the rewards, in labels and margins alike; the minimum depends on scale / beta."""
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=10_000)
     """Passes over the pairs; null takes ppo.epochs."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=100)
     """Learning rate; null takes ppo.learning_rate."""
 
     @model_validator(mode="after")

@@ -39,19 +39,19 @@ class Settings(method.Settings):
     format: Format = "names"
     """How rewards stand in the prompt: `names` with numbers, `tags` (<rm1_score>) with numbers, or `bars`, a mark per
     tenth of the way between the bounds, for models that read no numbers."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=10_000)
     """Passes over the texts, offline."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=100)
     """Learning rate offline; null takes that of model.sft."""
-    rounds: int = Field(2, ge=0)
+    rounds: int = Field(2, ge=0, le=10_000)
     """Rounds on its own responses. Source: Rewards-in-Context, 3.3."""
-    round_steps: float = Field(0.2, gt=0)
+    round_steps: float = Field(0.2, gt=0, le=10_000)
     """Steps of a round as a share of the offline steps: 4 000 of 20 000. Source: Rewards-in-Context."""
-    round_rate: float = Field(1 / 14, gt=0)
+    round_rate: float = Field(1 / 14, gt=0, le=100)
     """Learning rate of a round as a share of the offline one: 1e-5 of 1.4e-4. Source: Rewards-in-Context."""
     quantile: float = Field(0.7, ge=0, lt=1)
     """Quantile of a round's rewards that a response must reach in some objective. Source: Rewards-in-Context."""
-    originals: float = Field(0.5, ge=0)
+    originals: float = Field(0.5, ge=0, le=1_000)
     """Texts per generated response in a round: 10 000 for 20 000. Source: Rewards-in-Context."""
 
     @model_validator(mode="after")

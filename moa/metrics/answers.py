@@ -4,7 +4,7 @@ Notation: P prompts; M points; K objectives; samples of a prompt are averaged.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class Answers:
         responses: table GENERATIONS.
         point: (rows of `responses`,) point of each response.
         samples: responses per prompt and point.
+        cut: (objective, role) -> share of the responses that its reward, or judge, could not read whole.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Answers:
     responses: pa.Table
     point: Index
     samples: int
+    cut: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def steerable(self) -> bool:
@@ -96,10 +98,17 @@ def load(
     )
     samples = _samples(prompt, point, len(prompts), len(preferences), who)
     axes = Axes(prompts, len(preferences), roles)
-    means = _means(tables.read(tables.SCORES, scores), scores, axes, samples)
+    scored = tables.read(tables.SCORES, scores)
+    means = _means(scored, scores, axes, samples)
     rewards = np.stack([means[:, :, i] for i, (_, role) in enumerate(roles) if role == "reward"], axis=-1)
     judges = {name: means[:, :, i] for i, (name, role) in enumerate(roles) if role == "judge"}
-    return Answers(method, seed, preferences, rewards, judges, responses, point, samples)
+    return Answers(method, seed, preferences, rewards, judges, responses, point, samples, _cut(scored))
+
+
+def _cut(scored: pa.Table) -> dict[tuple[str, str], float]:
+    flags = scored.select(["objective", "role"]).append_column("cut", pc.cast(scored["truncated"], pa.float64()))
+    shares = flags.group_by(["objective", "role"]).aggregate([("cut", "mean")]).to_pylist()
+    return {(row["objective"], row["role"]): row["cut_mean"] for row in shares}
 
 
 def _preferences(responses: pa.Table, point: Index, path: Path, objectives: int) -> list[Preference | None]:

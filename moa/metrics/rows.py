@@ -170,6 +170,9 @@ def _values(measure: Yardstick, one: Answers, judged: Sequence[Row]) -> Iterator
         yield Value(metric, volume, ends, points=int(kept.sum()))
     for verdict in ("non_dominated", "below_reference", "degenerate"):
         yield Value(verdict, sum(row[verdict] for row in judged))
+    for (name, role), share in sorted(one.cut.items()):
+        if share:
+            yield Value("truncated" if role == "reward" else "truncated_judge", share, objective=name)
     asked = [preference for preference in one.preferences if preference is not None]  # none where it is not steerable
     for metric, statistic in STEERING.items():
         values, draws = followed(statistic, asked, found), followed(statistic, asked, drawn)

@@ -171,7 +171,7 @@ def _settings(connection: duckdb.DuckDBPyConnection, task: str) -> dict[str, Any
         task=task,
     )
     grid = Grid.model_validate(run["preferences"]["evaluation"]).preferences(
-        len(run["objectives"]), "preferences.evaluation.points"
+        len(run["objectives"]), "preferences.evaluation"
     )
     return {
         "reference_responses": text_hash(*(part for row in answers for part in (row["prompt_id"], row["response"]))),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, visible
 from moa.report.summary import rows_of, table
 from moa.store import sql
 from moa.store.files import atomically
@@ -37,7 +37,7 @@ WHERE task = $task AND method = $row AND sample = 0 AND role = 'reward'
 
 def cell(text: str) -> str:
     """Return what a policy or a data set wrote as one cell of a Markdown table: nothing in it is markup."""
-    shown = html.escape(sql.visible(" ".join(text.split())), quote=False)
+    shown = html.escape(visible(" ".join(text.split())), quote=False)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", shown) or "(blank)"
 
 

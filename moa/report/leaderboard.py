@@ -3,22 +3,17 @@
 import sys
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from moa.errors import MoaError, nearest
 from moa.report.summary import rows_of
 from moa.report.words import figure
-from moa.store.sql import reading, visible
+from moa.store import terminal
+from moa.store.sql import reading
 
 QUERY = """
     SELECT task, method, hypervolume, low, high, hypervolume_readable, tau, tau_bound, kl, points, degenerate, prompts,
         seeds, models, seconds
     FROM leaderboard ORDER BY task, hypervolume_readable DESC, method
 """
-WIDTH = 150  # where there is no terminal to ask
 HEADINGS = (
     "method",
     "hypervolume",
@@ -33,6 +28,7 @@ HEADINGS = (
     "policies",
     "training",
 )
+NEEDED = 4  # of them, where the terminal is narrow
 
 
 def rows(database: Path) -> dict[str, list[tuple[str, ...]]]:
@@ -74,20 +70,9 @@ def show(database: Path, index: Path, task: str | None = None) -> None:
     tasks = rows(database)
     if task is not None and task not in tasks:
         raise MoaError(f"{database}: no task '{task}'.{nearest(task, tasks)}")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in [task] if task is not None else tasks:
-        scale = "hypervolume on the normalised scale (readable: without degenerate points), best first"
-        table = Table(
-            title=Text(f"{visible(name)}: {scale}"),
-            box=box.SIMPLE,
-            title_justify="left",
-        )
-        longest = max(len(visible(cells[0])) for cells in tasks[name])
-        table.add_column(HEADINGS[0], min_width=longest)  # a name cut short names nothing
-        for heading in HEADINGS[1:]:
-            table.add_column(heading, justify="right")
-        for cells in tasks[name]:
-            table.add_row(*(Text(visible(cell)) for cell in cells))
-        console.print(table)
+        title = f"{name}: hypervolume on the normalised scale (readable: without degenerate points), best first"
+        numbers = range(1, len(HEADINGS))
+        terminal.show(terminal.Table(HEADINGS, tasks[name], numbers, title, NEEDED), sys.stdout)
     if index.exists():
-        console.print(f"Report: {index.resolve()}", soft_wrap=True, highlight=False, markup=False)
+        terminal.say(f"Report: {index.resolve()}")

@@ -98,6 +98,8 @@ def facts(task: Task) -> list[tuple[str, str]]:
     found.append(
         ("Preferences", words.amount(len({tuple(p.preference) for p in task.points if p.preference is not None})))
     )
+    if cut := cut_responses(task):
+        found.append(("Cut responses", cut))
     found.append(("Computing", words.seconds(sum(r["seconds"] for r in task.rows("costs")))))
     found.append(("Hardware", task.run["hardware"]))
     return found
@@ -108,6 +110,19 @@ def _rewarded(task: Task, objective: str) -> str:
     reward = task.config.get("objectives", {}).get(objective, {}).get("reward")
     kind = task.config.get("rewards", {}).get(reward, {}).get("kind")
     return f"{objective} ({kind})" if kind else objective
+
+
+def cut_responses(task: Task) -> str:
+    """Return what rewards and judges could not read whole, with a row's largest share; '' where that is nothing."""
+    worst: dict[tuple[str, str], float] = {}
+    for row in task.rows("metrics"):
+        if row["metric"] in ("truncated", "truncated_judge"):
+            key = (row["objective"], "judge" if row["metric"] == "truncated_judge" else "reward")
+            worst[key] = max(worst.get(key, 0.0), row["value"])
+    return ", ".join(
+        f"{objective}: its {role} could not read up to {100 * share:.2g} % of a row's responses whole"
+        for (objective, role), share in sorted(worst.items())
+    )
 
 
 def strip(task: Task, row: Row) -> dict[str, float] | None:

@@ -29,12 +29,12 @@ from moa.job.memory import allocating
 from moa.lm import loading
 from moa.lm.inspect import context, inspect_model, unfit
 from moa.lm.precision import number_format
-from moa.rewards.scoring import Scorer, Scores, fill
+from moa.rewards.reading import Encoded, encode
+from moa.rewards.scoring import Scorer, Scores
 
 log = logging.getLogger("moa")
 MEASURED_ROWS = 32  # scored a second time, alone, to measure what rounding does to a batch
 PROGRESS_SECONDS = 30.0
-Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the tokenizer makes them
 
 
 class ClassifierScorer(Scorer):
@@ -46,13 +46,24 @@ class ClassifierScorer(Scorer):
         self.deviation: float | None = None
         self.tokens = 0
         self.reduced: int | None = None
+        self.told = False  # that prompts were cut
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Score n texts in length-sorted batches.
 
-        A text of more than max_length tokens is cut and flagged. The tokenizer says where it is cut, mostly at the end.
+        Of a text of more than max_length tokens the prompt is cut, from its beginning; a response that is cut, too, is
+        flagged.
         """
-        rows, truncated = encode(self.tokenizer, self.spec, prompts, responses)
+        rows, shortened, truncated = encode(self.name, self.tokenizer, self.spec, prompts, responses)
+        if shortened and not self.told:
+            self.told = True
+            log.info(
+                "reward %s: %d of %d prompts were cut from the left to max_length %d (said once)",
+                self.name,
+                shortened,
+                len(rows),
+                self.spec.max_length,
+            )
         values = self._batched(rows)
         if self.spec.dtype != "float32" and self.deviation is None and len(rows) > 1:
             self._measure(rows, values)
@@ -137,28 +148,6 @@ def collate(rows: list[Encoded], pad: int, device: torch.device) -> dict[str, Te
             batch[key][i, : len(tokens)] = torch.tensor(tokens)
         batch["attention_mask"][i, : len(row["input_ids"])] = 1
     return {key: value.to(device) for key, value in batch.items()}
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: Sequence[str], responses: Sequence[str]
-) -> tuple[list[Encoded], NDArray[np.bool_]]:
-    """Fill template and pair, tokenize, cut at max_length; return n rows and whether each was cut."""
-    both = list(zip(prompts, responses, strict=True))
-    texts = [(fill(spec.template, p, r), None if spec.pair is None else fill(spec.pair, p, r)) for p, r in both]
-    rows = [_row(tokenizer, text, pair, spec.max_length) for text, pair in texts]
-    # Only a row that fills the limit can have been cut; a second pass without limit tells.
-    full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= spec.max_length]
-    truncated = np.zeros(len(rows), bool)
-    for i in full:
-        truncated[i] = len(_row(tokenizer, *texts[i], None)["input_ids"]) > spec.max_length
-    return rows, truncated
-
-
-def _row(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, limit: int | None) -> Encoded:
-    encoded = tokenizer(
-        text, pair, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
-    )
-    return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
 
 
 def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None) -> ClassifierScorer:

@@ -26,12 +26,14 @@ class Example:
     """One row.
 
     Attributes:
-        text: what the reward reads; of a pair the chosen text.
+        prompt: what takes the place of {prompt}, '' without such a column.
+        text: what takes the place of {response}; of a pair the chosen text.
         rejected: the rejected text of a pair, '' for labelled rows.
         value: 1 or 0 for a label, the target, or 1 for a pair.
         group: prompt or text that decides the split.
     """
 
+    prompt: str
     text: str
     rejected: str
     value: float
@@ -39,12 +41,12 @@ class Example:
 
 
 def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[list[Example], list[Example]]:
-    """Read `data`, fill `template`, and return training and held-out examples.
+    """Read `data` and return training and held-out examples.
 
     Args:
         name: the reward's name, for messages.
         data: source, columns and supervision.
-        template: text of the reward; see `Labelled` for what takes the place of {prompt} and {response}.
+        template: text of the reward, which decides the split where no prompt column does.
         heldout: share of the prompts (or texts) that is held out, at least one.
 
     Raises:
@@ -74,10 +76,9 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
 
 def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[str], template: str) -> Example:
     prompt = text_of(where, row, data.prompt) if data.prompt else ""
-    texts = [fill(template, prompt, text_of(where, row, column)) for column in responses]
-    return Example(
-        texts[0], texts[1] if len(texts) > 1 else "", _value(where, row, data), prompt if data.prompt else texts[0]
-    )
+    text, *rejected = (text_of(where, row, column) for column in responses)
+    group = prompt if data.prompt else fill(template, prompt, text)
+    return Example(prompt, text, rejected[0] if rejected else "", _value(where, row, data), group)
 
 
 def _value(where: str, row: dict[str, Any], data: Labelled) -> float:

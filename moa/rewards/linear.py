@@ -54,10 +54,7 @@ class LinearScorer(Scorer):
 
     def score(self, prompts: list[str], responses: list[str]) -> Scores:
         """Return logits or regression values; texts are read whole."""
-        return self.texts([fill(self.template, p, r) for p, r in zip(prompts, responses, strict=True)])
-
-    def texts(self, texts: list[str]) -> Scores:
-        """Score texts that are already filled into the template."""
+        texts = [fill(self.template, p, r) for p, r in zip(prompts, responses, strict=True)]
         return whole(weigh(counts(texts, len(self.idf) // 2), self.idf) @ self.coefficients + self.intercept)
 
 
@@ -110,9 +107,10 @@ def train(name: str, spec: Linear, folder: Path, _job: Job) -> Trained:
 
 
 def _fit(spec: Linear, training: list[Example]) -> LinearScorer:
-    found = counts([e.text for e in training], spec.features)
+    found = counts([fill(spec.template, e.prompt, e.text) for e in training], spec.features)
     pairs = spec.data.chosen is not None
-    rejected = counts([e.rejected for e in training], spec.features) if pairs else None
+    others = [fill(spec.template, e.prompt, e.rejected) for e in training] if pairs else []
+    rejected = counts(others, spec.features) if pairs else None
     idf = inverse_document_frequencies(found if rejected is None else sparse.vstack([found, rejected], format="csr"))
     x, y = weigh(found, idf), np.array([e.value for e in training])
     if rejected is not None:
@@ -134,12 +132,14 @@ def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[
 
     The measures are AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs.
     """
-    scores, values = scorer.texts([e.text for e in heldout]).values, np.array([e.value for e in heldout])
+    prompts, values = [e.prompt for e in heldout], np.array([e.value for e in heldout])
+    scores = scorer.score(prompts, [e.text for e in heldout]).values
     n = float(len(heldout))
     if spec.data.target is not None:
         return {"n": n, "spearman": float(spearmanr(scores, values).statistic)}
     if spec.data.chosen is not None:
-        return {"n": n, "accuracy": float(np.mean(scores > scorer.texts([e.rejected for e in heldout]).values))}
+        rejected = scorer.score(prompts, [e.rejected for e in heldout]).values
+        return {"n": n, "accuracy": float(np.mean(scores > rejected))}
     return {
         "n": n,
         "auc": float(roc_auc_score(values, scores)),

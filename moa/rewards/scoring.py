@@ -21,6 +21,7 @@ from moa.errors import MoaError
 from moa.experiment.rewards import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
 from moa.job.process import Job
 
+MOST_CUT = 0.5  # share of cut responses above which scores say more of the window than of the responses
 FIELD = re.compile(r"\{(prompt|response)\}")
 
 
@@ -30,7 +31,7 @@ class Scores:
 
     Attributes:
         values: (n,) float32, raw.
-        truncated: (n,) bool, the text was longer than the reward reads and was cut.
+        truncated: (n,) bool, the response was longer than the reward reads, even without its prompt, and was cut.
     """
 
     values: NDArray[np.float32]
@@ -161,8 +162,8 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
         floor: score of a blank response where the reward has no lower bound and no response of this call scores less.
 
     Raises:
-        MoaError: the reward raised, or returned a wrong number of scores, NaN or infinity; or every response is blank
-            and neither bound nor floor says what that is worth.
+        MoaError: the reward raised, or returned a wrong number of scores, NaN or infinity; more than `MOST_CUT` of the
+            responses were cut; or every response is blank and neither bound nor floor says what that is worth.
     """
     if len(prompts) != len(responses):
         raise MoaError(
@@ -173,6 +174,7 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
     if kept.any():
         some = [i for i, keep in enumerate(kept) if keep]
         found = _checked(name, scorer, [prompts[i] for i in some], [responses[i] for i in some], some)
+        check_cut(name, found.truncated)
         values[kept], truncated[kept] = found.values, found.truncated
     if not kept.all():
         seen = [*([] if floor is None else [floor]), *values[kept].tolist()]
@@ -183,6 +185,16 @@ def score(name: str, scorer: Scorer, prompts: list[str], responses: list[str], f
             )
         values[~kept] = min(seen) if scorer.low is None else scorer.low
     return Scores(values, truncated)
+
+
+def check_cut(name: str, truncated: NDArray[np.bool_]) -> None:
+    """Raise a MoaError where more than `MOST_CUT` of the responses were cut."""
+    if truncated.mean() > MOST_CUT:
+        raise MoaError(
+            f"reward {name}: {truncated.sum()} of {len(truncated)} responses are longer than it can read, even without"
+            f" their prompts (at most {100 * MOST_CUT:.0f} % may be cut); raise rewards.{name}.max_length, name a model"
+            " that reads more, or lower generation.max_new_tokens"
+        )
 
 
 def _checked(name: str, scorer: Scorer, prompts: list[str], responses: list[str], rows: list[int]) -> Scores:

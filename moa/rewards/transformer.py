@@ -4,7 +4,7 @@ The trained model is a sequence classifier with one logit, scored by the code of
 from TRL's own preparation of texts:
 1. Training and scoring share one tokenization, so that the model is asked what it was taught; TRL would append an end
    token in training only.
-2. A text of more than max_length tokens is cut, as in scoring; TRL would leave the pair out.
+2. A text of more than max_length tokens loses its beginning, as in scoring; TRL would leave the pair out.
 """
 
 import logging
@@ -25,9 +25,10 @@ from moa.experiment.rewards import Classifier, Transformer
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job
 from moa.lm.precision import number_format
-from moa.lm.training import Continued, Course, quiet
+from moa.lm.training import Continued, Course, Plan, quiet
 from moa.rewards import card, classifier, scoring
 from moa.rewards.labelled import Example, examples
+from moa.rewards.reading import encode
 
 log = logging.getLogger("moa")
 SEED = 0
@@ -47,11 +48,10 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
             f"reward {name}: the tokenizer of {spec.source} has neither a pad nor an end token, so that batches cannot"
             " be padded; set pad_token in tokenizer_config.json"
         )
-    # the examples' texts are filled into the reward's template already
-    filled = _classifier(spec, folder, "{response}")
+    read, prompts = _classifier(spec, folder), [e.prompt for e in training]
     columns = {
-        "chosen_ids": _ids(name, tokenizer, filled, [e.text for e in training]),
-        "rejected_ids": _ids(name, tokenizer, filled, [e.rejected for e in training]),
+        "chosen_ids": _ids(name, tokenizer, read, prompts, [e.text for e in training]),
+        "rejected_ids": _ids(name, tokenizer, read, prompts, [e.rejected for e in training]),
     }
     pairs, micro = Dataset.from_dict(columns).select(_order(len(training), spec.epochs)), spec.batch_size
     kept = Training(name, spec, pairs, job)
@@ -72,7 +72,7 @@ def train(name: str, spec: Transformer, folder: Path, job: Job) -> scoring.Train
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = round(spec.epochs * sum(len(ids) for column in columns.values() for ids in column))
-    trained = scoring.Trained(_heldout(name, filled, heldout), len(training), tokens, fitting)
+    trained = scoring.Trained(_heldout(name, read, heldout), len(training), tokens, fitting)
     card.write(folder, name, spec, trained, "torch", "transformers", "trl")
     return trained
 
@@ -111,7 +111,8 @@ def _fit(training: Training, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     The result is None where memory did not suffice; the model is spoilt then.
     """
     name, spec, pairs = training.name, training.spec, training.pairs
-    course = Course(f"reward {name}", f"rewards.{name}.learning_rate", training.job, SEED, micro)
+    steps = -(-len(pairs) // spec.batch_size)
+    course = Course(Plan(f"reward {name}", f"rewards.{name}.learning_rate", SEED, micro, steps), training.job, model)
     left = pairs.select(range(course.finished * spec.batch_size, len(pairs)))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Tuner(
@@ -125,14 +126,18 @@ def _fit(training: Training, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     return course.micro
 
 
-def _ids(name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, texts: list[str]) -> list[list[int]]:
-    rows, truncated = classifier.encode(tokenizer, spec, [""] * len(texts), texts)
-    if truncated.any():
+def _ids(
+    name: str, tokenizer: PreTrainedTokenizerBase, spec: Classifier, prompts: list[str], texts: list[str]
+) -> list[list[int]]:
+    rows, shortened, truncated = encode(name, tokenizer, spec, prompts, texts)
+    scoring.check_cut(name, truncated)
+    if shortened or truncated.any():
         log.warning(
-            "reward %s: %d of %d training texts are longer than max_length %d and were cut",
+            "reward %s: of %d training texts %d prompts and %d responses were cut from the left to max_length %d",
             name,
-            truncated.sum(),
             len(texts),
+            shortened,
+            truncated.sum(),
             spec.max_length,
         )
     return [row["input_ids"] for row in rows]
@@ -156,17 +161,17 @@ def _settings(spec: Transformer, scratch: str, micro: int) -> RewardConfig:
 
 def _heldout(name: str, spec: Classifier, heldout: list[Example]) -> dict[str, float]:
     scorer = classifier.load(name, spec, [], None)
-    prompts = [""] * len(heldout)
+    prompts = [e.prompt for e in heldout]
     chosen = scoring.score(name, scorer, prompts, [e.text for e in heldout], floor=0.0).values
     rejected = scoring.score(name, scorer, prompts, [e.rejected for e in heldout], floor=0.0).values
     return {"n": float(len(heldout)), "accuracy": float(np.mean(chosen > rejected))}
 
 
-def _classifier(spec: Transformer, folder: Path, template: str) -> Classifier:
+def _classifier(spec: Transformer, folder: Path) -> Classifier:
     return Classifier(
         kind="classifier",
         source=str(folder),
-        template=template,
+        template=spec.template,
         max_length=spec.max_length,
         dtype=spec.dtype,
         batch_size=spec.batch_size,
@@ -177,4 +182,4 @@ def load(name: str, spec: Transformer, models: Sequence[Path], device: str | Non
     """Load the trained reward `name` from the folder of `models` with that name."""
     folder = scoring.trained_folder(name, models)
     card.check(folder, name, spec)
-    return classifier.load(name, _classifier(spec, folder, spec.template), models, device)
+    return classifier.load(name, _classifier(spec, folder), models, device)

@@ -22,6 +22,11 @@ from moa.rl.advantages import masked_mean
 from moa.rl.estimation import Scale, estimate, scale_combined, shape_advantages, token_rewards
 from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity
 
+RATE = "ppo.learning_rate or raise ppo.kl.coefficient"
+VALUE_RATE = "ppo.value_learning_rate (null takes ppo.learning_rate)"
+# Widths of its scale that a reward may be away from 0. A constraint squares it, an advantage's size squares that, and
+# the sum over a batch's tokens must stay in float32: (1e8)^4 = 1e32.
+LARGEST = 1e8
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
 
 
@@ -34,6 +39,11 @@ class Actor:
     tokenizer: PreTrainedTokenizerBase
     decoding: Decoding
     context: int
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a response."""
+        return generation.end_tokens(self.model, self.tokenizer, self.decoding.stop)
 
     def sample(self, texts: Sequence[str]) -> Rollout:
         """Draw one response per built prompt (`generation.sample`)."""
@@ -91,9 +101,14 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Experience:
-    """One batch, everything the update reads. Token tensors are (B, T), stream tensors (H, B, T)."""
+    """One batch, everything the update reads. Token tensors are (B, T), stream tensors (H, B, T).
+
+    Attributes:
+        loss_mask: 1 on the tokens that the losses read: the responses' without those that `ppo.unfinished` leaves out.
+    """
 
     rollout: Rollout
+    loss_mask: Tensor
     preferences: Tensor
     scores: Scores
     extra: Tensor
@@ -110,34 +125,57 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
     return tensor
 
 
-def diverged(name: str, step: int) -> Diverged:
-    """Return the error of a tensor that is not finite."""
+def diverged(name: str, step: int, remedy: str = RATE) -> Diverged:
+    """Return the error of a tensor that is not finite; `remedy` goes on from "Lower"."""
     return Diverged(
         f"step {step}: {name} is NaN or infinite; training stopped, the last good checkpoint is kept. "
-        "Lower ppo.learning_rate or raise ppo.kl.coefficient and run again: with other settings training starts anew"
+        f"Lower {remedy} and run again: with other settings training starts anew"
     )
 
 
-def finite_rewards(raw: Tensor, objectives: Sequence[str], step: int) -> Tensor:
-    """Return raw scores (B, K), or raise Diverged naming the objective: no setting of the training mends its reward."""
+def scored(
+    task: Task, objectives: Sequence[str], prompts: Sequence[str], responses: Sequence[str], when: str
+) -> Scores:
+    """Score responses and look at the scores (`checked`).
+
+    A reward may draw random numbers, a lazy one in its first call alone. The generator is put back to where it was, so
+    that a resumed step draws what it would have.
+    """
+    with torch.random.fork_rng(devices=[]):  # what the trainers draw after this, they draw on the CPU
+        raw = torch.from_numpy(task.score(prompts, responses)).to(task.scale.low.device)
+    return checked(task.scale.apply(raw), task.scale, objectives, when)
+
+
+def checked(scores: Scores, scale: Scale, objectives: Sequence[str], when: str) -> Scores:
+    """Return the scores; `when` says where training is, for messages.
+
+    Raises:
+        Diverged: one is not finite, or too large to compute with. It names the objective: no setting of the training
+            mends its reward.
+    """
     for k, name in enumerate(objectives):
-        wrong = int((~torch.isfinite(raw[:, k])).sum())
-        if wrong:
-            raise Diverged(
-                f"step {step}: the reward of objective '{name}' is NaN or infinite for {wrong} of {len(raw)} responses;"
-                " training stopped, the last good checkpoint is kept. Correct the reward's function or model (section"
-                " `rewards`), then run again"
-            )
-    return raw
+        column, odd = scores.raw[:, k], ~(scores.quantile[:, k].abs() <= LARGEST)  # NaN is not below it
+        if not odd.any():
+            continue
+        what = "NaN or infinite"
+        if torch.isfinite(column).all():
+            low, high = float(scale.low[k]), float(scale.high[k])
+            what = f"too large to compute with ({float(column[odd][0]):.3g} on a scale from {low:.3g} to {high:.3g})"
+        raise Diverged(
+            f"{when}: the reward of objective '{name}' is {what} for {int(odd.sum())} of {len(column)} responses;"
+            " training stopped, the last good checkpoint is kept. Correct the reward's function or model (section"
+            " `rewards`), then run again"
+        )
+    return scores
 
 
 @torch.no_grad()
 def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Reading:
     """Read some rows with the policy and with the reference; sensitivities are 0 unless `sensitive`."""
     ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
-    tokens, end, temperature = ids[:, -t:], int(actor.tokenizer.eos_token_id), actor.decoding.temperature
+    tokens, ends, temperature = ids[:, -t:], actor.ends, actor.decoding.temperature
     logits, hidden = forward(actor.model, ids, mask, t)
-    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, end), tokens, temperature)
+    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, ends), tokens, temperature)
     sensitivities = (
         sensitivity(logits, tokens, output_matrix(actor.model), temperature)
         if sensitive
@@ -145,7 +183,7 @@ def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Readin
     )
     with actor.model.disable_adapter():
         reference_logits, _ = forward(actor.model, ids, mask, t)
-    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, end), tokens, temperature)
+    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, ends), tokens, temperature)
     return Reading(
         logprobs,
         reference,
@@ -189,13 +227,15 @@ class Collector:
         except NotFinite as error:
             raise diverged("the policy's next-token distribution", step) from error
         mask = rollout.response_mask
-        raw = torch.from_numpy(self.task.score(asked.prompts, rollout.texts)).to(mask.device)
-        scores = self.task.scale.apply(finite_rewards(raw, method.objectives, step))
+        scores = scored(self.task, method.objectives, asked.prompts, rollout.texts, f"step {step}")
         extra = method.extra_rewards(scores, asked.preferences)
         seen = read_all(actor, rollout, micro, method.reads_sensitivity)
-        finite(seen.values, "a value", step)
+        if not torch.isfinite(seen.values).all():
+            raise diverged("a value", step, VALUE_RATE)
         finite(seen.logprobs * mask, "the policy's log-probability", step)
-        rewards = token_rewards(torch.cat([scores.quantile, extra], 1), mask)
+        finished = rollout.finished.to(mask)[:, None]
+        worth = torch.cat([scores.quantile, extra], 1) - ppo.unfinished_penalty * (1 - finished)
+        rewards = token_rewards(worth, mask)
         if ppo.kl.place == "heads":
             rewards = rewards - kl_coefficient * (seen.logprobs - seen.reference_logprobs) * mask
         advantages, returns = estimate(ppo, seen.values, rewards, mask)
@@ -206,6 +246,7 @@ class Collector:
         finite(combination.advantages, "the combined advantage", step)
         return Experience(
             rollout=rollout,
+            loss_mask=mask if ppo.unfinished == "keep" else mask * finished,
             preferences=asked.preferences,
             scores=scores,
             extra=extra,

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from moa.errors import MoaError
@@ -25,9 +25,15 @@ log = logging.getLogger("moa")
 CurveRow = tuple[int, str, str, float]  # step, quantity, objective, value
 
 
-def curve_of(state: Mapping[str, Any]) -> list[CurveRow]:
-    """Return the curve that a checkpoint's state holds."""
-    return [(int(s), str(q), str(o), float(v)) for s, q, o, v in state["curve"]]
+class State(checkpoint.State):
+    """What a checkpoint of the loop says beside its tensors, in the loop's own words."""
+
+    curve: list[CurveRow]
+    tokens: int = Field(ge=0)
+    kl_coefficient: float = Field(ge=0, allow_inf_nan=False)
+    micro: int = Field(ge=1)
+    rollout_rows: int = Field(ge=1)
+    method: dict[str, list[float]]
 
 
 @dataclass
@@ -107,6 +113,9 @@ class Loop:
         self.updater = Updater(self.actor, self.method, self.ppo, self.optimizer)
         self.kl = AdaptiveKl(self.ppo.kl.coefficient, self.ppo.kl.target, self.ppo.kl.horizon)
         self.rollout_rows = self.ppo.batch_size
+        modules = {"adapter": self.actor.model, "value_heads": self.actor.heads}
+        # The last step's result is delivered, not kept.
+        self.kept = checkpoint.Checkpoints(self.checkpoints, State, modules, last=self.ppo.steps - 1)
 
     def run(self) -> Iterator[int]:
         """Train to the end, from the newest checkpoint if there is one; yield the number of each finished step."""
@@ -115,36 +124,33 @@ class Loop:
             with self.watch.running():
                 self._step(step)
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.ppo.steps:
-                checkpoint.save(self.checkpoints, step + 1, self._trainee(), self._state())
+                self.kept.save(self._state(step + 1), self.optimizer)
             yield step
 
     def _resume(self) -> int:
-        path = checkpoint.newest(self.checkpoints)
-        if path is None:
+        state = self.kept.newest()
+        if state is None:
             return 0
-        state = checkpoint.restore(path, self._trainee())
-        self.curve = curve_of(state)
-        self.tokens, self.kl.coefficient = state["tokens"], state["kl_coefficient"]
-        self.watch.restore(state["watch"])
-        self.updater.micro, self.rollout_rows = state["micro"], state["rollout_rows"]
-        self.method.restore(state["method"])
-        self.resumed = int(state["step"])
+        self.kept.restore(state, self.optimizer)
+        self.curve, self.tokens, self.kl.coefficient = state.curve, state.tokens, state.kl_coefficient
+        self.watch.restore(state.watch.model_dump())
+        self.updater.micro, self.rollout_rows = state.micro, state.rollout_rows
+        self.method.restore(state.method)
+        self.resumed = state.step
         log.info("resumed at step %d/%d", self.resumed, self.ppo.steps)
         return self.resumed
 
-    def _trainee(self) -> checkpoint.Trainee:
-        return checkpoint.Trainee(self.actor.model, self.actor.heads, self.optimizer)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "curve": self.curve,
-            "watch": self.watch.state(),
-            "tokens": self.tokens,
-            "kl_coefficient": self.kl.coefficient,
-            "micro": self.updater.micro,
-            "rollout_rows": self.rollout_rows,
-            "method": self.method.state(),
-        }
+    def _state(self, step: int) -> State:
+        return State(
+            step=step,
+            watch=checkpoint.Spent(**self.watch.state()),
+            curve=self.curve,
+            tokens=self.tokens,
+            kl_coefficient=self.kl.coefficient,
+            micro=self.updater.micro,
+            rollout_rows=self.rollout_rows,
+            method=self.method.state(),
+        )
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()

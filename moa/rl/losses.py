@@ -75,12 +75,12 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return 0.5 * ((logprobs - old_logprobs).square() * mask).sum() / mask.sum()
 
 
-def forbid_empty(logits: Tensor, end: int) -> Tensor:
-    """Take the end token from each response's first position, as sampling does.
+def forbid_empty(logits: Tensor, ends: list[int]) -> Tensor:
+    """Take the end tokens from each response's first position, as sampling does.
 
     `logits` (B, T, V) are changed in place and returned. A copy would be one more tensor of their size.
     """
-    logits[:, 0, end] = -torch.inf
+    logits[:, 0, ends] = -torch.inf
     return logits
 
 

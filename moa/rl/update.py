@@ -12,7 +12,7 @@ from moa.experiment.keys import Ppo
 from moa.job.memory import allocating, release
 from moa.lm.models import broken_parameter, forward, recomputing
 from moa.method import Method
-from moa.rl.experience import Actor, Experience, diverged, finite
+from moa.rl.experience import RATE, VALUE_RATE, Actor, Experience, diverged, finite
 from moa.rl.losses import (
     Tokens,
     approximate_kl,
@@ -87,7 +87,9 @@ class Updater:
 
     def _mini_batch(self, experience: Experience, rows: Tensor, step: int, kl_coefficient: float) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        total = experience.rollout.response_mask[rows].sum()
+        total = experience.loss_mask[rows].sum()
+        if not total:  # all of them are left out: nothing to learn, and Adam's momentum alone must not move the policy
+            return 0.0
         moved, logged = 0.0, defaultdict[str, float](float)
         for part in rows.split(self.micro):
             loss, shown = self._losses(experience, part, total, kl_coefficient)
@@ -99,8 +101,9 @@ class Updater:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.ppo.max_grad_norm)
         finite(norm, "the gradient", step)
         self.optimizer.step()
-        if (broken := broken_parameter(self.actor.model, self.actor.heads)) is not None:
-            raise diverged(f"parameter {broken} after the update", step)
+        for module, remedy in ((self.actor.model, RATE), (self.actor.heads, VALUE_RATE)):
+            if (broken := broken_parameter(module)) is not None:
+                raise diverged(f"parameter {broken} after the update", step, remedy)
         for name, value in {**logged, "grad_norm": float(norm), "policy_moved": moved}.items():
             self.seen[name].append(value)
         return moved
@@ -112,11 +115,11 @@ class Updater:
         rollout, t = experience.rollout, experience.rollout.response
         ids, mask = rollout.ids[rows], rollout.response_mask[rows]
         logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
-        forbid_empty(logits, int(actor.tokenizer.eos_token_id))
+        forbid_empty(logits, actor.ends)
         logprobs, entropy = logprobs_and_entropy(
             logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0
         )
-        old, tokens = experience.seen.logprobs[rows], Tokens(mask, total)
+        old, tokens = experience.seen.logprobs[rows], Tokens(experience.loss_mask[rows], total)
         advantages = experience.combination.advantages[rows]
         surrogate, clipped = policy_loss(logprobs, old, advantages, tokens, ppo.clip)
         shown = {
@@ -138,5 +141,5 @@ class Updater:
         if ppo.kl.place == "separate":
             loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], tokens)
         if ppo.entropy_coefficient:
-            loss = loss - ppo.entropy_coefficient * (entropy * mask).sum() / total
+            loss = loss - ppo.entropy_coefficient * (entropy * tokens.mask).sum() / total
         return loss, shown

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from moa.errors import MoaError
@@ -18,7 +19,7 @@ from moa.job.command import Cost, parser, run
 from moa.store import tables
 from moa.store.provenance import text_hash
 from moa.tasks import reviews
-from moa.tasks.duplicates import Near, normalise
+from moa.tasks.duplicates import Near, common, normalise
 from moa.tasks.tabular import locate, read_rows, text_of
 from moa.tasks.text import clean, encodable, first_sentences, split_after, split_opening
 
@@ -105,7 +106,17 @@ def from_dataset(data: Data) -> Sets:
     heldout = text_pool[: data.heldout_texts]
     text_source.need("heldout_texts", data.heldout_texts, len(heldout))
     text_source.taken["held out"] += len(heldout)
-    seen = Near(item.content for item in (*evaluation, *heldout))
+    shared = common(
+        [
+            item.content
+            for both in zip_longest(pool, () if data.responses is None else text_pool)
+            for item in both
+            if item
+        ]
+    )
+    if shared:
+        log.info("near-duplicates: %d sequences of three words that many texts share do not count", len(shared))
+    seen = Near((item.content for item in (*evaluation, *heldout)), shared)
     trained = text_source.filter(
         text_pool[data.heldout_texts :],
         lambda item: not seen.matches(item.content),
@@ -113,7 +124,7 @@ def from_dataset(data: Data) -> Sets:
     )
     text_source.need("texts", data.texts, len(trained))
 
-    near = Near(item.prompt for item in evaluation)
+    near = Near((item.prompt for item in evaluation), shared)
     # From the end, so that prompts and texts overlap only where rows are few.
     others = reversed(trained if data.responses is None else pool)
     rest = source.filter(

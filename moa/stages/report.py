@@ -13,6 +13,7 @@ from moa.experiment.schema import TaskSection
 from moa.job import command
 from moa.report import pages
 from moa.report.data import named, read
+from moa.store import provenance
 from moa.store.files import atomically
 from moa.store.sql import reading
 
@@ -47,8 +48,10 @@ def _write(path: Path, page: str) -> Path:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    build(arguments.database, arguments.out, TaskSection.model_validate_json(arguments.section).task)
+    made = build(arguments.database, arguments.out, TaskSection.model_validate_json(arguments.section).task)
+    if arguments.mark is not None:
+        provenance.mark(arguments.mark, *made)
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__, "database", "out"))
+    command.run(main, command.parser(__doc__, "database", "out", "mark?"))

@@ -24,6 +24,12 @@ from moa.store.files import atomically
 
 log = logging.getLogger("moa")
 STORAGE = "v1.0.0"  # readable by every DuckDB from 1.0 on
+# What a user has added: the tables that are made here all have comments.
+OTHERS = """
+SELECT table_name FROM duckdb_tables() WHERE comment IS NULL
+UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal
+ORDER BY ALL
+"""
 BY_NAME = {table.name: table for table in tables.ALL}
 # child table, its columns, parent table: every child row has a parent row
 KEYS = (
@@ -49,12 +55,17 @@ def build(runs: Sequence[Path], out: Path, task: str | None = None) -> None:
         task: the task that must load; others are left out with a warning where they do not. None: all must load.
 
     Raises:
-        MoaError: a locked database; a file that is missing, foreign or changed; duplicate keys; orphan rows.
+        MoaError: a database that must be kept; a file that is missing, foreign or changed; duplicate keys; orphan rows.
     """
     if not runs:
         raise MoaError("no run.parquet given; run snakemake first")
-    _refuse_locked(out)
-    atomically(out, lambda temporary: _build_or_clean(runs, temporary, task))
+    refuse_to_replace(out)
+
+    def write(temporary: Path) -> None:
+        _build_or_clean(runs, temporary, task)
+        refuse_to_replace(out)  # somebody may have come meanwhile
+
+    atomically(out, write)
 
 
 def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
@@ -73,22 +84,41 @@ def _build_or_clean(runs: Sequence[Path], out: Path, task: str | None) -> None:
         out.with_name(out.name + ".wal").unlink(missing_ok=True)
 
 
-def _refuse_locked(out: Path) -> None:
-    """Refuse to replace a file that a client writes to: its work would be lost without a word.
+def refuse_to_replace(out: Path) -> None:
+    """Refuse to replace what is not this stage's alone: a client's work would be lost without a word.
 
     Readers may stay.
+
+    Raises:
+        MoaError: another process writes to the database, or died while it did; it holds tables of somebody else; it
+            cannot be opened, or is no file.
     """
-    if not out.exists():
-        return
+    again, changes = "and run snakemake again", out.with_name(out.name + ".wal")
+    if out.exists() and not out.is_file():
+        raise MoaError(f"{out}: not a file, and it is kept; move it away {again}")
+    found, damage = [], ""
     try:
-        duckdb.connect(str(out), read_only=True).close()
-    except duckdb.IOException as error:
-        if "lock" in str(error):
-            raise MoaError(
-                f"{out}: another process has opened the database for writing; close it and run snakemake again"
-                f" ({_first_line(error)})"
-            ) from None
-        # not a database: it is about to be replaced
+        if out.exists():
+            with duckdb.connect(str(out), read_only=True) as connection:
+                found = connection.execute(OTHERS).fetchall()
+    except duckdb.Error as error:
+        damage = _first_line(error)
+    if "lock on file" in damage:
+        raise MoaError(f"{out}: another process has opened the database for writing; close it {again} ({damage})")
+    if changes.exists():
+        raise MoaError(
+            f"{changes}: changes of a program that was killed; open and close {out.name} once with duckdb, {again}"
+        )
+    if damage:
+        raise MoaError(
+            f"{out}: damaged, or not a database, and it is kept; move it away or delete it, {again} ({damage})"
+        )
+    if found:
+        names = ", ".join(f"'{name}'" for (name,) in found)
+        raise MoaError(
+            f"{out}: holds {names}, which moa did not make and a new database would not have; export it, or move the"
+            f" file away, {again}"
+        )
 
 
 def _build(runs: Sequence[Path], out: Path, task: str | None) -> None:
@@ -255,7 +285,9 @@ def _first_line(error: Exception) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     build(arguments.runs, arguments.out, TaskSection.model_validate_json(arguments.section).task)
+    if arguments.mark is not None:
+        provenance.mark(arguments.mark, arguments.out)
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__, "runs*", "out"))
+    command.run(main, command.parser(__doc__, "runs*", "out", "mark?"))

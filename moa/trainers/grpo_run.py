@@ -42,6 +42,13 @@ class GrpoRun:
         """Optimiser steps per batch of responses."""
         return (self.method.settings.epochs or self.ppo.epochs) * (self.ppo.batch_size // self.ppo.mini_batch_size)
 
+    @property
+    def remedy(self) -> str:
+        """What to lower where training diverges, and what to raise: the keys that are in effect."""
+        own, row = self.method.settings, f"methods.{self.method.row}"
+        rate = "ppo.learning_rate" if own.learning_rate is None else f"{row}.learning_rate"
+        return f"{rate} or raise {'ppo.kl.coefficient' if own.beta is None else f'{row}.beta'}"
+
 
 def data(run: GrpoRun, first: int = 0) -> Dataset:
     """Return one row per group from step `first` on.
@@ -80,6 +87,7 @@ def arguments(run: GrpoRun, folder: str, first: int = 0) -> GRPOConfig:
         epsilon=ppo.clip,
         loss_type=chosen.loss_type,
         scale_rewards=run.method.scale_rewards,
+        mask_truncated_completions=ppo.unfinished == "leave_out",
         learning_rate=chosen.learning_rate or ppo.learning_rate,
         lr_scheduler_type=ppo.schedule,  # TRL has the same words for it
         max_grad_norm=ppo.max_grad_norm,

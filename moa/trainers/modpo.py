@@ -5,8 +5,9 @@ import torch
 from moa.experiment.preferences import Preference
 from moa.job.command import Steps
 from moa.job.process import Job
+from moa.method import Scores
 from moa.methods import modpo
-from moa.rl.experience import Actor, Task
+from moa.rl.experience import Actor, Task, checked
 from moa.rl.loop import CurveRow
 from moa.store import inputs
 from moa.tasks.preference_pairs import read_pairs
@@ -38,7 +39,7 @@ def train(request: Request, job: Job) -> Trained:
         beta=settings.beta,
         epochs=settings.epochs or ppo.epochs,
         rate=settings.learning_rate or ppo.learning_rate,
-        row=method.row,
+        rate_key="ppo.learning_rate" if settings.learning_rate is None else f"methods.{method.row}.learning_rate",
         seed=request.seed,
         checkpoints=job.folder,
         curve=first_rows(samples, method.objectives),
@@ -66,6 +67,7 @@ def samples_of(request: Request, actor: Actor, task: Task, job: Job) -> Samples:
             evaluation = [r["prompt"] for r in inputs.prompts(request.prompts, "evaluation")]
             pairs = read_pairs(f"methods.{method.row}.pairs", settings.pairs, evaluation)
             samples = given(actor, task, ppo, pairs, request.seed)
+    checked(Scores(samples.raw, samples.quantile), task.scale, method.objectives, "samples")
     samples.save(path, job.watch)
     return samples
 

@@ -3,15 +3,17 @@
 Notation: B responses of at most T tokens after prompts of at most P; K objectives.
 """
 
+import hashlib
 import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,8 +24,8 @@ from moa.job.memory import allocating, release
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.lm.models import broken_parameter, forward, recomputing
-from moa.rl.experience import Actor
-from moa.rl.loop import CurveRow, curve_of
+from moa.rl.experience import Actor, diverged
+from moa.rl.loop import CurveRow
 from moa.rl.losses import estimated_kl, forbid_empty, logprobs_and_entropy
 from moa.store import files
 from moa.store.provenance import text_hash
@@ -56,27 +58,41 @@ class Samples:
     finished: Tensor
 
     def save(self, path: Path, watch: Stopwatch) -> None:
-        """Write the samples, and what drawing them took, whole or not at all."""
+        """Write the samples, what drawing them took, and the hash of both, whole or not at all."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(self).items()}
-        files.atomically(path, lambda temporary: save_file(tensors, temporary, {"watch": json.dumps(watch.state())}))
+        spent = json.dumps(watch.state())
+        facts = {"watch": spent, "hash": _digest(tensors, spent)}
+        files.atomically(path, lambda temporary: save_file(tensors, temporary, facts))
 
     @staticmethod
     def load(path: Path, watch: Stopwatch) -> "Samples | None":
         """Return an earlier attempt's samples, or None.
 
-        `watch` goes on from what they took. A damaged file is named in the log.
+        `watch` goes on from what they took. Damaged ones are named in the log, with the reason.
         """
         if not path.exists():
             return None
         try:
             with safe_open(path, "pt") as file:
-                names = file.keys()
-                found = Samples(**{name: file.get_tensor(name) for name in names})
-                watch.restore(json.loads(file.metadata()["watch"]))
-        except SafetensorError as error:
-            log.warning("samples %s cannot be read (%s): drawing them again", path, error)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+                facts = file.metadata() or {}
+            if facts.get("hash") != _digest(tensors, facts.get("watch", "")):
+                raise ValueError("they are not what was written, or an earlier version wrote them")
+            found, spent = Samples(**tensors), checkpoint.Spent.model_validate_json(facts["watch"])
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            log.warning("samples %s cannot be used (%s): drawing them again", path, checkpoint.line(error))
             return None
+        watch.restore(spent.model_dump())
         return found
+
+
+def _digest(tensors: Mapping[str, Tensor], spent: str) -> str:
+    """Return the sha256 of tensors, with their names, types and shapes, and of what drawing them took."""
+    made = hashlib.sha256(spent.encode())
+    for name, tensor in sorted(tensors.items()):
+        made.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        made.update(tensor.numpy().tobytes())
+    return made.hexdigest()
 
 
 def trimmed(ids: Tensor, mask: Tensor, response: int) -> tuple[Tensor, Tensor, int]:
@@ -87,12 +103,20 @@ def trimmed(ids: Tensor, mask: Tensor, response: int) -> tuple[Tensor, Tensor, i
     return ids[:, min(first, width) : last], mask[:, min(first, width) : last], last - width
 
 
+class State(checkpoint.State):
+    """What a checkpoint says beside its tensors."""
+
+    curve: list[CurveRow]
+    micro: int = Field(ge=1)
+
+
 @dataclass
 class PairLoop:
     """One policy's training on pairs; iterate `run` to the end.
 
     Attributes:
         rate: learning rate.
+        rate_key: where it is set, for messages.
         curve: rows (step, quantity, objective, value) so far; a step is a share of 1 / `steps` of the optimiser steps.
         watch: what was spent so far, earlier attempts and the drawing of samples included.
         micro: pairs per forward and backward pass; halved when memory runs out.
@@ -105,7 +129,7 @@ class PairLoop:
     beta: float
     epochs: int
     rate: float
-    row: str
+    rate_key: str
     seed: int
     checkpoints: Path
     curve: list[CurveRow] = field(default_factory=list)
@@ -119,6 +143,8 @@ class PairLoop:
         self.batch = self.micro = max(1, self.ppo.mini_batch_size // 2)
         self.updates = self.epochs * -(-len(self.pairs.rows) // self.batch)
         self.steps = min(self.ppo.steps, self.updates)
+        modules = {"adapter": self.actor.model}
+        self.kept = checkpoint.Checkpoints(self.checkpoints, State, modules, last=self.steps - 1)
 
     def run(self) -> Iterator[int]:
         """Train to the end, from the newest checkpoint if there is one; yield the number of each finished step."""
@@ -131,6 +157,9 @@ class PairLoop:
                 for update in range(step * self.updates // self.steps, (step + 1) * self.updates // self.steps):
                     for name, value in self._fitting(self._rows(update), step).items():
                         seen[name].append(value)
+            if step + 1 == self.steps:  # no later update would notice a policy that can no longer answer
+                with torch.no_grad():
+                    self._finite(self._loss(torch.arange(1))[0], "the finished policy's loss", step)
             self.curve += [(step, name, "all", sum(values) / len(values)) for name, values in seen.items()]
             elapsed = time.perf_counter() - began
             self.curve += [
@@ -139,21 +168,18 @@ class PairLoop:
                 (step, "micro_batch", "all", 2.0 * self.micro),
             ]
             if (step + 1) % self.ppo.checkpoint_every == 0 and step + 1 < self.steps:
-                state = {"curve": self.curve, "watch": self.watch.state(), "micro": self.micro}
-                checkpoint.save(self.checkpoints, step + 1, self._trainee(), state)
+                spent = checkpoint.Spent(**self.watch.state())
+                state = State(step=step + 1, watch=spent, curve=self.curve, micro=self.micro)
+                self.kept.save(state, self.optimizer)
             yield step
 
-    def _trainee(self) -> checkpoint.Trainee:
-        return checkpoint.Trainee(self.actor.model, optimizer=self.optimizer)
-
     def _resume(self) -> None:
-        path = checkpoint.newest(self.checkpoints)
-        if path is None:
+        state = self.kept.newest()
+        if state is None:
             return
-        state = checkpoint.restore(path, self._trainee())
-        self.curve = curve_of(state)
-        self.micro, self.resumed = state["micro"], int(state["step"])
-        self.watch.restore(state["watch"])
+        self.kept.restore(state, self.optimizer)
+        self.curve, self.micro, self.resumed = state.curve, state.micro, state.step
+        self.watch.restore(state.watch.model_dump())
         log.info("resumed at step %d/%d", self.resumed, self.steps)
 
     def _set_rate(self, step: int) -> None:
@@ -207,10 +233,7 @@ class PairLoop:
             raise self._diverged(name, step)
 
     def _diverged(self, name: str, step: int) -> Diverged:
-        return Diverged(
-            f"step {step}: {name} is NaN or infinite; the last good checkpoint is kept. Lower"
-            f" methods.{self.row}.learning_rate (now {self.rate:g})"
-        )
+        return diverged(name, step, f"{self.rate_key} (now {self.rate:g})")
 
     def _loss(self, part: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the mean loss of some pairs, and what is logged beside it."""
@@ -223,7 +246,7 @@ class PairLoop:
         )
         logits, _ = forward(self.actor.model, ids, mask, t)
         logprobs, _ = logprobs_and_entropy(
-            forbid_empty(logits, int(self.actor.tokenizer.eos_token_id)), ids[:, -t:], self.actor.decoding.temperature
+            forbid_empty(logits, self.actor.ends), ids[:, -t:], self.actor.decoding.temperature
         )
         first, second = ((logprobs - reference) * live).sum(1).chunk(2)
         gap = first - second

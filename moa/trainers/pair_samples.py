@@ -179,7 +179,7 @@ def _read(
         rollout = make(rows, number)
         logits, _ = forward(actor.model, rollout.ids, rollout.mask, rollout.response)
     logprobs, _ = logprobs_and_entropy(
-        forbid_empty(logits, int(actor.tokenizer.eos_token_id)),
+        forbid_empty(logits, actor.ends),
         rollout.ids[:, -rollout.response :],
         actor.decoding.temperature,
     )

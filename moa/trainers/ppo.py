@@ -33,4 +33,5 @@ def describe(loop: Loop) -> str:
     rewards = " ".join(f"{o} {loop.value('reward', o):.3f}" for o in loop.method.objectives)
     kl, entropy = loop.value("kl"), loop.value("entropy")
     speed, memory = loop.value("tokens_per_second"), loop.value("memory")
-    return f"{rewards}  KL {kl:.3f}  entropy {entropy:.2f}  {speed:.0f} tokens/s  {memory:.0f} MiB"
+    cut = 100 * (1 - loop.value("finished_rate"))
+    return f"{rewards}  KL {kl:.3f}  entropy {entropy:.2f}  {cut:.0f} % cut  {speed:.0f} tokens/s  {memory:.0f} MiB"

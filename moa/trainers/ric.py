@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import Field
 
 from moa.errors import MoaError
 from moa.experiment.keys import Sft
@@ -19,8 +20,8 @@ from moa.job.process import Job, peak_memory
 from moa.lm import answering, checkpoint, conditioning, sft
 from moa.lm.targets import Targets
 from moa.methods import ric
-from moa.rl.experience import Actor, Task
-from moa.rl.loop import CurveRow, curve_of, prompt_indices
+from moa.rl.experience import Actor, Task, scored
+from moa.rl.loop import CurveRow, prompt_indices
 from moa.store import inputs
 from moa.store.provenance import text_hash
 from moa.trainers.request import Request, Trained
@@ -62,6 +63,13 @@ class Round:
     texts: list[str]
 
 
+class State(checkpoint.State):
+    """What a checkpoint says beside its tensors; its steps are finished parts."""
+
+    curve: list[CurveRow]
+    tokens: int = Field(ge=0)
+
+
 @dataclass
 class Ric:
     """One policy's training.
@@ -89,6 +97,9 @@ class Ric:
         self.sft = self.section.model.sft or Sft()
         self.steps = max(1, round(settings.epochs * len(self.texts.prompts) / self.sft.batch_size))
         self.batches = ppo.steps // settings.rounds if settings.rounds else 0  # of a round
+        self.kept = checkpoint.Checkpoints(
+            self.job.folder, State, {"adapter": self.actor.model}, last=settings.rounds, moments=False
+        )
         # All prompts at once, so that one that does not fit is refused before training, not in its middle.
         self.rounds = [self._ask(number) for number in range(settings.rounds)]
         for asked in self.rounds:
@@ -108,17 +119,16 @@ class Ric:
                 self._round(part)
             self.finished = part + 1
             if self.finished < parts:
-                state = {"curve": self.curve, "watch": self.job.watch.state(), "tokens": self.tokens}
-                checkpoint.save(self.job.folder, self.finished, checkpoint.Trainee(self.actor.model), state)
+                spent = checkpoint.Spent(**self.job.watch.state())
+                self.kept.save(State(step=self.finished, watch=spent, curve=self.curve, tokens=self.tokens))
 
     def _resume(self) -> None:
-        path = checkpoint.newest(self.job.folder)
-        if path is None:
+        state = self.kept.newest()
+        if state is None:
             return
-        state = checkpoint.restore(path, checkpoint.Trainee(self.actor.model))
-        self.curve = curve_of(state)
-        self.tokens, self.finished = state["tokens"], int(state["step"])
-        self.job.watch.restore(state["watch"])
+        self.kept.restore(state)
+        self.curve, self.tokens, self.finished = state.curve, state.tokens, state.step
+        self.job.watch.restore(state.watch.model_dump())
         log.info("resumed after part %d of %d", self.finished, 1 + self.method.settings.rounds)
 
     def _ask(self, number: int) -> Round:
@@ -167,7 +177,8 @@ class Ric:
         clock = command.Progress(f"{self.method.row} round {part}: generate", len(asked.texts))
         sampling = answering.Sampling(actor.decoding, self.section.ppo.batch_size, f"ric {self.seed} {part}")
         found = answering.respond(answerer, asked.texts, sampling, clock.add)
-        raw = self.task.score(asked.prompts, [r.text for r in found])
+        scores = scored(self.task, names, asked.prompts, [r.text for r in found], f"round {part}")
+        raw = scores.raw.cpu().numpy()
         self.tokens += sum(r.tokens + r.finished for r in found)
         self._log(part, asked, found, torch.from_numpy(raw))
         return Examples(
@@ -221,7 +232,9 @@ class Ric:
         while True:
             try:
                 with allocating():
-                    tuning = sft.Tuning(self.section.model, spec, micro, f"methods.{self.method.row}.learning_rate")
+                    own = self.method.settings.learning_rate is not None
+                    key = f"methods.{self.method.row}.learning_rate" if own else "model.sft.learning_rate"
+                    tuning = sft.Tuning(self.section.model, spec, micro, key)
                     return sft.fine_tune(actor.model, actor.tokenizer, made, tuning, job)
             except torch.OutOfMemoryError:
                 if micro == 1:

@@ -10,27 +10,28 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
-from moa.errors import Diverged
 from moa.job.command import Steps
 from moa.job.process import peak_memory
 from moa.lm import checkpoint
-from moa.lm.conditioning import token_rows
+from moa.lm.conditioning import encode, token_rows
 from moa.lm.generation import decode
 from moa.lm.models import broken_parameter, positions, train_in_float32
 from moa.lm.training import Continued
 from moa.method import Logged
 from moa.methods.grpo import Method
-from moa.rl.experience import Actor, Task
-from moa.rl.loop import AdaptiveKl, CurveRow, curve_of
+from moa.rl.experience import Actor, Task, diverged, scored
+from moa.rl.loop import AdaptiveKl, CurveRow
 from moa.trainers.grpo_run import GrpoRun, arguments, data
 
 log = logging.getLogger("moa")
@@ -44,9 +45,10 @@ class Trainer(Continued, GRPOTrainer):
 
     Attributes:
         sampled: batches of responses so far, those before the checkpoint included.
+        remedy: what to lower where training diverges.
     """
 
-    sampled = 0
+    sampled, remedy = 0, ""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Seed what a step draws, as the shared loop does: resuming needs no random state."""
@@ -54,6 +56,11 @@ class Trainer(Continued, GRPOTrainer):
         self.sampled += 1
         made: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return made
+
+    def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+        """Sample; NaN or infinite logits are divergence, where torch.multinomial would end in a trace."""
+        with self.answering(self.sampled - 1, "the policy's next-token distribution"):
+            return super()._generate_single_turn(*arguments, **options)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Put one BOS in front where the tokenizer wants one; a chat template's text may hold it already."""
@@ -72,19 +79,41 @@ class Trainer(Continued, GRPOTrainer):
 
         return super()._get_per_token_logps_and_entropies(placed, *args, **options)
 
+    @contextmanager
+    def answering(self, step: int, what: str) -> Iterator[None]:
+        """Let the model run in the block.
+
+        Raises:
+            Diverged: one of its logits is NaN or infinite.
+        """
+
+        def look(module: nn.Module, read: Any, logits: Tensor) -> None:
+            if not torch.isfinite(logits).all():
+                raise diverged(what, step, self.remedy)
+
+        hook = self.model.get_output_embeddings().register_forward_hook(look)
+        try:
+            yield
+        finally:
+            hook.remove()
+
 
 class Rewards:
     """Scores a batch of responses: TRL's reward function.
 
     Attributes:
+        penalty: what a response that the limit of new tokens cut loses of every reward.
         rows: what the newest batch showed, for the curve.
+        finished: share of the newest batch that was not cut.
         step: number of the next batch.
         tokens: sampled so far, and by the newest batch.
     """
 
-    def __init__(self, method: Method, task: Task, actor: Actor) -> None:
-        self.method, self.task, self.tokenizer = method, task, actor.tokenizer
+    def __init__(self, method: Method, task: Task, actor: Actor, penalty: float = 0.0) -> None:
+        self.method, self.task, self.tokenizer, self.ends = method, task, actor.tokenizer, {*actor.ends}
+        self.penalty = penalty
         self.rows: list[Logged] = []
+        self.finished = 1.0
         self.step = self.tokens = self.newest = 0
 
     def __call__(
@@ -99,16 +128,15 @@ class Rewards:
         """Return B scalar rewards of the tokens sampled; TRL's own text `completions` may lack a first space.
 
         Raises:
-            Diverged: a reward is not finite.
+            Diverged: a reward is not finite, or too large to compute with.
         """
-        end = self.tokenizer.eos_token_id
-        texts = decode([[token for token in row if token != end] for row in completion_ids], self.tokenizer)
-        raw = torch.from_numpy(self.task.score(plain, texts)).to(self.task.scale.low.device)
-        scores, preferences = self.task.scale.apply(raw), raw.new_tensor(preference)
-        combined = self.method.scalarise(scores.quantile, preferences)
-        if not torch.isfinite(combined).all():  # TRL would take NaN for a missing reward
-            raise diverged(self.step, "a reward", self.method)
-        finished = [float(end in row) for row in completion_ids]
+        texts = decode([[t for t in row if t not in self.ends] for row in completion_ids], self.tokenizer)
+        scores = scored(self.task, self.method.objectives, plain, texts, f"step {self.step}")
+        raw = scores.raw
+        finished = raw.new_tensor([[float(not self.ends.isdisjoint(row))] for row in completion_ids])
+        preferences = raw.new_tensor(preference)
+        combined = self.method.scalarise(scores.quantile - self.penalty * (1 - finished), preferences)
+        self.finished = float(finished.mean())
         self.newest = sum(map(len, completion_ids))
         self.tokens += self.newest
         self.step += 1
@@ -119,8 +147,17 @@ class Rewards:
             self.rows.append(("weight", name, float(preferences[:, k].mean())))
         self.rows.append(("control_error", "all", float(self.method.control_error(scores, preferences))))
         self.rows.append(("response_tokens", "all", self.newest / len(texts)))
-        self.rows.append(("finished_rate", "all", sum(finished) / len(finished)))
+        self.rows.append(("finished_rate", "all", self.finished))
         return combined.tolist()
+
+
+class State(checkpoint.State):
+    """What a checkpoint says beside its tensors."""
+
+    curve: list[CurveRow]
+    tokens: int = Field(ge=0)
+    beta: float = Field(ge=0, allow_inf_nan=False)
+    micro: int = Field(ge=1)
 
 
 class Recorder(TrainerCallback):
@@ -135,18 +172,21 @@ class Recorder(TrainerCallback):
         self.trainer: Trainer | None = None
         kl = run.ppo.kl
         self.kl = AdaptiveKl(kl.coefficient, kl.target, kl.horizon) if run.method.settings.beta is None else None
+        self.kept = checkpoint.Checkpoints(run.job.folder, State, {"adapter": run.actor.model}, last=run.ppo.steps - 1)
         self.curve: list[CurveRow] = []
         self.seen: list[dict[str, float]] = []
         self.began, self.cpu = time.perf_counter(), time.process_time()
 
-    def restore(self, state: dict[str, Any], trainer: Trainer) -> None:
-        """Go on from a checkpoint's state."""
-        self.curve = curve_of(state)
-        self.rewards.step, self.rewards.tokens = int(state["step"]), int(state["tokens"])
-        self.watch.restore(state["watch"])
-        trainer.beta = float(state["beta"])
+    def restore(self, state: State, trainer: Trainer) -> None:
+        """Go on from a checkpoint's state and tensors."""
+        self.kept.restore(state, trainer.create_optimizer())
+        self.curve = state.curve
+        self.rewards.step, self.rewards.tokens = state.step, state.tokens
+        self.watch.restore(state.watch.model_dump())
+        trainer.beta = state.beta
         if self.kl is not None:
             self.kl.coefficient = trainer.beta
+        log.info("resumed at step %d/%d", state.step, self.run.ppo.steps)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.cpu = time.perf_counter(), time.process_time()
@@ -165,9 +205,9 @@ class Recorder(TrainerCallback):
         step = (self.trainer.updated + state.global_step - 1) // self.run.updates
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs[name]):
-                raise diverged(step, f"the {name}", self.rewards.method)
+                raise diverged(f"the {name}", step, self.run.remedy)
         if (broken := broken_parameter(self.trainer.model)) is not None:
-            raise diverged(step, f"parameter {broken} after the update", self.rewards.method)
+            raise diverged(f"parameter {broken} after the update", step, self.run.remedy)
         self.seen.append(logs)
         if len(self.seen) == self.run.updates:
             self._close(step, self.trainer)
@@ -181,22 +221,23 @@ class Recorder(TrainerCallback):
         rows += [("micro_batch", "all", float(self.run.micro)), ("seconds", "all", seconds)]
         rows += [("tokens_per_second", "all", self.rewards.newest / seconds), ("memory", "all", peak_memory()[0])]
         self.curve += [(step, *row) for row in rows]
-        if self.kl is not None and "kl" in self.seen[0]:
+        nothing = self.run.ppo.unfinished == "leave_out" and not self.rewards.finished  # its KL of 0 is of no token
+        if self.kl is not None and "kl" in self.seen[0] and not nothing:
             self.kl.update(self.seen[0]["kl"], self.run.ppo.batch_size)
             trainer.beta = self.kl.coefficient
         self.watch.seconds += seconds
         self.watch.cpu_seconds += cpu - self.cpu
         self.seen, self.began, self.cpu = [], now, cpu
         if (step + 1) % self.run.ppo.checkpoint_every == 0 and step + 1 < self.run.ppo.steps:
-            kept = {
-                "curve": self.curve,
-                "tokens": self.rewards.tokens,
-                "beta": trainer.beta,
-                "micro": self.run.micro,
-                "watch": self.watch.state(),
-            }
-            trainee = checkpoint.Trainee(trainer.model, optimizer=trainer.optimizer)
-            checkpoint.save(self.run.job.folder, step + 1, trainee, kept)
+            state = State(
+                step=step + 1,
+                watch=checkpoint.Spent(**self.watch.state()),
+                curve=self.curve,
+                tokens=self.rewards.tokens,
+                beta=trainer.beta,
+                micro=self.run.micro,
+            )
+            self.kept.save(state, trainer.optimizer)
         values = {(quantity, objective): value for quantity, objective, value in rows}
         self.steps.tell(step, lambda: self._describe(values))
 
@@ -205,15 +246,8 @@ class Recorder(TrainerCallback):
         rewards = " ".join(f"{o} {values['reward', o]:.3f}" for o in self.run.method.objectives)
         kl = values.get(("kl", "all"), float("nan"))
         entropy, speed, memory = (values[q, "all"] for q in ("entropy", "tokens_per_second", "memory"))
-        return f"{rewards}  KL {kl:.3f}  entropy {entropy:.2f}  {speed:.0f} tokens/s  {memory:.0f} MiB"
-
-
-def diverged(step: int, what: str, method: Method) -> Diverged:
-    """Return the error of a number that is not finite."""
-    return Diverged(
-        f"step {step}: {what} is NaN or infinite; training stopped. Lower methods.{method.row}.learning_rate or raise"
-        f" methods.{method.row}.beta, then run again"
-    )
+        cut = 100 * (1 - self.rewards.finished)
+        return f"{rewards}  KL {kl:.3f}  entropy {entropy:.2f}  {cut:.0f} % cut  {speed:.0f} tokens/s  {memory:.0f} MiB"
 
 
 def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
@@ -225,13 +259,13 @@ def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
         Diverged: a reward, the loss, the gradient or a parameter is not finite.
         torch.OutOfMemoryError: `run.micro` is too large for the GPU.
     """
-    actor, first = run.actor, 0
-    path = checkpoint.newest(run.job.folder)
-    if path is not None:
-        state = checkpoint.read_state(path)
-        first, run = int(state["step"]), replace(run, micro=min(run.micro, int(state["micro"])))
-    rewards = Rewards(run.method, run.task, actor)
+    actor, rewards = run.actor, Rewards(run.method, run.task, run.actor, run.ppo.unfinished_penalty)
     recorder = Recorder(rewards, run, steps)
+    state = recorder.kept.newest()
+    first = 0 if state is None else state.step
+    if state is not None:
+        run = recorder.run = replace(run, micro=min(run.micro, state.micro))
+    actor.model.generation_config.eos_token_id = actor.ends  # where TRL looks for them
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             actor.model,
@@ -244,11 +278,15 @@ def train(run: GrpoRun, steps: Steps) -> tuple[list[CurveRow], int]:
         train_in_float32(actor.model)
         trainer.remove_callback(PrinterCallback)
         recorder.trainer, trainer.sampled, trainer.updated = trainer, first, first * run.updates
-        if path is not None:  # not before: TRL's reference is a copy of the adapter that it is given
-            trainee = checkpoint.Trainee(actor.model, optimizer=trainer.create_optimizer())
-            recorder.restore(checkpoint.restore(path, trainee), trainer)
-            log.info("resumed at step %d/%d", first, run.ppo.steps)
+        trainer.remedy = run.remedy
+        if state is not None:  # not before: TRL's reference is a copy of the adapter that it is given
+            recorder.restore(state, trainer)
         trainer.train()
+        # No later rollout would notice a policy that can no longer answer.
+        with trainer.answering(run.ppo.steps - 1, "the finished policy's next-token distribution"), torch.no_grad():
+            texts = data(run, run.ppo.steps - 1)["prompt"][: run.micro]
+            ids, mask = (x.to(actor.model.device) for x in encode(texts, actor.tokenizer, actor.context))
+            actor.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask))
     if "ref" in actor.model.peft_config:  # TRL's copy of the fresh adapter, its reference; it must not be saved
         actor.model.delete_adapter("ref")
     actor.model.eval()

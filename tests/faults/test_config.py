@@ -111,7 +111,7 @@ def test_the_good_experiment_is_good() -> None:
             "preferences.evaluation.points[0]: [1.5, -0.5] is off the simplex",
         ),
         ("preferences.evaluation", {"points": [[1.0]]}, "preferences.evaluation.points[0]: 1 weights for 2 objectives"),
-        ("preferences.training", {"preset": "ric13"}, "preferences.training.points[0]: 3 weights for 2 objectives"),
+        ("preferences.training", {"preset": "ric13"}, "preferences.training.preset[0]: 3 weights for 2 objectives"),
         ("preferences.training", {}, "preferences.training: give exactly one of: divisions, preset, points"),
         # references
         (
@@ -140,7 +140,7 @@ def test_the_good_experiment_is_good() -> None:
             "a/b",
             "task: a name is made of letters, digits and underscores, and begins with a letter (got 'a/b')",
         ),
-        ("task", "index", "task: 'index' is the name of the report's first page; choose another"),
+        ("task", "index", "task: the name 'index' is taken: it is the report's first page; choose another"),
         ("objectives.very-good", {"reward": "vader"}, "objectives.very-good: a name is made of letters"),
         ("run.seeds", [0, 0], "run.seeds: '0' is listed twice"),
         ("run.methods", [], "run.methods: List should have at least 1 item"),
@@ -186,8 +186,8 @@ def test_a_method_that_does_not_exist(methods: list[str], message: str) -> None:
         (b"task: [", "not valid YAML"),
         (b"\xff\xfe\x00", "cannot be read as an experiment file"),
         (b"just words", "expected a mapping of keys, got str"),
-        (b"", "expected a mapping of keys, got NoneType"),
-        (b"task: !!python/object/apply:os.getcwd []", "not valid YAML"),  # the safe loader runs no code
+        (b"", "expected a mapping of keys, got nothing: the file is empty"),
+        (b"task: !!python/object/apply:os.getcwd []", "line 1: the tag 'tag:yaml.org,2002:python/object/apply:os"),
     ],
 )
 def test_a_file_that_is_no_experiment(tmp_path: Path, content: bytes, message: str) -> None:

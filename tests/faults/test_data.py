@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from pydantic import ValidationError
 
 from moa.errors import MoaError
@@ -102,7 +103,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n["b"]\n', encoding="utf-8")
     fails(tmp_path / "b.jsonl", "b.jsonl, line 2: expected an object", "got list")
     (tmp_path / "c.csv").write_text("text,label\na,1\nb\n", encoding="utf-8")
-    fails(tmp_path / "c.csv", "c.csv", "Expected 2 columns, got 1")
+    fails(tmp_path / "c.csv", "c.csv, line 3: 1 fields, the header has 2")
 
 
 def test_folders_that_do_not_say_which_file(tmp_path: Path) -> None:
@@ -212,3 +213,88 @@ def test_a_hub_that_cannot_be_reached_ends_the_command_cleanly(tmp_path: Path) -
     assert "error: dataset nobody/no-such-data, split train, revision 000" in done.stderr
     assert "cannot be had from the hub" in done.stderr and "give a local file" in done.stderr
     assert list(tmp_path.iterdir()) == [], "no output, no temporary file"
+
+
+def test_a_quote_that_is_not_closed_swallows_nothing(tmp_path: Path) -> None:
+    """One bad row of 2 000, at any place: without quotes after it, with one, with a pair."""
+    rows = [f"{n},text {n}" for n in range(2000)]
+    for at, other in ((3, None), (3, 900), (1999, None), (0, 1)):
+        bad = list(rows)
+        bad[at] = f'{at},"He said hi'
+        if other is not None:
+            bad[other] = f'{other},"quoted, as it should be"'
+        (tmp_path / "a.csv").write_text("\n".join(["id,text", *bad]) + "\n", encoding="utf-8")
+        fails(tmp_path / "a.csv", f"a.csv, line {at + 2}: the row that begins here has a quote that is not closed")
+    bad[0] = '0,"He" said'
+    (tmp_path / "a.csv").write_text("\n".join(["id,text", *bad]) + "\n", encoding="utf-8")
+    fails(tmp_path / "a.csv", "a.csv, line 2", "not doubled inside")
+
+
+def test_a_csv_row_of_very_many_lines_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two stray quotes that happen to fit each other cannot be told from a long text, but can be told of."""
+    rows = ["1,fine", '2,"begins here', *(f"{n},text" for n in range(3, 500)), '500,ends here"', "501,fine"]
+    (tmp_path / "a.csv").write_text("\n".join(["id,text", *rows]) + "\n", encoding="utf-8")
+    with caplog.at_level("WARNING", "moa"):
+        assert len(read_rows(str(tmp_path / "a.csv"), None, None, "train", ["text"])) == 3
+    assert (
+        "a.csv: the row at line 3 is 499 lines long; if no text is so long, a quote there is not closed" in caplog.text
+    )
+
+
+def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,text\na,1,b\n", encoding="utf-8")
+    table = pa.table([["a"], [1], ["b"]], names=["text", "label", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "text": "c"}\n', encoding="utf-8")
+    for name in ("a.csv", "a.parquet"):
+        fails(tmp_path / name, f"{name}: 2 columns are called 'text'; rename all but one")
+        assert read_rows(str(tmp_path / name), None, None, "train", ["label"]) == [{"label": 1}]
+    fails(tmp_path / "a.jsonl", "a.jsonl, line 2: the key 'text' stands twice")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+def test_another_encoding_is_named_with_its_line(tmp_path: Path, suffix: str) -> None:
+    good = {"csv": "text\nfine\n", "jsonl": '{"text": "fine"}\n', "json": '[{"text": "fine"},\n'}[suffix]
+    bad = {"csv": "caf\xe9\n", "jsonl": '{"text": "caf\xe9"}\n', "json": '{"text": "caf\xe9"}]'}[suffix]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(good.encode() + bad.encode("latin-1"))
+    line = 3 if suffix == "csv" else 2
+    fails(path, f"a.{suffix}, line {line}: not a readable {suffix} file: byte 0xe9 is not UTF-8", "iconv")
+    path.write_bytes((good + bad).encode("utf-16"))
+    fails(path, f"a.{suffix}, line 1", "byte 0xff is not UTF-8")
+
+
+def test_a_nul_byte_and_too_many_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,n\nfine,1\nhalf a \0 row,2\n")
+    fails(tmp_path / "a.csv", "a.csv, line 3: not a readable csv file: a NUL byte")
+    (tmp_path / "b.csv").write_text("text,n\nfine,1\none, two,2\n", encoding="utf-8")
+    fails(tmp_path / "b.csv", "b.csv, line 3: 3 fields, the header has 2; put fields that hold commas in quotes")
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_truncated_compressed_file(tmp_path: Path, name: str, compression: str) -> None:
+    lines = [f'{{"text": "{t}"}}' for t in TEXTS * 50] if name == "a.jsonl" else ["text", *TEXTS * 50]
+    path = tmp_path / f"{name}.{ {'gzip': 'gz', 'bz2': 'bz2', 'zstd': 'zst'}[compression] }"
+    with pa.output_stream(str(path), compression=compression) as stream:
+        stream.write("\n".join(lines).encode())
+    assert len(read_rows(str(path), None, None, "train", ["text"])) == 50 * len(TEXTS)
+    path.write_bytes(path.read_bytes()[:-20])
+    fails(path, f"{path.name}: not a readable", "truncated")
+    path.write_text("hello", encoding="utf-8")
+    fails(path, f"{path.name}: not a readable")
+
+
+def test_a_saved_dataset_that_is_not_whole(tmp_path: Path) -> None:
+    Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    fails(tmp_path / "saved", "1 of 2 files are missing, the first data-00001-of-00002.arrow; copy it whole")
+    (tmp_path / "saved" / "state.json").write_text("{", encoding="utf-8")
+    fails(tmp_path / "saved", "state.json: not what save_to_disk writes")
+
+
+def test_messages_without_text_name_their_row(tmp_path: Path) -> None:
+    image = [{"role": "user", "content": [{"type": "image", "text": None}]}]
+    path = parquet(tmp_path / "a.parquet", [{"q": image, "a": "yes"}] * 20)
+    with pytest.raises(MoaError, match=r"a.parquet.*column 'q': a message of role 'user' holds .*expected text"):
+        prepare(small(path, prompt="q", response="a"))

@@ -16,7 +16,7 @@ import pytest
 
 from moa.errors import MoaError
 from moa.experiment.schema import BaseSection
-from moa.lm import checkpoint, models
+from moa.lm import models
 from moa.stages import base
 from moa.store import files
 from tests import tiny_models
@@ -155,4 +155,3 @@ def test_other_mistakes_keep_their_own_message(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise RuntimeError("in the middle")
     assert list(tmp_path.iterdir()) == []
-    assert checkpoint.newest(tmp_path) is None

@@ -1,12 +1,17 @@
 """Rewards that are broken, missing or not what they claim to be: one clear message, nothing half written."""
 
+import itertools
 import json
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from moa.errors import MoaError
@@ -23,6 +28,28 @@ def divide(prompts: list[str], responses: list[str]) -> list[float]:
     return [1 / 0 for _ in responses]
 
 
+def interrupted(prompts: list[str], responses: list[str]) -> list[float]:
+    signal.raise_signal(signal.SIGINT)
+    return [0.0 for _ in responses]
+
+
+def endless(prompts: list[str], responses: list[str]) -> list[float]:
+    return endless(prompts, responses)
+
+
+class Silent(BaseException):
+    def __str__(self) -> str:
+        raise OSError("no message either")
+
+
+def silent(prompts: list[str], responses: list[str]) -> list[float]:
+    raise Silent
+
+
+def loud(prompts: list[str], responses: list[str]) -> list[float]:
+    raise ValueError("x" * 1_000_000)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -37,10 +64,35 @@ def divide(prompts: list[str], responses: list[str]) -> list[float]:
             lambda p, r: [1.0],
             "reward own: returned 1 scores for 2 responses .*first prompt.* return one number per response",
         ),
-        (lambda p, r: [[1.0], [2.0]], r"returned an array of shape \(2, 1\) scores for 2 responses"),
+        (lambda p, r: [[1.0], [2.0]], r"the score of response 'one' is \[1.0\], not a number"),
         (lambda p, r: 3.0, "the function returned 3.0 .* return a list with one number per response"),
         (lambda p, r: None, "the function returned None"),
-        (lambda p, r: ["high", "low"], r"the function returned \['high', 'low'\]"),
+        (
+            lambda p, r: ["high", "low"],
+            "the score of response 'one' is 'high', not a number .a str.; return a list with",
+        ),
+        (lambda p, r: [0.5, "0.5"], "the score of response 'three' is '0.5', not a number"),
+        (lambda p, r: [0.5, None], r"the score of response 'three' is None, not a number .a NoneType."),
+        (lambda p, r: [1j, 0.5], "the score of response 'one' is 1j, not a number"),
+        (lambda p, r: [10**400, 0.5], "the score of response 'one' is 10000.*not a number .int too large"),
+        (
+            lambda p, r: {"one": 1.0, "three": 2.0},
+            "the function returned {'one': 1.0, 'three': 2.0} .first of 2 prompts",
+        ),
+        (lambda p, r: "12", "the function returned '12' "),
+        (lambda p, r: np.zeros((2, 3)), r"the score of response 'one' is \[0.0, 0.0, 0.0\], not a number"),
+        (lambda p, r: torch.zeros(()), "the function returned 0.0 "),
+        (lambda p, r: torch.zeros(2, 2), r"the score of response 'one' is \[0.0, 0.0\], not a number"),
+        (lambda p, r: itertools.count(), "returned more than 2 scores for 2 responses"),
+        (
+            lambda p, r: sys.exit(3),
+            r"reward own: ended the program, exit\(3\) .*; correct the reward at .*test_rewards_f",
+        ),
+        (interrupted, "reward own: interrupted .first of 2 prompts: 'first prompt'.; run the same command again"),
+        (endless, "reward own: raised RecursionError: maximum recursion depth exceeded"),
+        (silent, "reward own: raised Silent: without a message"),
+        (loud, "reward own: raised ValueError: x{300} .first of 2 prompts"),
+        (lambda p, r: input("score? "), "reward own: raised EOFError"),
         (
             lambda p, r: [0.0, float("nan")],
             "score nan in row 2 .prompt 'third', response 'three'.*must be a finite float32",
@@ -52,6 +104,24 @@ def divide(prompts: list[str], responses: list[str]) -> list[float]:
 def test_what_a_reward_returns_is_checked(function: Callable[..., object], message: str) -> None:
     with pytest.raises(MoaError, match=message):
         scoring.score("own", PythonScorer("own", function), PROMPTS, RESPONSES, 0.0)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        [1.0, 2.0],
+        (1, 2),
+        (float(n) for n in (1, 2)),
+        np.array([1, 2], np.float16),
+        torch.tensor([1.0, 2.0], requires_grad=True),
+        torch.tensor([1, 2], dtype=torch.bfloat16),
+        [torch.tensor(1.0, requires_grad=True), np.float32(2)],
+        [True, 2],
+    ],
+)
+def test_what_holds_one_number_per_response_is_taken(returned: object) -> None:
+    found = scoring.score("own", PythonScorer("own", lambda p, r: returned), ["p", "p"], ["a", "b"], None)
+    assert found.values.tolist() == [1.0, 2.0]
 
 
 def test_a_reward_that_changes_its_arguments_does_no_harm() -> None:

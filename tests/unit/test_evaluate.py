@@ -272,3 +272,19 @@ def test_the_command_writes_the_four_tables(tmp_path, monkeypatch, objectives):
             folder / f"evaluation/{table.name}.parquet"
         ).read_bytes()
         assert again.num_rows > 0
+
+
+def test_responses_that_a_reward_could_not_read_whole_are_told(tmp_path):
+    """Objective a's reward has cut 3 of row m's 12 scores (2 prompts x 3 points x 2 samples); 3 / 12."""
+    made = Hand(tmp_path)
+
+    def cut(generations, scores):
+        of_a = [score for score in scores if score["objective"] == "a"]
+        for score in of_a[:3]:
+            score["truncated"] = True
+        return generations, scores
+
+    points = [(p, np.full((2, 2, 2), 0.5)) for p in GRID]
+    found = made.row("m", points, change=cut).row("n", points).run()
+    told = [r for r in found["metrics"] if r["metric"].startswith("truncated")]
+    assert [(r["method"], r["metric"], r["objective"], r["value"]) for r in told] == [("m", "truncated", "a", 0.25)]

@@ -216,3 +216,29 @@ def test_it_learns_an_arm_per_preference(kind: str, seed: int, tmp_path: Path) -
     assert float(loss.max()) < 2 * neighbour
     position = chosen @ arms.position
     assert float(position[-1] - position[0]) > 0.7
+
+
+def test_responses_end_with_every_end_token(tmp_path: Path) -> None:
+    """'good' ends a response, too: nothing follows it, it is trained on, and it is no text."""
+    run = tiny("grpo", tmp_path, steps=2)
+    end = run.actor.tokenizer.convert_tokens_to_ids("good")
+    run.actor.decoding = replace(run.actor.decoding, stop=("good",))
+    seen: list[tuple[list[str], list[list[int]]]] = []
+    called = trl_grpo.Rewards.__call__
+
+    def watch(self: trl_grpo.Rewards, *args: object, **columns: object) -> list[float]:
+        seen.append(columns["completion_ids"])
+        return called(self, *args, **columns)
+
+    texts: list[str] = []
+    score = run.task.score
+    run.task.score = lambda prompts, responses: (texts.extend(responses), score(prompts, responses))[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl_grpo.Rewards, "__call__", watch)
+        curve, _ = train(run)
+    rows = [row for batch in seen for row in batch]
+    assert any(end in row for row in rows) and not any(end in row[:-1] for row in rows), "the last token alone"
+    assert not any("good" in text for text in texts)
+    ended = sum(end in row or run.actor.tokenizer.eos_token_id in row for row in rows) / len(rows)
+    told = [value for _, quantity, _, value in curve if quantity == "finished_rate"]
+    assert sum(told) / len(told) == pytest.approx(ended)

@@ -130,7 +130,7 @@ def test_divergence_stops_at_its_step(tmp_path: Path) -> None:
     run = tiny(
         "grpo", tmp_path / "reward", score=lambda prompts, responses: np.full((len(prompts), 2), np.nan, np.float32)
     )
-    with pytest.raises(Diverged, match=r"step 0: a reward .* methods\.grpo\.learning_rate"):
+    with pytest.raises(Diverged, match="step 0: the reward of objective 'a' is NaN or infinite for 12 of 12"):
         train(run)
     run = tiny("grpo", tmp_path / "loss")
 
@@ -139,7 +139,7 @@ def test_divergence_stops_at_its_step(tmp_path: Path) -> None:
         return count_words(prompts, responses)
 
     run.task.score = break_the_policy
-    with pytest.raises(Diverged, match="step 0: the (loss|grad_norm) is NaN"):
+    with pytest.raises(Diverged, match="step 0: the (loss|grad_norm) is NaN .* Lower ppo.learning_rate"):
         train(run)
 
 

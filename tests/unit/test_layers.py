@@ -22,6 +22,7 @@ LAYERS = (
     ("plan",),
     ("report",),
     ("stages",),
+    ("ahead",),
     ("docs",),
     ("testbed",),
     ("respond", "api"),

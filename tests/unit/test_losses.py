@@ -133,7 +133,7 @@ def test_the_entropy_carries_a_gradient_only_if_asked(differentiable: dict[str, 
 
 def test_a_token_that_cannot_be_drawn_has_no_share_of_the_entropy() -> None:
     logits = torch.tensor([[[0.0, math.log(3.0), 5.0], [0.0, 0.0, 0.0]]], requires_grad=True)
-    masked = forbid_empty(logits * 1, end=2)
+    masked = forbid_empty(logits * 1, ends=[2])
     logprobs, entropy = logprobs_and_entropy(masked, torch.tensor([[1, 2]]), temperature=1.0, differentiable=True)
     # position 0: probabilities 1/4, 3/4, 0; position 1 keeps the end token: three thirds
     torch.testing.assert_close(logprobs, torch.log(torch.tensor([[0.75, 1 / 3]])))

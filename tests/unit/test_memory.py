@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from moa.job.memory import allocating
-from moa.lm import checkpoint
 from moa.rl import update
 from tests.tiny_policy import loop
 
@@ -17,12 +16,6 @@ def test_the_cpus_own_error_is_recognised() -> None:
     with pytest.raises(RuntimeError, match="size") as other, allocating():
         torch.ones(2) + torch.ones(3)
     assert not isinstance(other.value, torch.OutOfMemoryError)
-
-
-def test_a_resumed_attempt_begins_with_what_the_last_one_had_left(tmp_path: Path) -> None:
-    assert checkpoint.micro_batch(tmp_path, 64) == 64
-    checkpoint.write(tmp_path, 20, {"adapter": {"a": torch.zeros(1)}}, {"micro": 4})
-    assert (checkpoint.micro_batch(tmp_path, 64), checkpoint.micro_batch(tmp_path, 2)) == (4, 2)
 
 
 def test_training_halves_the_micro_batch_where_the_cpu_has_no_more(

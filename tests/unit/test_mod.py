@@ -103,7 +103,9 @@ def test_before_or_after_the_temperature_is_the_same() -> None:
     : 1 = 4 : 1.
     """
     policies = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
-    warp = mixture.filters(Decoding(8, 0.5, 1.0), 4, 1, torch.device("cpu"))  # the end token may follow after the first
+    warp = mixture.filters(
+        Decoding(8, 0.5, 1.0), 4, [1], torch.device("cpu")
+    )  # the end token may follow after the first
     later = torch.zeros(1, 5, dtype=torch.long)
     torch.testing.assert_close(warp(later, policies.mean(0, keepdim=True)).softmax(-1), torch.tensor([[0.8, 0.2]]))
     at_temperature = torch.cat([warp(later, policy[None]) for policy in policies]).log_softmax(-1)
@@ -148,7 +150,7 @@ def test_the_filters_are_those_of_generate() -> None:
     first, later = torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long)
 
     def probabilities(decoding: Decoding, ids: torch.Tensor) -> torch.Tensor:
-        return mixture.filters(decoding, 4, 2, torch.device("cpu"))(ids, logits).softmax(-1)[0]
+        return mixture.filters(decoding, 4, [2], torch.device("cpu"))(ids, logits).softmax(-1)[0]
 
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), first), torch.tensor([2 / 3, 1 / 3, 0]))
     torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), later), torch.tensor([0.6, 0.3, 0.1]))
@@ -256,3 +258,14 @@ def test_the_stage_generates_with_it(base: Path, corners: list[Path], tmp_path: 
     assert [r["policy"] for r in answered["mod"]] == ["1 a"] * 4 + ["0.5 b + 0.5 a"] * 4
     same = [m["response"] == s["response"] for m, s in zip(answered["mod"], answered["rewarded_soups"], strict=True)]
     assert all(same[:4]) and not all(same[4:]), "at a corner both are the policy"
+
+
+def test_every_end_token_ends_a_mixtures_response(base: Path, corners: list[Path]) -> None:
+    """Half of the vocabulary ends a response, so that each ends soon, as its policy's own would."""
+    row, alone = load(base, corners, "mixture"), load(base, [corners[1]], "policy")
+    row.switch((1.0, 0.0))
+    drawn = []
+    for one in (row, alone):
+        one.model.generation_config.eos_token_id = list(range(1, len(BYTES), 2))
+        drawn.append(answering.respond(one, ["My"] * 8, Sampling(Decoding(60, 1.0, 1.0), 8, "s")))
+    assert drawn[0] == drawn[1] and all(r.finished and r.tokens < 60 for r in drawn[0])

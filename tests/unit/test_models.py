@@ -228,7 +228,8 @@ def test_stored_precision(base: Path) -> None:
 
 def test_a_checkpoints_own_sampling_does_not_leak_in(base: Path, tmp_path: Path) -> None:
     odd = tiny_models.save_base(tmp_path)
-    (odd / "generation_config.json").write_text(json.dumps({"top_k": 1, "repetition_penalty": 9.0, "do_sample": True}))
+    given = {"top_k": 1, "repetition_penalty": 9.0, "do_sample": True, "eos_token_id": 1}
+    (odd / "generation_config.json").write_text(json.dumps(given))
     assert (
         models.load_base(odd, PLAIN).generation_config.to_diff_dict()
         == models.load_base(base, PLAIN).generation_config.to_diff_dict()

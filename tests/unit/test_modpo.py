@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Ppo
@@ -231,9 +231,15 @@ def test_samples_of_a_killed_attempt_count_and_damaged_ones_are_drawn_again(
     found = Samples.load(path, later)
     assert found is not None and all(a.equal(b) for a, b in zip(vars(made).values(), vars(found).values(), strict=True))
     assert (later.seconds, later.cpu_seconds, later.earlier_seconds) == (40.0, 70.0, 40.0)
-    path.write_bytes(path.read_bytes()[:-8])
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[-1] ^= 1  # a bit of the last number
+    for damaged in (content[:-8], changed, content.replace(b"40.0", b"90.0"), b""):
+        path.write_bytes(damaged)
+        assert Samples.load(path, Stopwatch()) is None
+    save_file({"ids": torch.zeros(1)}, path)  # as an earlier version wrote them, without a hash
     assert Samples.load(path, Stopwatch()) is None
-    assert str(path) in caplog.text and "drawing them again" in caplog.text
+    assert len(caplog.messages) == 5 and all(str(path) in m and "drawing them again" in m for m in caplog.messages)
 
 
 @pytest.mark.parametrize(("schedule", "shares"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)])

@@ -242,9 +242,9 @@ def test_the_layout_is_that_of_generation(inputs: Path) -> None:
         for side in both
     ]
     rollout = _rollout(actor, rows)
-    eos, pad = actor.tokenizer.eos_token_id, actor.tokenizer.pad_token_id
+    pad = actor.tokenizer.pad_token_id
     width = rollout.ids.shape[1] - rollout.response
-    again = generation.finish(rollout.ids, rollout.mask[:, :width], eos, pad, actor.tokenizer)
+    again = generation.finish(rollout.ids, rollout.mask[:, :width], actor.ends, pad, actor.tokenizer)
     assert again.texts == [" is good.", " is a very bad thing."] == rollout.texts
     assert (
         again.ids.equal(rollout.ids)
@@ -273,7 +273,7 @@ def test_log_probabilities_are_the_references(inputs: Path) -> None:
         with torch.no_grad(), actor.model.disable_adapter():
             logits, _ = forward(actor.model, samples.ids[i : i + 1, real], samples.mask[i : i + 1, real], t)
         alone, _ = logprobs_and_entropy(
-            forbid_empty(logits, actor.tokenizer.eos_token_id),
+            forbid_empty(logits, actor.ends),
             samples.ids[i : i + 1, real][:, -t:],
             actor.decoding.temperature,
         )

@@ -248,3 +248,19 @@ def test_hh_prompts_with_responses_of_another_file(shared: Path) -> None:
     assert all(8 <= len(prompt) <= 300 for prompt in sets.train + sets.evaluation)
     near = Near([*sets.evaluation, *(i.prompt for i in sets.heldout)])
     assert not any(near.matches(i.prompt) for i in sets.texts)
+
+
+@pytest.mark.parametrize("instructions", [1, 4])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_an_instruction_that_prompts_share_makes_them_no_duplicates(
+    tmp_path: Path, instructions: int, place: str
+) -> None:
+    """94 words before, or after, each of 120 questions of twelve; 3 of them come again with another last word."""
+    said = [" ".join(f"rule{k}{n}" for n in range(94)) for k in range(instructions)]
+    asked = stories(120)
+    asked += [q.removesuffix(".") + "x." for q in asked[:3]]
+    told = [(said[n % instructions], q) for n, q in enumerate(asked[:120])]
+    told += [(told[n][0], asked[120 + n]) for n in range(3)]
+    rows = [{"q": " ".join((i, q) if place == "before" else (q, i)), "a": "yes"} for i, q in told]
+    sets = prepare(store(tmp_path / "a.jsonl", rows), prompt="q", response="a", texts=100, train_prompts=100)
+    assert [len(part) for part in (sets.texts, sets.heldout, sets.train, sets.evaluation)] == [100, 4, 100, 2]

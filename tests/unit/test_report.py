@@ -127,3 +127,10 @@ def test_three_objectives_have_their_pages(tmp_path: Path) -> None:
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MoaError, match="other"):
         build(synthetic.warehouse(tmp_path), tmp_path / "reports", asked="other")
+
+
+def test_cut_responses_are_told(task: Elements) -> None:
+    text = " ".join("".join(task.text).split())
+    assert re.search(
+        r"Cut responses\s*sentiment: its judge could not read up to \d[\d.]* % of a row's responses whole", text
+    )

@@ -42,17 +42,22 @@ def test_a_score_does_not_depend_on_the_batch(folders: dict[str, Path], which: s
 
 @pytest.mark.parametrize("which", ["bert", "gpt2", "gpt2_end"])
 def test_a_score_is_that_of_transformers_for_the_row_alone(folders: dict[str, Path], which: str) -> None:
+    texts = ["good film", "the plot was dull", "a very bright film and a dull plot"]
     # '<end>' last is where the two conventions of decoders part; it is an unknown word to BERT.
-    texts = ["good film", "the plot was dull <end>", "a very bright film and a dull plot"]
-    found = load(folders[which]).score([""] * 3, texts).values
-    expected = [tiny_rewards.plain(folders[which], text)[0] for text in texts]
-    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    for template in ("{response}", "{response} <end>"):
+        found = load(folders[which], template=template).score([""] * 3, texts).values
+        expected = [tiny_rewards.plain(folders[which], template.replace("{response}", text))[0] for text in texts]
+        assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_two_conventions_of_decoders_differ(folders: dict[str, Path]) -> None:
-    with_end, without = "dull plot <end>", "dull plot"
-    skips = load(folders["gpt2_end"]).score(["", ""], [with_end, without]).values
-    reads = load(folders["gpt2"]).score(["", ""], [with_end, without]).values
+    skips, reads = (
+        [
+            load(folders[which], template=t).score([""], ["dull plot"]).values[0]
+            for t in ("{response} <end>", "{response}")
+        ]
+        for which in ("gpt2_end", "gpt2")
+    )
     assert skips[0] == pytest.approx(skips[1], abs=1e-5)
     assert abs(reads[0] - reads[1]) > 1e-3
 
@@ -87,7 +92,9 @@ def test_truncation_is_flagged_and_nothing_else(folders: dict[str, Path]) -> Non
     texts = ["good " * 6, "good " * 6 + "bad", "good", "good " * 40]
     found = load(folders["bert"], max_length=8).score([""] * 4, texts)
     assert found.truncated.tolist() == [False, True, False, True]
-    assert found.values[[1, 3]].tolist() == pytest.approx([found.values[0]] * 2, abs=1e-5)
+    # The beginning is lost: the last six words are what counts.
+    assert found.values[3] == pytest.approx(found.values[0], abs=1e-5)
+    assert found.values[1] == pytest.approx(tiny_rewards.plain(folders["bert"], "good " * 5 + "bad")[0], abs=1e-5)
 
 
 def test_bfloat16_measures_its_deviation_and_float32_has_none(folders: dict[str, Path]) -> None:

@@ -97,7 +97,7 @@ def test_template_takes_prompt_and_text(tmp_path: Path) -> None:
     training, _ = labelled.examples(
         "r", Labelled(source=str(source), label="label", prompt="scene"), "{prompt}: {response}", 0.25
     )
-    assert all(e.text.startswith(f"{e.group}: film") for e in training)
+    assert all(e.prompt == e.group and e.text.startswith("film") for e in training)
 
 
 def test_some_rows_are_a_sample_of_the_whole_file(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_bradley_terry_on_pairs(tmp_path: Path) -> None:
     assert trained.heldout == {"n": 15.0, "accuracy": 1.0} and trained.rows == 45
     scorer = scoring.load("pairs", declared, [tmp_path / "pairs"])
     assert isinstance(scorer, linear.LinearScorer) and scorer.intercept == 0
-    good, bad = scorer.texts(["lovely", "boring"]).values
+    good, bad = scorer.score(["", ""], ["lovely", "boring"]).values
     assert good > bad
 
 
@@ -153,7 +153,7 @@ def test_bradley_terry_is_logistic_regression_on_both_directions(tmp_path: Path)
     training, _ = labelled.examples("r", declared.data, "{response}", 0.1)
     scorer = linear._fit(declared, training)
     differences = np.array(
-        [float(scorer.texts([e.text]).values[0] - scorer.texts([e.rejected]).values[0]) for e in training]
+        [float(np.subtract(*scorer.score([e.prompt] * 2, [e.text, e.rejected]).values)) for e in training]
     )
     x = np.stack(
         [

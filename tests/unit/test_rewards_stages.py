@@ -116,12 +116,12 @@ def test_every_response_gets_every_score(folder: Path) -> None:
     smallest = min(as_judge["p1", 0], as_judge["p2", 0])
     assert (as_judge["p1", 1], as_judge["p2", 1]) == (smallest, smallest)
     assert as_reward["p1", 0] == as_judge["p1", 0] != as_judge["p2", 0]
-    # 'the plot a bright film' and 'a film it was dull and very bad' have more than 4 words.
+    # Of 'the plot a bright film' the prompt is cut; 'it was dull and very bad' alone has more than 4 words.
     assert {
         r["prompt_id"]: r["truncated"]
         for r in rows
         if r["role"] == "judge" and r["objective"] == "a" and r["point"] == 0
-    } == {"p1": True, "p2": True}
+    } == {"p1": False, "p2": True}
     cost = tables.read(tables.COSTS, folder / "costs" / "score.parquet").to_pylist()[0]
     # 4 texts of 4 tokens
     assert (cost["stage"], cost["method"], cost["seed"], cost["tokens"], cost["models"]) == (

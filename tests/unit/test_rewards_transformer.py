@@ -64,8 +64,10 @@ def test_it_learns_the_pairs_and_says_so(trained: tuple[Transformer, Path, scori
     )
     # 4 epochs of the training pairs; a token is a word: 'it ends', 'the plot 7', and a text with its last word
     training, _ = labelled.examples("liking", declared.data, declared.template, 0.2)
-    assert result.tokens == 4 * sum(len(text.split()) for pair in training for text in (pair.text, pair.rejected))
-    assert training[0].text.startswith("it ends the plot ")
+    assert result.tokens == 4 * sum(
+        len(f"it ends {pair.prompt} {text}".split()) for pair in training for text in (pair.text, pair.rejected)
+    )
+    assert training[0].prompt.startswith("the plot ")
 
 
 def test_it_is_stored_as_safetensors_only(trained: tuple[Transformer, Path, scoring.Trained]) -> None:
@@ -121,15 +123,21 @@ def test_too_little_memory_halves_the_pairs_and_keeps_the_batch(
 
 
 def test_it_goes_on_where_it_was_killed(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 updates, killed in the ninth: seven more and the interrupted one give the same bytes, dropout included."""
+    """16 updates, killed in the ninth: seven more and the interrupted one give the same bytes, dropout included.
+
+    The newest checkpoint has lost its moments and is passed over: one update more.
+    """
     declared = spec(pairs, tiny_rewards.gpt2(tmp_path / "base"))
     whole = train(tmp_path / "whole" / "liking", declared)
     done = killed.in_step(monkeypatch, transformer.Tuner, 9)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "resumed" / "liking", declared)
     (tmp_path / "resumed" / "liking").rmdir()
+    newest = max((tmp_path / "resumed" / "checkpoints").glob("step-*"))
+    save_file({}, newest / "optimizer.safetensors")
+    killed.seal(newest)
     resumed = train(tmp_path / "resumed" / "liking", declared)
-    assert len(done) == 9 + 8
+    assert len(done) == 9 + 8 + 1
     assert resumed == whole
     for file in ("model.safetensors", "reward.json"):
         assert (tmp_path / "whole" / "liking" / file).read_bytes() == (

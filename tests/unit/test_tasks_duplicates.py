@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.tasks.duplicates import SIMILARITY, Near, normalise, similarity
+from moa.tasks.duplicates import SIMILARITY, Near, common, normalise, similarity
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=14).map(" ".join)
 LONG = "one two three four five six seven eight nine ten eleven twelve"
@@ -55,3 +55,25 @@ def test_similarity_is_symmetric_and_everything_resembles_itself(first: str, sec
 @given(WORDS, WORDS)
 def test_matching_is_symmetric(first: str, second: str) -> None:
     assert Near([first]).matches(second) == Near([second]).matches(first)
+
+
+def test_what_many_texts_share_does_not_count() -> None:
+    """94 words before each of 40 prompts of six; another last word makes 3 of 4 word triples equal, 3 / 5."""
+    instruction = " ".join(f"rule{n}" for n in range(94))
+    prompts = [f"{instruction} {' '.join(f'p{n}w{k}' for k in range(6))}" for n in range(40)]
+    assert Near(prompts[:1]).matches(prompts[1]), "92 of 104 triples are the instruction's"
+    shared = common(prompts)
+    assert len(shared) == 92
+    near = Near(prompts[:1], shared)
+    assert near.matches(prompts[0].upper())
+    assert not any(map(near.matches, prompts[1:]))
+    # 12 words: 10 triples and 2 over the seam; the last word is in one of them: 11 / 13
+    assert Near([f"{instruction} {LONG}"], shared).matches(f"{instruction} {LONG}".replace("twelve", "zwölf"))
+
+
+def test_common_is_more_than_a_twentieth_of_the_texts_and_more_than_ten() -> None:
+    assert common(["the same five words here", *(f"text {n} of my own" for n in range(9))]) == frozenset()
+    for count, found in ((10, 0), (11, 2)):
+        assert len(common(["one two three four"] * count)) == found
+    texts = [*["one two three four"] * 101, *(f"a{n} b{n} c{n}" for n in range(1899))]
+    assert len(common(texts)) == 2 and not common(texts[1:] + ["x y z"]), "101 and 100 of 2 000"

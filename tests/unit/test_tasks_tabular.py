@@ -1,5 +1,6 @@
 """Reading rows: the same rows from every format, splits of a folder, missing values."""
 
+import gzip
 import json
 import logging
 from pathlib import Path
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 
-from moa.tasks.tabular import locate, read_rows
+from moa.errors import MoaError
+from moa.tasks.tabular import locate, read_rows, text_of
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'He said "no", twice.\nThen he left.', "label": 1, "score": 0.5},
@@ -124,3 +127,75 @@ def test_a_subset_is_a_sub_folder(tmp_path: Path) -> None:
 def test_a_name_that_is_no_path_is_a_hub_id() -> None:
     assert locate("stanfordnlp/imdb", None, "train") is None
     assert locate("gpt2", None, "train") is None
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    ("suffix", "compression"), [(".gz", "gzip"), (".bz2", "bz2"), (".zst", "zstd"), (".GZ", "gzip")]
+)
+def test_a_compressed_file_is_its_content(tmp_path: Path, name: str, suffix: str, compression: str) -> None:
+    plain = store(tmp_path / name)
+    path = tmp_path / (name + suffix)
+    with pa.output_stream(str(path), compression=compression) as stream:
+        stream.write(plain.read_bytes())
+    plain.unlink()
+    assert read(path, ["text", "label"]) == [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    assert locate(str(tmp_path), None, "train") == [path]
+
+
+def test_a_folder_as_hh_rlhf_is_distributed(tmp_path: Path) -> None:
+    """Sub-folders of train.jsonl.gz and test.jsonl.gz, the former of several gzip members."""
+    for subset in ("harmless-base", "helpful-base"):
+        (tmp_path / subset).mkdir()
+        for split in ("train", "test"):
+            lines = [json.dumps({"chosen": f"{subset} {split} {n}"}).encode() + b"\n" for n in range(3)]
+            (tmp_path / subset / f"{split}.jsonl.gz").write_bytes(b"".join(map(gzip.compress, lines)))
+    rows = read(tmp_path, ["chosen"], "test", "helpful-base")
+    assert [row["chosen"] for row in rows] == [f"helpful-base test {n}" for n in range(3)]
+    with pytest.raises(MoaError, match="name a sub-folder as `subset`: harmless-base, helpful-base"):
+        read(tmp_path, ["chosen"])
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    one, two = (
+        Dataset.from_list([{"text": f"{name} {n}", "label": n} for n in range(5)]) for name in ("train", "test")
+    )
+    one.save_to_disk(str(tmp_path / "one"), num_shards=2)
+    assert [row["text"] for row in read(tmp_path / "one", ["text"])] == [f"train {n}" for n in range(5)]
+    DatasetDict({"train": one, "test": two.select([3, 1])}).save_to_disk(str(tmp_path / "both"))
+    assert read(tmp_path / "both", ["label", "text"], "test") == [
+        {"label": 3, "text": "test 3"},
+        {"label": 1, "text": "test 1"},
+    ]
+    with pytest.raises(MoaError, match="no split 'valid' was saved there.*Known: test, train"):
+        read(tmp_path / "both", ["text"], "valid")
+
+
+def test_files_about_a_dataset_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "dataset_infos.json").write_text("{}", encoding="utf-8")
+    path = store(tmp_path / "reviews.jsonl")
+    assert locate(str(tmp_path), None, "train") == [path]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_messages_are_text(tmp_path: Path, suffix: str) -> None:
+    """TRL's conversational format: the content of one message, or every message after its role."""
+    parts = [{"type": "text", "text": "In "}, {"type": "text", "text": "parts."}]
+    asked = [
+        ([{"role": "user", "content": "Why?"}], "Why?"),
+        (
+            [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Why?"},
+                {"role": "assistant", "content": "Because."},
+                {"role": "user", "content": "So?"},
+            ],
+            "System: Be brief.\n\nUser: Why?\n\nAssistant: Because.\n\nUser: So?",
+        ),
+    ]
+    path = store(tmp_path / f"a.{suffix}", [{"prompt": messages} for messages, _ in asked])
+    assert [text_of("here", row, "prompt") for row in read(path, ["prompt"])] == [text for _, text in asked]
+    assert text_of("here", {"prompt": [{"role": "user", "content": parts}]}, "prompt") == "In parts."
+    for wrong in ([], ["Why?"], [{"role": "user"}], {"role": "user", "content": "Why?"}, 3):
+        with pytest.raises(MoaError, match="here: column 'prompt' holds .*expected text, or messages with role and"):
+            text_of("here", {"prompt": wrong}, "prompt")

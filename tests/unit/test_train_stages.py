@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from moa.errors import MoaError
 from moa.experiment.preferences import Preference
@@ -17,7 +19,7 @@ from moa.stages import train
 from moa.store import tables
 from moa.trainers import setup, trl_grpo
 from moa.trainers.grpo_run import GrpoRun
-from tests import tiny_policy, trained
+from tests import killed, tiny_policy, trained
 
 Row = tuple[str, tuple[float, float] | None]
 ROWS: list[Row] = [("linear", None), ("modpo", (0.5, 0.5)), ("ric", None), ("grpo", None)]  # one of every trainer
@@ -31,11 +33,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def die_at_the_costs(row: Row, inputs: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Run a training that ends before its costs are written; return the checkpoints that it leaves."""
 
-    def killed(*_: object) -> None:
+    def ended(*_: object) -> None:
         raise MoaError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(MoaError, match="killed"):
-        patch.setattr(command.Cost, "write", killed)
+        patch.setattr(command.Cost, "write", ended)
         trained.run(inputs, out, *row)
     return sorted((out / "checkpoints").glob("*/step-*"))
 
@@ -51,6 +53,43 @@ def test_checkpoints_go_after_the_last_output(
     assert "resumed a" in caplog.text
     assert (tmp_path / "costs.parquet").exists()
     assert not left[0].parent.exists()
+
+
+def renamed(path: Path) -> None:
+    """Give an adapter's tensors other names, as if another version had written it."""
+    found = load_file(path / "adapter.safetensors")
+    save_file({f"other.{name}": tensor for name, tensor in found.items()}, path / "adapter.safetensors")
+    killed.seal(path)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[name for name, _ in ROWS])
+def test_a_checkpoint_that_does_not_fit_is_passed_over(
+    row: Row, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest one's names are others: the one before it counts, and the policy is that of never stopping."""
+    *_, before, newest = die_at_the_costs(row, inputs, tmp_path, monkeypatch)
+    whole = load_file(tmp_path / "policy" / "adapter" / "adapter_model.safetensors")
+    renamed(newest)
+    with caplog.at_level("INFO", "moa"):
+        trained.run(inputs, tmp_path, *row)
+    step = int(before.name.removeprefix("step-"))
+    assert f"checkpoint {newest} cannot be used: adapter.safetensors lacks base_model" in caplog.text
+    assert f"going back to the one before it, of step {step}" in caplog.text and "resumed a" in caplog.text
+    again = load_file(tmp_path / "policy" / "adapter" / "adapter_model.safetensors")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize("row", ROWS[:1], ids=["linear"])
+def test_where_none_fits_the_log_says_that_training_begins_anew(
+    row: Row, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = die_at_the_costs(row, inputs, tmp_path, monkeypatch)
+    for path in left:
+        renamed(path)
+    with caplog.at_level("INFO", "moa"):
+        trained.run(inputs, tmp_path, *row)
+    assert f"no checkpoint in {left[0].parent} can be used: training begins anew" in caplog.text
+    assert "resumed at" not in caplog.text
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[name for name, _ in ROWS])
@@ -116,6 +155,7 @@ def test_costs_count_wall_clock_and_processor_of_earlier_attempts(
     state = json.loads((newest / "state.json").read_text())
     assert state["watch"]["seconds"] > 0 and state["watch"]["cpu_seconds"] > 0
     (newest / "state.json").write_text(json.dumps({**state, "watch": {"seconds": 1e5, "cpu_seconds": 2e5}}))
+    killed.seal(newest)
     trained.run(inputs, tmp_path, *row)
     (cost,) = tables.read(tables.COSTS, tmp_path / "costs.parquet").to_pylist()
     assert 1e5 < cost["seconds"] < 1.5e5

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.workflow import snake
@@ -37,9 +39,9 @@ def edit(path: Path, *changes: tuple[str, str]) -> None:
     path.write_text(text)
 
 
-def sections(text: str) -> list[dict[str, object]]:
-    """Return every --section of the printed commands."""
-    return [json.loads(found) for found in re.findall(r"--section '(\{.*?\})' --", text)]
+def sections(project: Path, text: str) -> list[dict[str, object]]:
+    """Return every --section of the printed commands, which name files that the plan has written."""
+    return [json.loads((project / found).read_text()) for found in re.findall(r"--section (\S+) --", text)]
 
 
 def test_the_default_plan_loads_no_torch(project: Path) -> None:
@@ -66,7 +68,7 @@ def test_an_experiment_is_never_merged_with_the_default_one(project: Path) -> No
     assert "sentiment" not in text
     assert "tiny" not in text
     assert "train_policy single_objective/cheer" in snake.jobs(text)
-    assert {"cheer", "conciseness"} in [set(s.get("objectives", [])) for s in sections(text)]
+    assert {"cheer", "conciseness"} in [set(s.get("objectives", [])) for s in sections(project, text)]
 
 
 def test_the_default_experiment_is_used_without_a_configfile(project: Path) -> None:
@@ -91,7 +93,7 @@ def test_config_values_of_the_command_line_work_on_top(project: Path, configfile
     )
     text = planned.stdout + planned.stderr
     assert planned.returncode == 0, text
-    (section,) = [s for s in sections(text) if "ppo" in s]
+    (section,) = [s for s in sections(project, text) if "ppo" in s]
     assert isinstance(section["ppo"], dict)
     assert section["ppo"]["steps"] == 7  # a string on the command line
     assert section["ppo"]["early_stop"] is None
@@ -134,13 +136,14 @@ def test_scored_texts_are_part_of_the_run_whoever_asks_for_them(project: Path) -
     for row, scored in (("ric", True), ("linear", False)):
         planned = snake.snakemake(project, "-n", "-p", "--config", f"run={{methods: [reference, {row}]}}").stdout
         assert ("score_texts" in snake.jobs(planned)) == scored
-        (files,) = re.findall(r"moa.stages.manifest .* --files (.*) --out", planned)
+        (listed,) = re.findall(r"moa.stages.manifest .* --files @(\S+) --out", planned)
+        files = (project / listed).read_text()
         for name in ("results/tiny/text_scores.parquet", "results/tiny/costs/texts.parquet"):
             assert (name in files.split()) == scored, (row, name)
 
 
 def test_an_external_row_answers_without_training(project: Path) -> None:
-    (project / "theirs.parquet").touch()
+    pq.write_table(pa.table({"prompt": ["The lamp"], "response": [" is fine."]}), project / "theirs.parquet")
     edit(
         project / snake.TINY,
         ("linear, pama, moc]", "theirs]"),
@@ -151,7 +154,14 @@ def test_an_external_row_answers_without_training(project: Path) -> None:
     assert snake.plan(project) == REFERENCE | snake.of("train_policy", *policies) | snake.after(*rows)
 
 
+def labels(project: Path) -> None:
+    """Write what rewards are trained from: a plan asks for the columns, and for two classes."""
+    rows = {"text": ["good", "bad", "fine"], "label": [1, 0, 1], "other": [0, 1, 1]}
+    pq.write_table(pa.table(rows), project / "labels.parquet")
+
+
 def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(project: Path) -> None:
+    labels(project)
     edit(
         project / snake.TINY,
         ("sentiment: {reward: vader}", "sentiment: {reward: taught, judge: judge}"),
@@ -169,6 +179,7 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
 
 
 def test_only_a_row_that_reads_rewards_waits_for_them_before_it_answers(project: Path) -> None:
+    labels(project)
     edit(
         project / snake.TINY,
         ("sentiment: {reward: vader}", "sentiment: {reward: taught}"),
@@ -191,9 +202,11 @@ def test_only_a_row_that_reads_rewards_waits_for_them_before_it_answers(project:
         row: found
         for found, row in re.findall(r"rule generate_responses:\n    input: ([^\n]*)\n.*?row=(\w+)", planned, re.DOTALL)
     }
-    assert inputs["reference"] == "results/tiny/prompts.parquet, results/tiny/base"
-    assert inputs["best_of_n"] == inputs["reference"] + ", results/tiny/normaliser.parquet, results/tiny/rewards/taught"
-    stages = re.findall(r"-m moa.stages.(\w+) --section '\{.*?\}' --row (\w+)", planned)
+    assert inputs["reference"] == "results/tiny/prompts.parquet, results/tiny/base, results/tiny/costs/base.parquet"
+    normaliser, taught = "results/tiny/normaliser.parquet", "results/tiny/rewards/taught"
+    made = "results/tiny/costs/rewards/taught.parquet"
+    assert inputs["best_of_n"] == ", ".join((inputs["reference"], normaliser, taught, made))
+    stages = re.findall(r"-m moa.stages.(\w+) --section \S+ --row (\w+)", planned)
     assert sorted(stages) == [("best_of_n", "best_of_n"), ("generate", "reference")]
 
 

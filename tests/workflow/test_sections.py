@@ -292,7 +292,7 @@ def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends
 def test_a_new_key_of_the_schema_makes_no_finished_job_stale(tmp_path: Path) -> None:
     """All files of the schema: what a key says reaches a stage in its section."""
     (tmp_path / "moa" / "experiment").mkdir(parents=True)
-    names = ("schema", "keys", "model", "training", "rewards", "mistakes", "removed")
+    names = ("schema", "keys", "model", "training", "rewards", "names", "reader", "mistakes", "removed")
     for name in names:
         (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 1\n")
     (tmp_path / "moa" / "stage.py").write_text(f"from moa.experiment import {', '.join(names)}\n")

@@ -2,7 +2,8 @@
 rule score_texts:
     input:
         texts="results/{task}/texts.parquet",
-        models=models(judges=False),
+        models=ancient(models(judges=False)),
+        models_made=models_made(judges=False),
     output:
         scores="results/{task}/text_scores.parquet",
         costs="results/{task}/costs/texts.parquet",

@@ -2,36 +2,46 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from snakemake.utils import update_config
-
 import moa.experiment.schema
+from moa.ahead.local import refuse
 from moa.errors import MoaError
+from moa.experiment import reader
 from moa.job.process import export_parent, gpu_visible, share_processor
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
+from moa.store import sections
 
 
 def plan_experiment():
-    """Validate the experiment: the file's keys with those of --config on top, whose values arrive as strings."""
-    files = workflow.configfiles
+    """Validate the experiment: the file's keys with those of --config on top, whose values arrive as strings.
+
+    The file is read here by the package's own reader, whoever named it: Snakemake's keeps the last of two equal keys.
+    It is complete: one that --configfile or a profile names is never merged with the default one.
+    """
+    files = workflow.overwrite_configfiles or [Path("config.yaml")]
     if len(files) > 1:
         sys.exit(
             f"error: {len(files)} experiment files given; each is complete, give one"
         )
     overrides = nulls(workflow.config_settings.config)
-    update_config(config, overrides)
-    where = os.path.relpath(files[0]) + (" with --config" if overrides else "")
+    where = os.path.relpath(files[0])
     try:
-        return Plan(moa.experiment.schema.parse(dict(config), where), where)
+        data = reader.overridden(reader.read(Path(where)), overrides)
+        where += " with --config" if overrides else ""
+        plan = Plan(moa.experiment.schema.parse(data, where), where)
+        refuse(plan, where)
+        return plan
     except MoaError as error:
         sys.exit(f"error: {error}")
 
 
 def nulls(value):
     """Return `value` with the string 'null' as null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: nulls(item) for key, item in value.items()}
     return None if value == "null" else value
 
@@ -69,6 +79,11 @@ ROWS_NETWORK = int(PLAN.remote_rows())
 # On the CPU small models gain little from threads; jobs side by side gain much. WIDE jobs have nothing beside them.
 THREADS = 4 if GPU else 1
 WIDE = 4 if GPU else 2
+DATABASE = "results/results.duckdb"
+PAGES = ("reports/index.html", f"reports/{TASK}.html")
+# What Snakemake sees of these (workflow/rules/report.smk says why).
+MARK = "results/.results.sha256"
+PAGES_MARK = f"reports/.{TASK}.sha256"
 
 
 wildcard_constraints:
@@ -88,15 +103,38 @@ def environment(threads):
     return " ".join(f"{name}={threads}" for name in names)
 
 
+# Inputs that are folders. Snakemake knows files by content wherever their times are newer, folders by time alone: copied
+# to another place, every folder would look new and all would train again. So rules take a folder as `ancient` and beside
+# it the costs, which the same job writes, with its seconds: a new folder has new costs. (Without the trigger `mtime`,
+# which Snakemake 9.27 takes and never reads, nothing else would tell: `params` of the answers say nothing of the bytes of
+# the policy that gives them.)
+
+
 def models(judges):
     """Return the folders of the rewards that this run trains and a stage needs."""
     return [f"results/{TASK}/rewards/{name}" for name in PLAN.trained_rewards(judges)]
+
+
+def models_made(judges):
+    """Return what tells that a trained reward is another one."""
+    return [
+        f"results/{TASK}/costs/rewards/{name}.parquet"
+        for name in PLAN.trained_rewards(judges)
+    ]
 
 
 def policies_of(wildcards):
     """Return the folders of the policies that a row answers with, its own and borrowed ones."""
     return [
         f"results/{TASK}/policies/{p.row}/{p.name}/s{wildcards.seed}"
+        for p in PLAN.policies_of(wildcards.row)
+    ]
+
+
+def policies_made(wildcards):
+    """Return what tells that a policy which a row answers with is another one."""
+    return [
+        f"results/{TASK}/costs/train/{p.row}/{p.name}/s{wildcards.seed}.parquet"
         for p in PLAN.policies_of(wildcards.row)
     ]
 
@@ -123,6 +161,12 @@ def every_reward(pattern):
     return [pattern.format(task=TASK, reward=name) for name in names]
 
 
+def forget(mark, *made):
+    """Remove the mark of what is not there any more, so that it is made again; it says nothing then."""
+    if not all(Path(path).exists() for path in made):
+        Path(mark).unlink(missing_ok=True)
+
+
 def print_leaderboard():
     """Print the leaderboard at the end of a run that made the report."""
     from moa.report.leaderboard import show
@@ -130,25 +174,40 @@ def print_leaderboard():
     if all(job.rule.name != "build_report" for job in workflow.dag.jobs):
         return
     try:
-        show(Path("results/results.duckdb"), Path("reports/index.html"), TASK)
+        show(Path(DATABASE), Path(PAGES[0]), TASK)
     except MoaError as error:
         print(f"no leaderboard: {error}", file=sys.stderr)
 
 
-# Parameters. JSON comes from functions: Snakemake would take the braces of a string for wildcards.
+# Parameters. A section is the path of a file that is named by its content (moa/store/sections.py).
 
 
 def fixed(section):
-    """Return a parameter function for a section that does not depend on the job."""
+    """Return the parameter of a section that does not depend on the job."""
+    return sections.keep(section.model_dump_json())
 
-    def parameter(wildcards):
-        return section.model_dump_json()
+
+def listed(*names):
+    """Return a parameter function for inputs that may be too many for a command line."""
+
+    def parameter(wildcards, input):
+        return sections.listed(path for name in names for path in input[name])
 
     return parameter
 
 
+@cache
+def train_section_of(row):
+    return fixed(PLAN.train(row))
+
+
+@cache
+def generate_section_of(row):
+    return fixed(PLAN.generate(row))
+
+
 def reward_section(wildcards):
-    return PLAN.reward(wildcards.reward).model_dump_json()
+    return fixed(PLAN.reward(wildcards.reward))
 
 
 def reward_gpu(wildcards):
@@ -167,7 +226,7 @@ def reward_files(wildcards):
 
 
 def train_section(wildcards):
-    return PLAN.train(wildcards.row).model_dump_json()
+    return train_section_of(wildcards.row)
 
 
 def train_code(wildcards):
@@ -191,7 +250,7 @@ def weights(wildcards):
 
 
 def generate_section(wildcards):
-    return PLAN.generate(wildcards.row).model_dump_json()
+    return generate_section_of(wildcards.row)
 
 
 def generator(wildcards):
@@ -218,9 +277,19 @@ def models_of(wildcards):
     return models(judges=False) if PLAN.rows[wildcards.row].reads_rewards else []
 
 
+def models_of_made(wildcards):
+    """Return what tells that one of these is another one."""
+    return models_made(judges=False) if models_of(wildcards) else []
+
+
 export_parent()
 share_processor()
 warn_of_stale_lock(Path())
+if (
+    workflow.is_main_process
+):  # a job on another machine may not see yet what this one has just made
+    forget(MARK, DATABASE)
+    forget(PAGES_MARK, *PAGES)
 shell.prefix(
     f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )

@@ -16,10 +16,12 @@ rule evaluate_task:
     params:
         section=fixed(PLAN.evaluate()),
         code=PLAN.code("evaluate"),
+        generations=listed("generations"),
+        scores=listed("scores"),
     shell:
         "python -m moa.stages.evaluate --section {params.section:q}"
         " --normaliser {input.normaliser:q} --fluency {input.fluency:q} --prompts {input.prompts:q}"
-        " --generations {input.generations:q} --scores {input.scores:q}"
+        " --generations {params.generations:q} --scores {params.scores:q}"
         " --points {output.points:q} --quality {output.quality:q}"
         " --metrics {output.metrics:q} --payoff {output.payoff:q}"
         " > {log:q} 2>&1"

@@ -2,10 +2,13 @@
 rule generate_responses:
     input:
         prompts="results/{task}/prompts.parquet",
-        base="results/{task}/base",
-        policies=policies_of,
+        base=ancient("results/{task}/base"),
+        base_made="results/{task}/costs/base.parquet",
+        policies=ancient(policies_of),
+        policies_made=policies_made,
         normaliser=normaliser_of,
-        models=models_of,
+        models=ancient(models_of),
+        models_made=models_of_made,
     output:
         responses="results/{task}/generations/{row}/s{seed}.parquet",
         costs="results/{task}/costs/generate/{row}/s{seed}.parquet",
@@ -21,10 +24,11 @@ rule generate_responses:
         section=generate_section,
         code=generate_code,
         files=generate_files,
+        policies=listed("policies"),
     shell:
         "{params.environment} python -m moa.stages.{params.stage} --section {params.section:q}"
         " --row {wildcards.row:q} --seed {wildcards.seed}"
-        " --prompts {input.prompts:q} --base {input.base:q} --policies {input.policies:q}"
+        " --prompts {input.prompts:q} --base {input.base:q} --policies {params.policies:q}"
         " --normaliser {input.normaliser:q} --models {input.models:q}"
         " --out {output.responses:q} --costs {output.costs:q}"
         " > {log:q} 2>&1"

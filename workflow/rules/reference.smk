@@ -3,8 +3,10 @@ rule score_reference:
     input:
         prompts="results/{task}/prompts.parquet",
         texts="results/{task}/texts.parquet",
-        base="results/{task}/base",
-        models=models(judges=False),
+        base=ancient("results/{task}/base"),
+        base_made="results/{task}/costs/base.parquet",
+        models=ancient(models(judges=False)),
+        models_made=models_made(judges=False),
     output:
         responses="results/{task}/reference_responses.parquet",
         scores="results/{task}/reference_scores.parquet",

@@ -1,4 +1,9 @@
 # Provenance of the run, the database of all finished tasks, and the pages.
+#
+# Database and pages are no declared outputs: Snakemake removes those before a job begins and after it has failed, and
+# with them what another program is writing there, or the results of every task. Flagged `update` they would be kept,
+# but after a failure Snakemake 9.27 takes the old file for the new one. So the jobs replace them whole or not at all,
+# and what Snakemake sees is a mark: the hash of what was made. `forget` removes the mark of what was lost.
 rule describe_run:
     input:
         prompts=[
@@ -6,7 +11,7 @@ rule describe_run:
             f"results/{TASK}/texts.parquet",
             f"results/{TASK}/costs/prompts.parquet",
         ],
-        rewards=every_reward("results/{task}/rewards/{reward}"),
+        rewards=ancient(every_reward("results/{task}/rewards/{reward}")),
         reward_costs=every_reward("results/{task}/costs/rewards/{reward}.parquet"),
         texts=branch(
             TEXT_SCORES,
@@ -15,7 +20,8 @@ rule describe_run:
                 f"results/{TASK}/costs/texts.parquet",
             ],
         ),
-        base=[f"results/{TASK}/base", f"results/{TASK}/costs/base.parquet"],
+        base=ancient(f"results/{TASK}/base"),
+        base_costs=f"results/{TASK}/costs/base.parquet",
         reference=[
             f"results/{TASK}/reference_responses.parquet",
             f"results/{TASK}/reference_scores.parquet",
@@ -23,7 +29,7 @@ rule describe_run:
             f"results/{TASK}/fluency.parquet",
             f"results/{TASK}/costs/reference.parquet",
         ],
-        policies=every_policy("results/{task}/policies/{row}/{policy}/s{seed}"),
+        policies=ancient(every_policy("results/{task}/policies/{row}/{policy}/s{seed}")),
         curves=every_policy("results/{task}/curves/{row}/{policy}/s{seed}.parquet"),
         train_costs=every_policy(
             "results/{task}/costs/train/{row}/{policy}/s{seed}.parquet"
@@ -45,8 +51,10 @@ rule describe_run:
     params:
         section=fixed(PLAN.experiment),
         code=PLAN.code("manifest"),
+        files=lambda wildcards, input: sections.listed(input),
     shell:
-        "python -m moa.stages.manifest --section {params.section:q} --files {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -m moa.stages.manifest --section {params.section:q} --files {params.files:q} --out {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule build_warehouse:
@@ -55,40 +63,40 @@ rule build_warehouse:
         others=finished_runs(Path("results"), TASK),
         queries=report_files(".sql"),
     output:
-        "results/results.duckdb",
+        MARK,
     log:
         "logs/warehouse.log",
     params:
         section=fixed(PLAN.task()),
         code=PLAN.code("warehouse"),
+        database=DATABASE,
     shell:
-        "python -m moa.stages.warehouse --section {params.section:q}"
-        " --runs {input.run:q} {input.others:q} --out {output:q} > {log:q} 2>&1"
+        "python -m moa.stages.warehouse --section {params.section:q} --runs {input.run:q} {input.others:q}"
+        " --out {params.database:q} --mark {output:q} > {log:q} 2>&1"
 
 
 rule build_report:
     input:
-        database="results/results.duckdb",
+        database=MARK,
         templates=report_files(".sql", ".j2", ".css", ".js"),
     output:
-        index="reports/index.html",
-        page=f"reports/{TASK}.html",
+        PAGES_MARK,
     log:
         f"logs/{TASK}/report.log",
     params:
         section=fixed(PLAN.task()),
         code=PLAN.code("report"),
+        database=DATABASE,
     shell:
         "python -m moa.stages.report --section {params.section:q}"
-        " --database {input.database:q} --out reports > {log:q} 2>&1"
+        " --database {params.database:q} --out reports --mark {output:q} > {log:q} 2>&1"
 
 
 rule warehouse:
     input:
-        "results/results.duckdb",
+        MARK,
 
 
 rule report:
     input:
-        "reports/index.html",
-        f"reports/{TASK}.html",
+        PAGES_MARK,

@@ -4,7 +4,8 @@ rule score_responses:
         prompts="results/{task}/prompts.parquet",
         generations="results/{task}/generations/{row}/s{seed}.parquet",
         normaliser="results/{task}/normaliser.parquet",
-        models=models(judges=True),
+        models=ancient(models(judges=True)),
+        models_made=models_made(judges=True),
     output:
         scores="results/{task}/scores/{row}/s{seed}.parquet",
         costs="results/{task}/costs/score/{row}/s{seed}.parquet",

@@ -2,9 +2,11 @@
 rule train_policy:
     input:
         prompts="results/{task}/prompts.parquet",
-        base="results/{task}/base",
+        base=ancient("results/{task}/base"),
+        base_made="results/{task}/costs/base.parquet",
         normaliser="results/{task}/normaliser.parquet",
-        models=models(judges=False),
+        models=ancient(models(judges=False)),
+        models_made=models_made(judges=False),
         texts=texts_of,
     output:
         policy=directory("results/{task}/policies/{row}/{policy}/s{seed}"),

@@ -1,0 +1,217 @@
+"""One data file, read whole: Parquet, Arrow, JSON or CSV, compressed or not. What would be lost in silence is refused.
+
+    >>> read(Path("train.jsonl.gz"), ["chosen"])    # doctest: +SKIP
+    [{'chosen': '...'}, ...]
+
+Columns of a CSV file get the type that all their values share (int, float, else str); an empty unquoted field is a
+missing value.
+"""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from moa.errors import MoaError, nearest
+from moa.store.tables import Row
+
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
+
+log = logging.getLogger("moa")
+
+
+def kind(path: Path) -> str:
+    """Return the suffix that names the format: '.jsonl' of train.JSONL.gz."""
+    named = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    return named.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """Return the name without format and compression: 'train' of train.jsonl.gz."""
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).stem
+
+
+def read(path: Path, columns: list[str] | None = None) -> list[Row]:
+    """Return the file's rows in their order, with exactly `columns`, or with all.
+
+    Raises:
+        MoaError: an unreadable, damaged or ambiguous file, or a missing column.
+    """
+    reader = READERS.get(kind(path))
+    if reader is None:
+        raise MoaError(f"{path}: unknown kind of file '{path.suffix}'; known suffixes: {', '.join(SUFFIXES)}")
+    try:
+        return reader(path, columns)
+    except (pa.ArrowException, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MoaError(
+            f"{path}: not a readable {kind(path)[1:]} file ({reason}); it may be truncated or of another format: fetch"
+            " or write it again"
+        ) from error
+
+
+def check_columns(where: str, present: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse a wanted column that is not there, or is there twice."""
+    names = list(present)
+    for name in wanted:
+        if name not in names:
+            raise MoaError(
+                f"{where}: no column '{name}'; the columns are"
+                f" {', '.join(names) or 'none'}.{nearest(name, names) if names else ''}"
+            )
+        if names.count(name) > 1:
+            raise MoaError(f"{where}: {names.count(name)} columns are called '{name}'; rename all but one")
+
+
+def _bytes(path: Path) -> pa.Buffer:
+    with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
+        return stream.read_buffer()
+
+
+def _text(path: Path, content: pa.Buffer) -> str:
+    whole = content.to_pybytes()
+    try:
+        return whole.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = whole.count(b"\n", 0, error.start) + 1
+        raise MoaError(
+            f"{path}, line {line}: not a readable {kind(path)[1:]} file: byte 0x{whole[error.start]:02x} is not UTF-8;"
+            " save the file as UTF-8, e.g. by iconv -t utf-8"
+        ) from None
+
+
+def _rows(path: Path, table: pa.Table, columns: list[str] | None) -> list[Row]:
+    wanted = table.column_names if columns is None else columns
+    check_columns(str(path), table.column_names, wanted)
+    rows: list[Row] = table.select(wanted).to_pylist()
+    return rows
+
+
+def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
+    source = pa.BufferReader(_bytes(path)) if path.suffix.lower() in COMPRESSIONS else path
+    with pq.ParquetFile(source) as file:
+        names = file.schema_arrow.names
+        wanted = names if columns is None else columns
+        check_columns(str(path), names, wanted)
+        rows: list[Row] = file.read(columns=wanted).select(wanted).to_pylist()
+    return rows
+
+
+def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
+    """Read Arrow's stream format, which `save_to_disk` writes, or its file format."""
+    content = _bytes(path)
+    try:
+        table = pa.ipc.open_stream(content).read_all()
+    except pa.ArrowInvalid:
+        table = pa.ipc.open_file(content).read_all()
+    return _rows(path, table, columns)
+
+
+def _csv(path: Path, columns: list[str] | None) -> list[Row]:
+    content = _bytes(path)
+    if not content.size:
+        return []
+    _check_csv(path, _text(path, content))
+    options = pacsv.ReadOptions(block_size=min(content.size + 1, 2**31 - 1))  # a row may not be longer than a block
+    parse = pacsv.ParseOptions(newlines_in_values=True)
+    convert = pacsv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    table = pacsv.read_csv(pa.BufferReader(content), read_options=options, parse_options=parse, convert_options=convert)
+    return _rows(path, table, columns)
+
+
+def _check_csv(path: Path, text: str) -> None:
+    """Refuse what PyArrow's reader takes in silence: a quote that is not closed swallows all rows to the next one."""
+    if (nul := text.find("\0")) >= 0:
+        raise MoaError(
+            f"{path}, line {text.count(chr(10), 0, nul) + 1}: not a readable csv file: a NUL byte; it is damaged, or"
+            " not in UTF-8: write it again"
+        )
+    limit = csv.field_size_limit(len(text) + 1)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    began, blank, width, longest = 1, 0, None, (0, 0)
+    try:
+        for row in lines:
+            blank += not row
+            width = len(row) if width is None else width
+            if row and len(row) != width:
+                raise MoaError(
+                    f"{path}, line {began}: {len(row)} fields, the header has {width}; put fields that hold commas in"
+                    " quotes"
+                )
+            longest = max(longest, (lines.line_num - began + 1, began))
+            began = lines.line_num + 1
+    except csv.Error as error:
+        raise MoaError(
+            f"{path}, line {began}: the row that begins here has a quote that is not closed, or not doubled inside of a"
+            f" quoted field ({error}, line {lines.line_num}); correct that row"
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+    if longest[0] > LONG_ROW:
+        told = "%s: the row at line %d is %d lines long; if no text is so long, a quote there is not closed"
+        log.warning(told, path, longest[1], longest[0])
+    if blank:
+        log.info("%s: %d empty lines are no rows", path, blank)
+
+
+def _json(path: Path, columns: list[str] | None) -> list[Row]:
+    """One object per line; a `.json` file may also be one array of objects.
+
+    A key that some objects lack is a missing value there.
+    """
+    text = _text(path, _bytes(path))
+    if kind(path) == ".json" and text.lstrip().startswith("["):
+        objects = [(f"{path}, entry {n}", value) for n, value in enumerate(_decode(str(path), text))]
+    else:  # not splitlines(): U+2028 and its like may stand inside a JSON string
+        objects = [
+            (f"{path}, line {n}", _decode(f"{path}, line {n}", line))
+            for n, line in enumerate(text.split("\n"), 1)
+            if line.strip()
+        ]
+    for where, value in objects:
+        if not isinstance(value, dict):
+            raise MoaError(f"{where}: expected an object with keys, got {type(value).__name__}")
+    names = list(dict.fromkeys(name for _, value in objects for name in value))
+    wanted = names if columns is None else columns
+    if objects:
+        check_columns(str(path), names, wanted)
+    return [{name: value.get(name) for name in wanted} for _, value in objects]
+
+
+def _decode(where: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise MoaError(
+            f"{where}: not valid JSON ({error}); the file may be truncated: fetch or write it again"
+        ) from None
+    except RecursionError:
+        raise MoaError(f"{where}: not readable JSON: it is nested too deeply") from None
+    except KeyError as error:
+        raise MoaError(f"{where}: the key {error} stands twice in an object; leave one") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyError(next(name for name in names if names.count(name) > 1))
+    return made
+
+
+READERS: dict[str, Callable[[Path, list[str] | None], list[Row]]] = {
+    ".parquet": _parquet,
+    ".jsonl": _json,
+    ".json": _json,
+    ".csv": _csv,
+    ".arrow": _arrow,
+}
+SUFFIXES = tuple(READERS)
