@@ -134,14 +134,21 @@ class World:
         return found
 
 
+def remove_outputs(command: Command, folder: Path) -> None:
+    """Remove what a job has written; of the folder of reports its pages."""
+    for path in [folder / output for output in command.outputs]:
+        if command.stage == "report":
+            for page in path.glob("*.html"):
+                page.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def repeat(command: Command, place: Place, before: Callable[[], object] = lambda: None) -> End:
     """Run a job in a fork, its old outputs removed first, as Snakemake does."""
-    for output in command.outputs:
-        path = place.folder / output
-        if path.is_dir() and command.stage != "report":
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
+    remove_outputs(command, place.folder)
 
     def body() -> None:
         before()
