@@ -221,13 +221,12 @@ def main_world(work: Path) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     write_inputs(folder)
     world = finish(folder, "experiment.yaml")
-    policy = "results/faults/policies/moc/policy/s0"
     query = "SELECT * EXCLUDE (seconds, generation_seconds) FROM leaderboard"
-    preference = "sentiment=0.5,conciseness=0.25,politeness=0.25"
-    world.commands += [
-        Command("moa", ("respond", "--policy", policy, "--preference", preference, "The lamp")),
-        Command("moa", ("sql", query, "--format", "csv")),
-    ]
+    world.commands.append(Command("moa", ("sql", query, "--format", "csv")))
+    policy, preference = "results/faults/policies/moc/policy/s0", "sentiment=0.5,conciseness=0.25,politeness=0.25"
+    if (folder / policy).is_dir():
+        asked = ("respond", "--policy", policy, "--preference", preference, "The lamp")
+        world.commands.append(Command("moa", asked))
     return world
 
 
