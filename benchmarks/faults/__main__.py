@@ -103,8 +103,9 @@ class Campaign:
     def run(self, trial: Trial) -> Mapping[str, Any]:
         """Run a trial in a folder of its own, which goes when it survives."""
         folder = self.work / "trials" / trial.name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove(folder)
+        folder.mkdir()
         began = time.perf_counter()
         place = Place(folder, random.Random(f"{self.seed} {trial.name}"))
         try:
@@ -112,9 +113,14 @@ class Campaign:
         except Exception as error:  # of the campaign itself: the others go on
             verdict = Verdict(False, None, "the campaign failed", f"{type(error).__name__}: {error}"[:600])
         if verdict.survived:
-            for left in folder.parent.glob(f"{trial.name}*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove(folder)
         return row(trial, self.seed, verdict, time.perf_counter() - began)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a trial's folder, and its output, input and attempts beside it."""
+    for left in [folder, *folder.parent.glob(f"{folder.name}.*")]:
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
 
 
 def preload(groups: Sequence[str]) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from benchmarks.faults import compare
 from benchmarks.faults.kills import Attempt, sweep, torn
 from benchmarks.faults.trial import TRACE, End, Place, Trial, Verdict
-from benchmarks.faults.world import Command, World, repeat, write_inputs
+from benchmarks.faults.world import Command, World, remove_outputs, repeat, write_inputs
 
 HOW = "one job in a fork on a tmpfs that is nearly full, or under a limit on file sizes; then again with space"
-WORDS = ("no space left", "File too large", "No space")
+WORDS = ("no space left", "free some space")
 MARGINS = (0.0, 0.3, 0.7, 0.95)  # of what the job writes, free before it begins
 PAGE = 4096
 
@@ -90,11 +90,7 @@ class Disk:
 
     def _without_space(self, place: Place, free: int) -> End:
         if self.mounted:
-            for output in self.command.outputs:  # as Snakemake does before a job
-                path = place.folder / output
-                shutil.rmtree(path) if path.is_dir() and self.command.stage != "report" else path.unlink(
-                    missing_ok=True
-                )
+            remove_outputs(self.command, place.folder)
             resize(place.folder, used(place.folder) + free // PAGE * PAGE)
             return repeat(self.command, place)
 
@@ -130,7 +126,6 @@ class Whole:
             for attempt_size in (0, 2**29, 2**29):
                 if attempt_size:
                     resize(place.folder, attempt_size)
-                (place.folder / "attempts").mkdir(exist_ok=True)
                 attempt = Attempt(self.world, place.folder)
                 try:
                     why = attempt.end()

@@ -82,7 +82,8 @@ class Attempt:
 
     def __init__(self, world: World, folder: Path) -> None:
         self.folder, self.seconds = folder, world.seconds
-        self.log = folder / f"attempt-{len(list(folder.glob('attempt-*'))):02d}"
+        # beside the folder, whose disk may be full
+        self.log = folder.with_name(f"{folder.name}.attempt-{len(list(folder.parent.glob(f'{folder.name}.a*'))):02d}")
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
                 run_command(world.experiment),

@@ -134,14 +134,21 @@ class World:
         return found
 
 
+def remove_outputs(command: Command, folder: Path) -> None:
+    """Remove what a job has written; of the folder of reports its pages."""
+    for path in [folder / output for output in command.outputs]:
+        if command.stage == "report":
+            for page in path.glob("*.html"):
+                page.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def repeat(command: Command, place: Place, before: Callable[[], object] = lambda: None) -> End:
     """Run a job in a fork, its old outputs removed first, as Snakemake does."""
-    for output in command.outputs:
-        path = place.folder / output
-        if path.is_dir() and command.stage != "report":
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
+    remove_outputs(command, place.folder)
 
     def body() -> None:
         before()
@@ -214,13 +221,12 @@ def main_world(work: Path) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     write_inputs(folder)
     world = finish(folder, "experiment.yaml")
-    policy = "results/faults/policies/moc/policy/s0"
     query = "SELECT * EXCLUDE (seconds, generation_seconds) FROM leaderboard"
-    preference = "sentiment=0.5,conciseness=0.25,politeness=0.25"
-    world.commands += [
-        Command("moa", ("respond", "--policy", policy, "--preference", preference, "The lamp")),
-        Command("moa", ("sql", query, "--format", "csv")),
-    ]
+    world.commands.append(Command("moa", ("sql", query, "--format", "csv")))
+    policy, preference = "results/faults/policies/moc/policy/s0", "sentiment=0.5,conciseness=0.25,politeness=0.25"
+    if (folder / policy).is_dir():
+        asked = ("respond", "--policy", policy, "--preference", preference, "The lamp")
+        world.commands.append(Command("moa", asked))
     return world
 
 
