@@ -11,15 +11,20 @@ MUTMUT := .mutmut/bin/mutmut
 LOCKED := $(BIN)/python -m pip install --quiet --no-deps --require-hashes
 ARGS ?=
 
-.PHONY: run test lint mutation setup lock audit sbom clean
+.PHONY: run test slow lint mutation setup lock audit sbom clean
 
 # Goes on after a crash by itself, and ends with the leaderboard. An experiment in ARGS stands instead of config.yaml.
 run: $(READY)
 	$(BIN)/python -m moa run config.yaml $(ARGS)
 
 # Two processes, for two cores; ARGS="-n 0 ..." is one.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# Whole runs: killed at any moment, of every method, of a trial, on damaged files.
+slow: $(READY)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/python -m pip check

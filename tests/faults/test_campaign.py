@@ -198,12 +198,14 @@ DAMAGED = (  # read by stages that need no torch
 )
 
 
+@pytest.mark.slow
 def test_damaged_files(tiny_run: snake.Run, tmp_path: Path) -> None:
     every = damaged.trials(tiny(tiny_run.directory, tmp_path))
     chosen = [t.name for t in every if any(t.what.startswith(f"results/tiny/{what},") for what in DAMAGED)]
     assert len(campaign(tmp_path, *chosen)) == len(DAMAGED)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice(finished: Path, tiny_run: snake.Run, tmp_path: Path) -> None:
     """Its evaluation is gone: killed as a group, then without its Snakemake, the same command makes the same bytes."""
     shutil.rmtree(finished / "results" / "tiny" / "evaluation")

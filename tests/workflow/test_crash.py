@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.workflow import snake
+
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import duckdb
+import pytest
 
 from moa.methods import catalogue
 from tests.workflow import snake
+
+pytestmark = pytest.mark.slow
 
 # external needs a model of the user's
 MORE = [name for name in catalogue.names() if name not in snake.ROWS and name != "external"]

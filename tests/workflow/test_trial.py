@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.workflow import snake
+
+pytestmark = pytest.mark.slow
 
 REWARD = """
 from pathlib import Path
