@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -123,6 +124,7 @@ def bounded(limits: Limits) -> Iterator[tuple[dict[str, str], Clock]]:
         shutil.rmtree(spill, ignore_errors=True)
 
 
+@cache
 def _memory(text: str) -> tuple[str, int]:
     """Return a limit as DuckDB writes it, and its bytes."""
     import duckdb  # here, since the command line reads the defaults above before it knows that it will be needed

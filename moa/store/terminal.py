@@ -5,6 +5,7 @@ shown as its \u escape, and so is what the stream's encoding does not have.
 """
 
 import io
+import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from moa.errors import shown, visible
 
+FRAMED = 20  # columns; with fewer a frame would leave no room for values
 ENDLESS = 1_000_000  # a file or a pipe has no width: lines may be as long as they need to be
 
 
@@ -69,8 +71,12 @@ class Table:
 def show(table: Table, stream: TextIO) -> None:
     """Print a table that fits the stream's width: whole, or without its last columns, or a line per value."""
     lenient(stream)
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else ENDLESS)
+    # Both sizes, or Rich takes a terminal without colours for 80 columns wide.
+    width = shutil.get_terminal_size().columns if stream.isatty() else ENDLESS
+    console = Console(file=stream, highlight=False, width=width, height=25)
     fitted = _encoded(table, stream.encoding or "utf-8")
+    if fitted.title:
+        console.print(Text(fitted.title))
     least = len(fitted.head) if table.needed is None else table.needed
     for count in range(len(fitted.head), least - 1, -1):
         kept = replace(fitted, head=fitted.head[:count], rows=[row[:count] for row in fitted.rows])
@@ -80,9 +86,12 @@ def show(table: Table, stream: TextIO) -> None:
             if left:
                 console.print(f"left out, this terminal is too narrow: {left}", markup=False)
             return
-    if fitted.title:
-        console.print(fitted.title, markup=False)
-    console.print(_records(fitted, console.width))
+    if console.width >= FRAMED:
+        console.print(_records(fitted, console.width))
+        return
+    for row in fitted.rows:
+        for name, value in zip(fitted.head, row, strict=True):
+            console.print(Text(f"{name}: {'NULL' if value is None else value}", overflow="fold"))
 
 
 def _encoded(table: Table, encoding: str) -> Table:
@@ -96,12 +105,11 @@ def _encoded(table: Table, encoding: str) -> Table:
 
 
 def _width(console: Console, table: Table) -> int:
-    whole = replace(table, title="")  # a title may take several lines
-    return Measurement.get(console, console.options.update(max_width=ENDLESS), _grid(whole)).maximum
+    return Measurement.get(console, console.options.update(max_width=ENDLESS), _grid(table)).maximum
 
 
 def _grid(table: Table) -> Grid:
-    grid = Grid(title=Text(table.title) if table.title else None, title_justify="left")
+    grid = Grid()
     for i, name in enumerate(table.head):
         grid.add_column(Text(name), justify="right" if i in table.right else "left", overflow="fold")
     for row in table.rows:

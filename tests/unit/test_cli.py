@@ -1,7 +1,11 @@
 """The command line: the order of its commands, mistakes in one line, a new experiment file, Snakemake's arguments."""
 
+import contextlib
+import io
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +116,84 @@ def test_what_a_terminal_would_obey_is_shown_as_escapes(tmp_path: Path, moa: Cal
         assert r"synthetic\u001b[2J[bold]" in shown.stdout and r"moc\u001b[31m" in shown.stdout
     refused = moa("summary", "other", "--database", database)
     assert r"Known: synthetic\u001b[2J[bold]." in refused.stderr and "\x1b" not in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.warehouse(tmp_path_factory.mktemp("results"), ("sentiment", "conciseness"), seeds=(0,))
+
+
+BROKEN = [
+    ("sql", "FROM scores"),
+    ("sql", "--format", "csv", "FROM scores"),
+    ("sql", "--format", "json", "FROM scores"),
+    ("leaderboard",),
+    ("summary",),
+]
+
+
+@pytest.mark.parametrize("arguments", BROKEN, ids=" ".join)
+def test_output_that_cannot_be_written(
+    arguments: tuple[str, ...], results: Path, monkeypatch: pytest.MonkeyPatch, moa: Callable[..., Ended]
+) -> None:
+    """A full disk is one line; a reader that has gone, and a stream that the shell closed, are none."""
+    given = (*arguments[:1], "--database", results, *arguments[1:])
+    gone, writable = os.pipe()
+    os.close(gone)
+    full = "error: the output: No space left on device; see that it may be written, and has space\n"
+    for stream, said in ((open("/dev/full", "w"), full), (os.fdopen(writable, "w"), "")):  # noqa: SIM115
+        monkeypatch.setattr(sys, "stdout", stream)
+        ended = moa(*given)
+        assert (ended.returncode, ended.stderr) == (1, said)
+        with contextlib.suppress(BrokenPipeError):  # which typer hides from the interpreter's end
+            stream.close()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert moa(*given).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_command_prints_in_every_encoding(
+    encoding: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moa: Callable[..., Ended]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    database = shutil.copy(results, "results")
+    with duckdb.connect(str(database)) as connection:
+        for table in ("runs", "leaderboard", "metrics", "costs"):
+            connection.execute(f"UPDATE {table} SET task = 'caf\u00e9 \u6f22\u202e'")
+    start.init(Path("mine.yaml"))
+    seen = {"ascii": r"caf\xe9 \u6f22\u202e", "latin-1": r"caf\u00e9 \u6f22\u202e".replace(r"\u00e9", "\u00e9")}
+    named = seen.get(encoding, "caf\u00e9 \u6f22" + r"\u202e")
+    for arguments, holds in (
+        (("sql", "FROM runs"), named),
+        (("leaderboard",), named),
+        (("summary",), named),
+        (("--help",), "Commands"),
+        (("check", "mine.yaml"), "task 'mine'"),
+        (("init", "yours.yaml"), "yours.yaml written"),
+        (("unlock",), "nothing to unlock"),
+        (("--version",), __version__),
+    ):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        ended = moa(*arguments)
+        stream.flush()
+        assert ended.returncode == 0, ended.stderr
+        assert holds in stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+def test_an_argument_that_is_no_text(tmp_path: Path, moa: Callable[..., Ended]) -> None:
+    """A byte that is not UTF-8 reaches Python as a lone surrogate."""
+    for arguments in (("sql", "SELECT '\udcff'"), ("check", "caf\udce9.yaml"), ("respond", "--policy", "x", "\udcff")):
+        refused = moa(*arguments)
+        assert refused.returncode == 1 and "not UTF-8; give text and names of files in UTF-8" in refused.stderr
+        assert r"\udc" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, moa: Callable[..., Ended]) -> None:
+    monkeypatch.setattr(cli, "_describe", lambda path: signal.raise_signal(signal.SIGINT))
+    ended = moa("check", "x.yaml")
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
 
 
 def test_a_figure_of_the_only_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moa: Callable[..., Ended]) -> None:
