@@ -12,6 +12,7 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -190,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="document whose table is written anew")
     parser.add_argument("--from", dest="rows", type=Path, help="no trials: the table of these rows")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))  # else runs would be left behind
     if given.rows:
         rows = pq.read_table(given.rows).to_pylist()
     else:

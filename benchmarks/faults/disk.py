@@ -130,7 +130,7 @@ class Whole:
                 try:
                     why = attempt.end()
                 finally:
-                    sweep(place.folder, attempt.process)
+                    sweep(attempt.process)
                 statuses.append(attempt.process.returncode)
                 outputs.append(attempt.output)
             different = compare.differences(self.world.folder / "results", place.folder / "results")

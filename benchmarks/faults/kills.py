@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.faults import compare
-from benchmarks.faults.trial import TRACE, Place, Trial, Verdict
+from benchmarks.faults.trial import TRACE, Place, Trial, Verdict, end_group
 from benchmarks.faults.world import World, environment, run_command
 
 HOW = "moa run from an empty folder, killed several times at random moments, each time the same command again"
@@ -158,6 +158,7 @@ def alone(world: World, folder: Path, wrong: list[str]) -> list[str]:
     second = Attempt(world, folder)
     with suppress(subprocess.TimeoutExpired):
         second.process.wait(ORPHANS + PATIENCE)
+    sweep(second.process)
     if second.process.returncode == 1 and "works in" not in second.output and "running" not in second.output:
         wrong.append(f"a second moa run beside a Snakemake says: {second.output.strip()[-200:]}")
     with suppress(psutil.NoSuchProcess):
@@ -205,7 +206,7 @@ class Run:
                 if why := attempt.end():
                     wrong.append(f"{kill}: {why}")
             finally:
-                sweep(folder, attempt.process)
+                sweep(attempt.process)
             if running:
                 done.append(f"{kill} ({running})")
             if TRACE in attempt.output and not kill.way.startswith(("TERM", "INT")):
@@ -237,7 +238,7 @@ class Run:
             try:
                 why = attempt.end()
             finally:
-                sweep(folder, attempt.process)
+                sweep(attempt.process)
             status = attempt.process.returncode
             lines = attempt.output.strip().splitlines()
             if status == 0 and not why:
@@ -245,12 +246,10 @@ class Run:
         return status or 1, why or " / ".join(lines[-3:])
 
 
-def sweep(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+def sweep(process: "subprocess.Popen[bytes]") -> None:
     """End what is left of an attempt, so that it cannot disturb the next trial; after a failure alone there is any."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    end_group(process.pid)
+    process.wait()
 
 
 def trials(world: World, seed: int, runs: int) -> list[Trial]:

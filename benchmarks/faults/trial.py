@@ -180,6 +180,7 @@ def _become(body: Callable[[], object], folder: Path, streams: tuple[Path, int],
         os.dup2(streams[1], 1)
         os.dup2(streams[1], 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
