@@ -137,7 +137,7 @@ def test_every_import_is_a_named_dependency() -> None:
 
 
 def test_a_new_experiment_is_planned_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    """With the package's own Snakefile and profile; only the experiment and Snakemake's folder are left behind."""
+    """With the package's own Snakefile and profile; left behind are the experiment, its sections, Snakemake's folder."""
     assert installed.moa("--version", cwd=tmp_path).stdout == f"moa {__version__}\n"
     begun = installed.moa("init", cwd=tmp_path)
     assert begun.returncode == 0 and "moa run mine.yaml" in begun.stdout, begun.stderr
@@ -153,7 +153,8 @@ def test_a_new_experiment_is_planned_in_an_empty_folder(installed: Installed, tm
     assert profile is not None and Path(profile[1]).is_relative_to(bundled), output
     assert {"prepare_prompts", "build_warehouse", "build_report"} < snake.jobs(output)
     assert "results/mine/base" in output and "hypervolume on" not in output
-    assert {path.name for path in tmp_path.iterdir()} <= {"mine.yaml", ".snakemake"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.yaml", ".snakemake", ".moa"}
+    assert {path.name for path in (tmp_path / ".moa").iterdir()} == {"sections"}  # what the printed commands read
 
 
 def test_jobs_run_in_the_working_folder_with_its_own_rewards(installed: Installed, tmp_path: Path) -> None:
