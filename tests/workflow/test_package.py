@@ -137,7 +137,7 @@ def test_every_import_is_a_named_dependency() -> None:
 
 
 def test_a_new_experiment_is_planned_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    """With the package's own Snakefile and profile; left behind are the experiment, its sections, Snakemake's folder."""
+    """With the package's own Snakefile and profile; only mine.yaml, sections and .snakemake are left behind."""
     assert installed.moa("--version", cwd=tmp_path).stdout == f"moa {__version__}\n"
     begun = installed.moa("init", cwd=tmp_path)
     assert begun.returncode == 0 and "moa run mine.yaml" in begun.stdout, begun.stderr
