@@ -149,7 +149,6 @@ FILES: dict[str, Make] = {
     "a function of another kind": text(TEXT.replace("guest:score", "os:system")),
     "a function in a path": text(TEXT.replace("guest:score", "../guest:score")),
     "a function with a call": text(TEXT.replace('"guest:score"', "\"os:system('touch canary')\"")),
-    "a module that would run": text(TEXT.replace("guest:score", "canary_module:score")),
     "a template with attributes": changed(
         r"^conditioning:", "conditioning:\n  template: '{preference.__class__} {prompt}'"
     ),
@@ -197,7 +196,6 @@ PLANNED = (
     "a billion training divisions",
     "terminal codes in a key",
     "a long name",
-    "a module that would run",
     f"YAML tag 0: {PYTHON[0][:40]}",
     *(f"a source for the shell: {s}" for s in SHELL[:4]),
 )

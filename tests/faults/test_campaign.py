@@ -165,7 +165,7 @@ QUICK = (  # statements that read, write, load, and print what a terminal would 
 )
 HOSTILE = (
     *("a list that holds itself", "NUL bytes", "terminal codes in a key", "a kind that is a path"),
-    *("a pickle", "a link to itself", "a task above the folder", "a module that would run"),
+    *("a pickle", "a link to itself", "a task above the folder", "a function with a call"),
 )
 
 

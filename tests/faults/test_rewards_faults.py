@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +28,7 @@ def divide(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 def interrupted(prompts: list[str], responses: list[str]) -> list[float]:
-    signal.raise_signal(signal.SIGINT)
-    return [0.0 for _ in responses]
+    raise KeyboardInterrupt  # as Ctrl-C does, except in the background of a shell, which ignores the signal
 
 
 def endless(prompts: list[str], responses: list[str]) -> list[float]:

@@ -352,7 +352,8 @@ def test_an_interrupted_query_ends_at_once(database, query, tmp_path):
     """Ctrl-C is answered within a second, also where DuckDB does not look for it."""
     started = tmp_path / "started"
     code = (
-        "import pathlib, sys; from moa.store import sql; from moa import cli\n"
+        "import pathlib, signal, sys; from moa.store import sql; from moa import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which the background of a shell ignores
         "check = sql._only_statement\n"
         f"sql._only_statement = lambda *given: (check(*given), pathlib.Path({str(started)!r}).touch())[0]\n"
         f"sys.argv = ['moa', 'sql', '--database', {str(database)!r}, '--format', 'csv', {query!r}]\n"
