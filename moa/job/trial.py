@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from moa.errors import MoaError
 from moa.job import start
 from moa.job.process import exclusive
+from moa.store import terminal
 
 WRITTEN = frozenset({"results", "reports", "logs", ".snakemake", ".moa"})  # by runs; a trial has its own
 DONE = re.compile(r"(\d+) of (\d+) steps \(\d+%\) done")
@@ -121,4 +121,4 @@ def remove(place: Path) -> None:
 
 def say(line: str) -> None:
     """Print a line of progress where a person reads it."""
-    print(line, file=sys.stderr, flush=True)
+    terminal.note(line)

@@ -120,6 +120,7 @@ def test_the_configured_files_and_tests_exist() -> None:
         assert f"def {test.partition('[')[0]}(" in (mutation.ROOT / "tests" / "unit" / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_step_at_7b_runs_in_small(tmp_path: Path) -> None:
     """In a process of its own: the script times by wrapping the loop's functions."""
     script = [

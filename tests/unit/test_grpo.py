@@ -184,6 +184,7 @@ def test_neither_checkpointing_nor_micro_batches_change_the_policy(tmp_path: Pat
     torch.testing.assert_close(adapter(first), adapter(second), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", ["grpo", "gdpo"])
 def test_it_learns_an_arm_per_preference(kind: str, seed: int, tmp_path: Path) -> None:

@@ -290,9 +290,17 @@ def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(
     assert {v for _, q, _, v in trained.curve(tmp_path / "tight") if q == "micro_batch"} == {2.0}
 
 
-def test_divergence_names_the_step_and_the_rate(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"step \d+: .* is NaN or infinite.*methods.modpo.learning_rate \(now 1e\+30\)"):
-        run(inputs, tmp_path, learning_rate=1e30)
+def test_divergence_names_the_step_and_the_rate(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *arguments: Any) -> None:
+        real(self, *arguments)
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.fill_(1e30)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(Diverged, match=r"step \d+: .* is NaN or infinite.*methods.modpo.learning_rate \(now 0.1\)"):
+        run(inputs, tmp_path, learning_rate=0.1)
 
 
 def test_more_responses_than_the_budget(inputs: Path, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_reward_that_raises_ends_the_command_with_one_line_and_no_output(folde
         "error: reward own: raised ValueError: could not convert string to float: 'a bright film' (first of 2 prompts:"
         " 'the plot')"
     )
-    assert "Traceback" not in ran.stderr
+    assert ran.stderr.count("Traceback") == 1 and 'mine.py", line 2' in ran.stderr  # the function's own, in the log
     assert not (folder / "scores.parquet").exists() and not (folder / "costs").exists()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Conditioning, Model, Ppo
-from moa.lm import answering, sft
+from moa.lm import answering, sft, training
 from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.generation import Decoding
 from moa.lm.targets import Targets, direction
@@ -325,9 +325,18 @@ def test_out_of_memory_starts_the_part_again_with_fewer_examples(
     )
 
 
-def test_divergence_names_the_methods_own_rate(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"lower methods.ric.learning_rate \(now 1e\+30\)"):
-        trained.run(inputs, tmp_path, "ric", learning_rate=1e30)
+def test_divergence_names_the_methods_own_rate(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training.Course.on_log
+
+    def on_log(self: training.Course, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        for parameter in options["model"].parameters():
+            if parameter.requires_grad:
+                parameter.data.fill_(1e30)
+
+    monkeypatch.setattr(training.Course, "on_log", on_log)
+    with pytest.raises(Diverged, match=r"lower methods.ric.learning_rate \(now 0.1\)"):
+        trained.run(inputs, tmp_path, "ric", learning_rate=0.1)
 
 
 def test_more_rounds_than_batches(inputs: Path, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def eight_objectives(project: Path) -> None:
     path.write_text(text)
 
 
+@pytest.mark.slow
 def test_eight_objectives_with_a_fine_lattice_train(project: Path) -> None:
     """A section of 150 000 characters is longer than an argument may be; nor does it stand on the console."""
     eight_objectives(project)
