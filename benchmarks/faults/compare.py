@@ -18,7 +18,7 @@ TIMED = {
 TIMED_QUANTITIES = ("seconds", "tokens_per_second", "memory")  # of table curves
 TIMED_FILES = ("costs/", "curves/")  # whose hashes run.parquet lists
 IGNORED = (".lock", ".tmp")
-PAGES = ".html"  # they show the timings: only that they are there is compared
+SHOWN = (".html", ".sha256")  # pages show timings, marks hash pages and database: only that they are there is compared
 MAY_DIFFER = (
     "costs." + ", costs.".join(TIMED["costs"]),
     "curves.value of " + ", ".join(TIMED_QUANTITIES),
@@ -48,7 +48,7 @@ def differences(right: Path, tried: Path) -> list[str]:
 def _difference(right: Path, tried: Path) -> str:
     if right.read_bytes() == tried.read_bytes():
         return ""
-    if right.suffix == PAGES:
+    if right.suffix in SHOWN:
         return "" if tried.stat().st_size else "empty"
     if right.suffix == ".parquet":
         return _tables(*(pq.read_table(path, use_threads=False, partitioning=None) for path in (right, tried)))
