@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
 from moa.experiment.schema import TrainSection
 from moa.stages import train
@@ -129,3 +131,15 @@ def curve(out: Path) -> list[tuple[int, str, str, float]]:
         for r in rows
         if r["quantity"] not in ("seconds", "memory")
     ]
+
+
+def overshoot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every step of Adam leave parameters of 1e30: finite, but what the model makes of them is not."""
+    real = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *arguments: Any) -> None:
+        real(self, *arguments)
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.fill_(1e30)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)

@@ -133,14 +133,7 @@ def test_grpos_message_names_the_keys_that_are_in_effect(tmp_path: Path) -> None
 
 def test_the_last_update_of_modpo(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the only update the parameters are finite, the loss is not."""
-    real = torch.optim.Adam.step
-
-    def step(self: torch.optim.Adam, *arguments: Any) -> None:
-        real(self, *arguments)
-        for parameter in self.param_groups[0]["params"]:
-            parameter.data.fill_(1e30)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    trained.overshoot(monkeypatch)
     ppo = {"steps": 1, "epochs": 1, "mini_batch_size": 8}
     with pytest.raises(Diverged, match="step 0: the finished policy's loss is NaN or infinite; .* ppo.learning_rate"):
         trained.run(inputs, tmp_path, "modpo", (0.5, 0.5), ppo=ppo)

@@ -291,14 +291,7 @@ def test_out_of_memory_halves_the_pairs_and_changes_nothing_else(
 
 
 def test_divergence_names_the_step_and_the_rate(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch.optim.Adam.step
-
-    def step(self: torch.optim.Adam, *arguments: Any) -> None:
-        real(self, *arguments)
-        for parameter in self.param_groups[0]["params"]:
-            parameter.data.fill_(1e30)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    trained.overshoot(monkeypatch)
     with pytest.raises(Diverged, match=r"step \d+: .* is NaN or infinite.*methods.modpo.learning_rate \(now 0.1\)"):
         run(inputs, tmp_path, learning_rate=0.1)
 
