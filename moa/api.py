@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
 from pydantic import ValidationError
 
 from moa.errors import MoaError, nearest
@@ -29,6 +28,7 @@ from moa.experiment.mistakes import explain
 from moa.experiment.preferences import lattice
 from moa.experiment.rewards import Strict
 from moa.lm import answering, grid, models
+from moa.lm.adapters import PeftModel
 from moa.lm.answering import Answerer, Base, Card, Prompting, Sampling
 from moa.lm.generation import Decoding
 from moa.method import Method

@@ -14,7 +14,7 @@ from typing import NoReturn
 from safetensors import SafetensorError
 
 from moa.errors import Ended, MoaError, shown
-from moa.job.process import Stopwatch, peak_memory
+from moa.job.process import Stopwatch, peak_memory, release_collector
 from moa.store import sections, tables
 from moa.store.files import disk_full
 
@@ -51,6 +51,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
 
     Other errors keep their trace.
     """
+    release_collector()
     to = logging.StreamHandler(sys.stderr)
     to.setFormatter(Visible("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[to])

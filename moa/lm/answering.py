@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
@@ -22,6 +21,7 @@ from moa.experiment.keys import Conditioning, Model
 from moa.experiment.preferences import Preference
 from moa.job.memory import allocating
 from moa.lm import conditioning, mixture, models
+from moa.lm.adapters import PeftModel
 from moa.lm.generation import Decoding, Rollout, sample
 from moa.lm.targets import Targets
 from moa.store.provenance import file_hash, text_hash

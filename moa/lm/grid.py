@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from peft import PeftModel
-
 from moa.errors import MoaError
 from moa.experiment.preferences import Preference
 from moa.lm import answering, fluency
+from moa.lm.adapters import PeftModel
 from moa.lm.answering import Answerer, Response, Sampling
 from moa.store.provenance import text_hash
 from moa.store.tables import Row

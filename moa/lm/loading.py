@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -31,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from moa.errors import MoaError
 from moa.lm import inspect
+from moa.lm.adapters import LoraConfig, PeftModel, get_peft_model_state_dict, light, put
 from moa.lm.inspect import Stored
 from moa.lm.inspect_adapter import ADAPTER_WEIGHTS, Adapter, inspect_adapter
 from moa.store.provenance import warn_unpinned
@@ -268,10 +268,11 @@ def adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) -> Peft
         config = LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **found.settings)
         if isinstance(model, PeftModel):
             brought: dict[str, Tensor] = {}
-            model.add_adapter(name, config)
+            with light():
+                model.add_adapter(name, config)
         else:
             brought = _embeddings(model, found, where)
-            model = get_peft_model(model, config, adapter_name=name)
+            model = put(model, config, name)
         own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         expected = {key: tuple(tensor.shape) for key, tensor in {**brought, **own}.items()}
         _check_names(expected, found.shapes, where)

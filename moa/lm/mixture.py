@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -23,6 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from moa.lm.adapters import PeftModel
 from moa.lm.conditioning import encode
 from moa.lm.generation import Decoding, Finite, Rollout, end_tokens, finish
 from moa.lm.models import positions

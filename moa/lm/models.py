@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from moa.errors import MoaError
 from moa.experiment.keys import Lora, Model
 from moa.lm import inspect, loading
+from moa.lm.adapters import LoraConfig, PeftModel, get_peft_model_state_dict, put, set_peft_model_state_dict
 from moa.lm.inspect_adapter import adapter_folder
 from moa.lm.precision import device, differentiable, number_format, quantisation_config
 
@@ -121,7 +121,7 @@ def add_adapter(base: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """Return the base with a fresh adapter whose product is 0; the seed fixes A."""
     torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, lora_config(lora))
+        model = put(base, lora_config(lora))
     except ValueError as error:
         raise MoaError(
             f"model.lora.targets {lora.targets}: {loading.first_line(error)}; name there the layers that get an adapter"

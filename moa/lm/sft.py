@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from moa.errors import MoaError
 from moa.experiment.keys import Model, Sft
 from moa.job.process import Job
+from moa.lm.adapters import PeftModel, put
 from moa.lm.conditioning import continuation_rows
 from moa.lm.models import lora_config, train_in_float32
 from moa.lm.training import Continued, Course, Plan, quiet
@@ -165,7 +165,7 @@ def fine_tune(
     rows = [examples[i] for i in random_batches([len(e.ids) for e in examples], sft.batch_size, total, sft.seed)]
     if sft.lora:  # here, not in the Trainer: a checkpoint is judged by the parameters that are to be trained
         torch.manual_seed(sft.seed)
-        model = get_peft_model(model, lora_config(spec.lora))
+        model = put(model, lora_config(spec.lora))
     plan = Plan("SFT", tuning.key, sft.seed, tuning.micro, steps=-(-total // sft.batch_size))
     course = Course(plan, job, model)
     left = rows[course.finished * sft.batch_size :]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +14,7 @@ from moa.errors import Diverged, NotFinite
 from moa.experiment.keys import Ppo
 from moa.experiment.preferences import Preference
 from moa.lm import generation
+from moa.lm.adapters import PeftModel
 from moa.lm.generation import Decoding, Rollout, sample_in_parts
 from moa.lm.models import ValueHeads, forward, output_matrix
 from moa.method import Batch, Combination, Method, Scores

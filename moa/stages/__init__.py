@@ -3,7 +3,11 @@
 Each reads files, calls the library, and writes tables or model folders.
 """
 
-from moa.job.process import exit_with_parent
+import sys
+
+from moa.job.process import exit_with_parent, hold_collector
 
 # Before a stage's own imports, which take seconds: Snakemake may die meanwhile.
 exit_with_parent()
+if sys.argv[0] == "-m":  # what Python shows while it looks for the module that it was asked to run
+    hold_collector()

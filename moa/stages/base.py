@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moa.errors import MoaError
@@ -21,6 +20,7 @@ from moa.job import command
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job, keeping
 from moa.lm import checkpoint, conditioning, models, precision, scratch, sft, warm_start
+from moa.lm.adapters import PeftModel
 from moa.store import files, inputs
 from moa.store.provenance import file_hash
 from moa.store.tables import Row

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
 from moa.experiment.preferences import Preference
 from moa.experiment.schema import TrainSection
 from moa.job.process import Job, keeping
 from moa.lm import models
+from moa.lm.adapters import PeftModel
 from moa.method import Method
 from moa.rl.loop import CurveRow
 from moa.store import files, tables

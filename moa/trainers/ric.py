@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import Field
 
 from moa.errors import MoaError
@@ -18,6 +17,7 @@ from moa.job import command
 from moa.job.memory import allocating, release, smaller
 from moa.job.process import Job, peak_memory
 from moa.lm import answering, checkpoint, conditioning, sft
+from moa.lm.adapters import get_peft_model_state_dict, set_peft_model_state_dict
 from moa.lm.targets import Targets
 from moa.methods import ric
 from moa.rl.experience import Actor, Task, scored
