@@ -32,8 +32,9 @@ from transformers import PreTrainedTokenizerFast
 
 from moa.experiment.keys import Lora, Scratch
 from moa.experiment.schema import Experiment, load
-from moa.lm.generation import Decoding, sample
+from moa.lm.generation import Decoding, Sampler
 from moa.lm.models import add_adapter, context_length, forward, load_base, load_tokenizer
+from moa.lm.reader import PolicyReader
 from moa.lm.scratch import new_model
 from moa.methods.pama import closed_form
 from moa.rl.advantages import group_relative
@@ -166,9 +167,8 @@ def rollouts(run: Path, experiment: Experiment) -> tuple[Work, Callable[[int], T
     size, group = experiment.ppo.mini_batch_size, experiment.ppo.group_size
     found = [r["prompt"] for r in pq.read_table(run / "prompts.parquet").to_pylist() if r["split"] == "train"]
     prompts = [prompt for prompt in found[: size // group] for _ in range(group)]
-    drawn = sample(
-        policy, tokenizer, prompts, Decoding(experiment.generation.max_new_tokens, 1.0, 1.0), context_length(model)
-    )
+    sampler = Sampler(tokenizer, Decoding(experiment.generation.max_new_tokens, 1.0, 1.0), context_length(model))
+    drawn = sampler.draw(PolicyReader(policy), prompts, [str(i) for i in range(size)])
     with torch.no_grad():
         old = logprobs(Work(policy, drawn.ids, drawn.mask, drawn.response_mask, drawn.response_mask))
     shares = torch.tensor([share_of(letter)(prompts, drawn.texts) for letter in LETTERS])

@@ -14,8 +14,8 @@ from moa.experiment.preferences import Preference, label, lattice
 from moa.lm import models as moa_models
 from moa.lm.generation import Decoding
 from moa.methods import catalogue
+from moa.rl.actor import Actor
 from moa.rl.estimation import Scale
-from moa.rl.experience import Actor
 from moa.rl.loop import Loop, Task
 from moa.testbed.bandit import Arms
 

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +21,14 @@ from moa.errors import MoaError
 from moa.experiment.keys import Conditioning, Model
 from moa.experiment.preferences import Preference
 from moa.job.memory import allocating
-from moa.lm import conditioning, mixture, models
+from moa.lm import conditioning, models
 from moa.lm.adapters import PeftModel
-from moa.lm.generation import Decoding, Rollout, sample
+from moa.lm.generation import Decoding, Rollout, Sampler
+from moa.lm.merged import Merged, mergeable
+from moa.lm.mixture import Mixture
+from moa.lm.reader import PolicyReader, Reader
 from moa.lm.targets import Targets
-from moa.store.provenance import file_hash, text_hash
+from moa.store.provenance import file_hash
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup", "mixture"]
@@ -124,7 +128,7 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn: what a batch draws depends on `seed` and the batch's number alone."""
+    """How responses are drawn: what each draws depends on `seed` and its place among the questions alone."""
 
     decoding: Decoding
     batch_size: int
@@ -166,13 +170,19 @@ class Answerer:
         self.model.set_adapter(adapter(chosen))
         return self.cards[chosen].name
 
-    def draw(self, texts: Sequence[str], decoding: Decoding) -> Rollout:
-        """Sample one response per built prompt from what `switch` turned on."""
+    def draw(self, texts: Sequence[str], decoding: Decoding, keys: Sequence[str]) -> Rollout:
+        """Sample one response per built prompt from what `switch` turned on; `keys` as `Sampler.draw` has them."""
+        return Sampler(self.tokenizer, decoding, self.context).draw(self._reader(), texts, keys)
+
+    def _reader(self) -> Reader:
         if self.mixed:
             assert isinstance(self.model, PeftModel), "a mixture has adapters"
-            reader = mixture.Reader(self.model, self.mixed)
-            return mixture.sample(reader, self.tokenizer, texts, decoding, self.context)
-        return sample(self.model, self.tokenizer, texts, decoding, self.context)
+            return Mixture(self.model, self.mixed)
+        return PolicyReader(self.model if self._merged is None else self._merged.refresh())
+
+    @cached_property
+    def _merged(self) -> Merged | None:
+        return Merged(self.model) if isinstance(self.model, PeftModel) and mergeable(self.model) else None
 
     def _parts(self, preference: Preference) -> dict[str, float]:
         """Return the adapters that have a share, and their shares."""
@@ -300,12 +310,11 @@ def _respond(
 ) -> list[Response]:
     """Answer once; `tell` hears after every batch how many are done."""
     lengths = [len(row) for row in conditioning.token_rows(texts, answerer.tokenizer)]
-    order = sorted(range(len(texts)), key=lambda i: lengths[i])
+    order = sorted(range(len(texts)), key=lambda i: (lengths[i], texts[i]))  # equal prompts are read once
     found: dict[int, Response] = {}
-    for number, start in enumerate(range(0, len(order), sampling.batch_size)):
+    for start in range(0, len(order), sampling.batch_size):
         rows = order[start : start + sampling.batch_size]
-        torch.manual_seed(int(text_hash(sampling.seed, str(number)), 16) % 2**63)
-        rollout = answerer.draw([texts[i] for i in rows], sampling.decoding)
+        rollout = answerer.draw([texts[i] for i in rows], sampling.decoding, [f"{sampling.seed} {i}" for i in rows])
         lengths_drawn = (rollout.response_mask.sum(1).long() - rollout.finished.long()).tolist()
         for i, text, tokens, finished in zip(
             rows, rollout.texts, lengths_drawn, rollout.finished.tolist(), strict=True

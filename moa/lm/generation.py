@@ -1,15 +1,19 @@
 """Sampling and decoding: the one way in which every method's responses are made and turned into text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from moa.errors import MoaError, NotFinite
 from moa.experiment.keys import Generation
 from moa.lm.conditioning import encode
+from moa.lm.draws import pick, uniforms
+from moa.lm.reader import Reader, Seen
+
+LEAVE = 0.9  # rows that have ended leave when fewer than this share goes on: leaving copies the others' keys and values
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What the sampler saw: logits (B, T, V) and last hidden states (B, T, D) that predict each token.
+
+    End tokens are out of the first position's logits. Rows that have ended hold zeros.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+
+    def at(self, rows: Tensor | slice) -> "Trace":
+        """Return some rows' part."""
+        return Trace(self.logits[rows], self.hidden[rows])
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Prompts with responses.
 
@@ -48,6 +67,7 @@ class Rollout:
         response_mask: (B, T) float32, 1 on response tokens, the end token included.
         finished: (B,) bool, the response holds an end token.
         texts: B decoded responses.
+        trace: what the sampler saw, where it was asked to keep it.
     """
 
     ids: Tensor
@@ -55,6 +75,7 @@ class Rollout:
     response_mask: Tensor
     finished: Tensor
     texts: list[str]
+    trace: Trace | None = None
 
     @property
     def response(self) -> int:
@@ -103,59 +124,103 @@ def decode(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) ->
     return [text.removeprefix(before) for text in texts]
 
 
-class Finite(LogitsProcessor):
-    """Refuses to sample from NaN or infinite logits, where torch.multinomial would end in a trace."""
+class Recorder:
+    """Makes a trace while a batch is sampled."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the logits (B, V) unchanged; -inf is a token that cannot be drawn.
+    def __init__(self, rows: int, room: int) -> None:
+        self.rows, self.room = rows, room
+        self.parts: list[Tensor] = []
+
+    def add(self, step: int, rows: Tensor, seen: Seen) -> None:
+        """Take what was seen at a step of some rows."""
+        if not self.parts:
+            self.parts = [part.new_zeros(self.rows, self.room, part.shape[-1]) for part in seen]
+        for kept, part in zip(self.parts, seen, strict=True):
+            kept[rows, step] = part
+
+    def trace(self, width: int) -> Trace:
+        """Return the first `width` steps."""
+        return Trace(*(part[:, :width] for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws responses.
+
+    Attributes:
+        tokenizer: of the model that will be read.
+        decoding: how tokens are drawn.
+        context: how many tokens the model reads at most.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    decoding: Decoding
+    context: int
+
+    @torch.no_grad()
+    def draw(self, reader: Reader, prompts: Sequence[str], keys: Sequence[str], record: bool = False) -> Rollout:
+        """Draw one response per prompt text; equal prompts are read once, and rows leave when they have ended.
+
+        Args:
+            reader: one that has read nothing yet.
+            prompts: B texts.
+            keys: B names of the responses' random numbers (`draws.uniforms`).
+            record: whether the rollout has a trace.
 
         Raises:
-            NotFinite: a row's largest logit is NaN or infinite.
+            MoaError: a prompt is empty or leaves no room in the context for the new tokens.
+            NotFinite: the model's logits are NaN or infinite.
         """
-        if not torch.isfinite(scores.amax(-1)).all():
-            raise NotFinite(
-                "the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in"
-                " training"
-            )
-        return scores
+        where, longest = next(reader.model.parameters()).device, self.decoding.max_new_tokens
+        places = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
+        ids, mask = (t.to(where) for t in encode(list(places), self.tokenizer, self.context - longest))
+        owner = torch.tensor([places[text] for text in prompts], device=where)
+        ends = end_tokens(reader.model, self.tokenizer, self.decoding.stop)
+        recorder = Recorder(len(prompts), longest) if record else None
+        seen = reader.begin(ids, mask, owner, longest)
+        seen.logits[:, ends] = -torch.inf
+        drawn = self._tokens(
+            reader, seen, uniforms(keys, longest).to(where), torch.tensor(ends, device=where), recorder
+        )
+        full = torch.cat([ids[owner], drawn], 1)
+        rollout = finish(full, mask[owner], ends, int(self.tokenizer.pad_token_id), self.tokenizer)
+        return replace(rollout, trace=None if recorder is None else recorder.trace(rollout.response))
+
+    def _tokens(self, reader: Reader, seen: Seen, numbers: Tensor, ends: Tensor, recorder: Recorder | None) -> Tensor:
+        """Draw (B, T) tokens with the (B, longest) numbers; what follows an end token is anything."""
+        count, longest = numbers.shape
+        drawn = ends.new_zeros(count, longest)
+        rows = torch.arange(count, device=ends.device)  # that are still read, and which of them have not ended
+        going = torch.ones_like(rows, dtype=torch.bool)
+        for step in range(longest):
+            _check_finite(seen.logits)
+            if recorder is not None:
+                recorder.add(step, rows, seen)
+            tokens = pick(seen.logits, numbers[rows, step], self.decoding.temperature, self.decoding.top_p)
+            drawn[rows, step] = tokens
+            going = going & ~torch.isin(tokens, ends)
+            left = int(going.sum())
+            if not left or step + 1 == longest:
+                break
+            if left <= LEAVE * len(rows):
+                reader.keep(going.nonzero()[:, 0])
+                rows, tokens, going = rows[going], tokens[going], going[going]
+            seen = reader.next(tokens)
+        return drawn[:, : step + 1]
 
 
-@torch.no_grad()
-def sample(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding, context: int
-) -> Rollout:
-    """Draw one response per prompt text from torch's global generator (the caller seeds it).
-
-    Raises:
-        MoaError: a prompt is empty or leaves no room in `context` for the new tokens.
-        NotFinite: the model's logits are NaN or infinite.
-    """
-    where = next(model.parameters()).device
-    ids, mask = encode(prompts, tokenizer, context - decoding.max_new_tokens)
-    ends, pad = end_tokens(model, tokenizer, decoding.stop), int(tokenizer.pad_token_id)
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=decoding.temperature,
-        top_p=decoding.top_p,
-        top_k=0,
-        max_new_tokens=decoding.max_new_tokens,
-        min_new_tokens=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends,
-        pad_token_id=pad,
-    )
-    full: Tensor = model.generate(
-        input_ids=ids.to(where),
-        attention_mask=mask.to(where),
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([Finite()]),
-    )
-    return finish(full, mask.to(where), ends, pad, tokenizer)
+def _check_finite(logits: Tensor) -> None:
+    """Refuse to draw from (B, V) logits whose largest is NaN or infinite; -inf is a token that cannot be drawn."""
+    if not torch.isfinite(logits.amax(-1)).all():
+        raise NotFinite(
+            "the model's next-token distribution is NaN or infinite: its weights are damaged, or have diverged in"
+            " training"
+        )
 
 
-def sample_in_parts(draw: Callable[[Sequence[str]], Rollout], prompts: Sequence[str], rows: int, pad: int) -> Rollout:
-    """Draw at most `rows` prompts at a time, and return one rollout of them all; `pad` is the padding token."""
-    parts = [draw(prompts[i : i + rows]) for i in range(0, len(prompts), rows)]
+def sample_in_parts(draw: Callable[[slice], Rollout], count: int, rows: int, pad: int) -> Rollout:
+    """Draw at most `rows` of `count` responses at a time, and return one rollout of all; `pad` is the padding token."""
+    parts = [draw(slice(i, i + rows)) for i in range(0, count, rows)]
     return parts[0] if len(parts) == 1 else join(parts, pad)
 
 
@@ -174,7 +239,15 @@ def join(parts: Sequence[Rollout], pad: int) -> Rollout:
         torch.cat([nn.functional.pad(p.response_mask, (0, response - p.response)) for p in parts]),
         torch.cat([p.finished for p in parts]),
         [text for p in parts for text in p.texts],
+        _join_traces([p.trace for p in parts if p.trace is not None], response) if parts[0].trace else None,
     )
+
+
+def _join_traces(parts: Sequence[Trace], response: int) -> Trace:
+    def stack(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([nn.functional.pad(t, (0, 0, 0, response - t.shape[1])) for t in tensors])
+
+    return Trace(stack([p.logits for p in parts]), stack([p.hidden for p in parts]))
 
 
 def finish(

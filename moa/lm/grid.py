@@ -50,7 +50,7 @@ def walk(
 ) -> list[Row]:
     """Answer every question at every preference.
 
-    What a point draws depends on the sampling's seed, the point's number and the batch's alone.
+    What a response draws depends on the sampling's seed, the point's number and its own alone.
     """
     rows = []
     for point, preference in enumerate(grid):

@@ -2,25 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from moa.errors import Diverged, NotFinite
 from moa.experiment.keys import Ppo
 from moa.experiment.preferences import Preference
-from moa.lm import generation
-from moa.lm.adapters import PeftModel
-from moa.lm.generation import Decoding, Rollout, sample_in_parts
-from moa.lm.models import ValueHeads, forward, output_matrix
+from moa.lm.generation import Rollout, sample_in_parts
 from moa.method import Batch, Combination, Method, Scores
+from moa.rl.actor import Actor
 from moa.rl.advantages import masked_mean
 from moa.rl.estimation import Scale, estimate, scale_combined, shape_advantages, token_rewards
-from moa.rl.losses import distribution_kl, forbid_empty, logprobs_and_entropy, sensitivity
+from moa.rl.reading import AGREES, Reading, mismatch, read_all, without_trace
 
 RATE = "ppo.learning_rate or raise ppo.kl.coefficient"
 VALUE_RATE = "ppo.value_learning_rate (null takes ppo.learning_rate)"
@@ -28,26 +24,6 @@ VALUE_RATE = "ppo.value_learning_rate (null takes ppo.learning_rate)"
 # the sum over a batch's tokens must stay in float32: (1e8)^4 = 1e32.
 LARGEST = 1e8
 ScoreBatch = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # prompts, responses -> (B, K) raw
-
-
-@dataclass
-class Actor:
-    """The trained policy with what it needs to act."""
-
-    model: PeftModel
-    heads: ValueHeads
-    tokenizer: PreTrainedTokenizerBase
-    decoding: Decoding
-    context: int
-
-    @property
-    def ends(self) -> list[int]:
-        """Tokens that end a response."""
-        return generation.end_tokens(self.model, self.tokenizer, self.decoding.stop)
-
-    def sample(self, texts: Sequence[str]) -> Rollout:
-        """Draw one response per built prompt (`generation.sample`)."""
-        return generation.sample(self.model, self.tokenizer, texts, self.decoding, self.context)
 
 
 @dataclass
@@ -76,27 +52,18 @@ class Asked:
     """What a step asks.
 
     Attributes:
-        step: its number, for messages.
+        seed: of the training.
+        step: its number.
         prompts: B prompts as rewards see them; a group's `ppo.group_size` stand beside each other.
         texts: B prompts as the policy reads them.
         preferences: (B, K).
     """
 
+    seed: int
     step: int
     prompts: Sequence[str]
     texts: Sequence[str]
     preferences: Tensor
-
-
-class Reading(NamedTuple):
-    """What one forward pass of policy and reference says about some responses: (b, T) each, values (H, b, T)."""
-
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    entropy: Tensor
-    kl: Tensor
-    sensitivity: Tensor
-    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -104,10 +71,12 @@ class Experience:
     """One batch, everything the update reads. Token tensors are (B, T), stream tensors (H, B, T).
 
     Attributes:
+        mismatch: how far the sampler's log-probabilities were from a reading's, in nats (`reading.mismatch`).
         loss_mask: 1 on the tokens that the losses read: the responses' without those that `ppo.unfinished` leaves out.
     """
 
     rollout: Rollout
+    mismatch: float
     loss_mask: Tensor
     preferences: Tensor
     scores: Scores
@@ -169,37 +138,6 @@ def checked(scores: Scores, scale: Scale, objectives: Sequence[str], when: str) 
     return scores
 
 
-@torch.no_grad()
-def read(actor: Actor, rollout: Rollout, rows: slice, sensitive: bool) -> Reading:
-    """Read some rows with the policy and with the reference; sensitivities are 0 unless `sensitive`."""
-    ids, mask, t = rollout.ids[rows], rollout.mask[rows], rollout.response
-    tokens, ends, temperature = ids[:, -t:], actor.ends, actor.decoding.temperature
-    logits, hidden = forward(actor.model, ids, mask, t)
-    logprobs, entropy = logprobs_and_entropy(forbid_empty(logits, ends), tokens, temperature)
-    sensitivities = (
-        sensitivity(logits, tokens, output_matrix(actor.model), temperature)
-        if sensitive
-        else torch.zeros_like(logprobs)
-    )
-    with actor.model.disable_adapter():
-        reference_logits, _ = forward(actor.model, ids, mask, t)
-    reference, _ = logprobs_and_entropy(forbid_empty(reference_logits, ends), tokens, temperature)
-    return Reading(
-        logprobs,
-        reference,
-        entropy,
-        distribution_kl(logits, reference_logits, temperature),
-        sensitivities,
-        actor.heads(hidden),
-    )
-
-
-def read_all(actor: Actor, rollout: Rollout, micro: int, sensitive: bool) -> Reading:
-    """Read a rollout, `micro` rows at a time."""
-    parts = [read(actor, rollout, slice(i, i + micro), sensitive) for i in range(0, len(rollout.ids), micro)]
-    return Reading(*(torch.cat(column, -2) for column in zip(*parts, strict=True)))
-
-
 @dataclass(frozen=True)
 class Collector:
     """Makes experience: what stays the same over all steps of a training."""
@@ -223,12 +161,15 @@ class Collector:
         """
         actor, method, ppo, step = self.actor, self.method, self.ppo, asked.step
         try:
-            rollout = sample_in_parts(actor.sample, asked.texts, rollout_rows, int(actor.tokenizer.pad_token_id))
+            rollout = self._sample(asked, rollout_rows)
         except NotFinite as error:
             raise diverged("the policy's next-token distribution", step) from error
         mask = rollout.response_mask
         scores = scored(self.task, method.objectives, asked.prompts, rollout.texts, f"step {step}")
         extra = method.extra_rewards(scores, asked.preferences)
+        off = mismatch(actor, rollout)
+        if off > AGREES:  # the policy is read again
+            rollout = without_trace(rollout)
         seen = read_all(actor, rollout, micro, method.reads_sensitivity)
         if not torch.isfinite(seen.values).all():
             raise diverged("a value", step, VALUE_RATE)
@@ -245,7 +186,8 @@ class Collector:
         combination = scale_combined(ppo, combination, mask)
         finite(combination.advantages, "the combined advantage", step)
         return Experience(
-            rollout=rollout,
+            rollout=without_trace(rollout),
+            mismatch=off,
             loss_mask=mask if ppo.unfinished == "keep" else mask * finished,
             preferences=asked.preferences,
             scores=scores,
@@ -255,6 +197,16 @@ class Collector:
             advantages=advantages,
             combination=combination,
         )
+
+    def _sample(self, asked: Asked, rows: int) -> Rollout:
+        """Sample the batch, `rows` responses at a time; each draws its own numbers."""
+        actor = self.actor
+        keys = [f"{asked.seed} {asked.step} {i}" for i in range(len(asked.texts))]
+
+        def draw(part: slice) -> Rollout:
+            return actor.sample(asked.texts[part], keys[part], actor.traces)
+
+        return sample_in_parts(draw, len(keys), rows, int(actor.tokenizer.pad_token_id))
 
 
 def summary(experience: Experience, method: Method, streams: Sequence[str]) -> list[tuple[str, str, float]]:
@@ -279,6 +231,7 @@ def summary(experience: Experience, method: Method, streams: Sequence[str]) -> l
         ("control_error", "all", float(method.control_error(experience.scores, experience.preferences))),
         ("entropy", "all", float(masked_mean(experience.seen.entropy, mask))),
         ("response_tokens", "all", float(lengths.mean())),
+        ("sampler_mismatch", "all", experience.mismatch),
         ("finished_rate", "all", float(experience.rollout.finished.float().mean())),
     ]
     return rows

@@ -17,7 +17,9 @@ from moa.job.memory import allocating
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.method import Method
-from moa.rl.experience import Actor, Asked, Collector, Experience, Task, finite, read, summary
+from moa.rl.actor import Actor
+from moa.rl.experience import Asked, Collector, Experience, Task, finite, summary
+from moa.rl.reading import read
 from moa.rl.update import Updater
 from moa.store.provenance import text_hash
 
@@ -168,13 +170,13 @@ class Loop:
             for p, w in zip(prompts, preferences, strict=True)
         ]
         where = next(self.actor.model.parameters()).device
-        experience = self._collect(Asked(step, prompts, texts, preferences.to(where)))
+        experience = self._collect(Asked(self.seed, step, prompts, texts, preferences.to(where)))
         rows = summary(experience, self.method, self.method.streams)
         rows += [("kl_coefficient", "all", self.kl.coefficient), ("rollout_rows", "all", float(self.rollout_rows))]
         self._set_rates(step)
         rows += self.updater.run(experience, step, self.kl.coefficient)
         if step + 1 == self.ppo.steps:  # no later rollout would notice a policy that can no longer answer
-            last = read(self.actor, experience.rollout, slice(0, self.updater.micro), False).logprobs
+            last = read(self.actor, experience.rollout, torch.arange(self.updater.micro), False).logprobs
             finite(last * experience.rollout.response_mask[: len(last)], "the finished policy's log-probability", step)
         self.kl.update(next(v for q, _, v in rows if q == "kl"), batch)
         new = int(experience.rollout.response_mask.sum())

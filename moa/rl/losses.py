@@ -58,7 +58,7 @@ def distribution_kl(logits: Tensor, reference_logits: Tensor, temperature: float
     """
     logs, reference = (torch.log_softmax(x.float() / temperature, -1) for x in (logits, reference_logits))
     # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf less -inf would make NaN.
-    return (logs.exp() * (logs - reference).nan_to_num(0.0)).sum(-1)
+    return (logs.exp() * (logs - reference).nan_to_num(0.0)).sum(-1).clamp(min=0)  # equal ones: rounding alone
 
 
 def estimated_kl(logprobs: Tensor, other_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -84,18 +84,20 @@ def forbid_empty(logits: Tensor, ends: list[int]) -> Tensor:
     return logits
 
 
-def logprobs_and_entropy(
-    logits: Tensor, tokens: Tensor, temperature: float, differentiable: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V).
+def entropies(logits: Tensor, temperature: float) -> Tensor:
+    """Entropies (...) float32 of softmax(logits / temperature), (..., V); differentiable."""
+    return _entropies(torch.log_softmax(logits.float() / temperature, -1))
 
-    The entropy carries a gradient only if `differentiable`: its graph is two more tensors of the logits' size.
-    """
+
+def _entropies(logs: Tensor) -> Tensor:
+    # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf would make NaN.
+    return -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
+
+
+def logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `tokens` and entropies, both (B, T) float32, of softmax(logits / temperature), (B, T, V)."""
     logs = torch.log_softmax(logits.float() / temperature, -1)
-    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        # A token that cannot be drawn adds nothing: 0 log 0 = 0, which -inf would make NaN.
-        entropy = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
-    return logs.gather(-1, tokens[..., None])[..., 0], entropy
+    return logs.gather(-1, tokens[..., None])[..., 0], _entropies(logs)
 
 
 def sensitivity(logits: Tensor, tokens: Tensor, output: Tensor, temperature: float) -> Tensor:

@@ -10,14 +10,15 @@ from torch import Tensor
 from moa.errors import MoaError
 from moa.experiment.keys import Ppo
 from moa.job.memory import allocating, release
-from moa.lm.models import broken_parameter, forward, recomputing
+from moa.lm.models import broken_parameter, recomputing
+from moa.lm.packing import log_probabilities
 from moa.method import Method
-from moa.rl.experience import RATE, VALUE_RATE, Actor, Experience, diverged, finite
+from moa.rl.actor import Actor
+from moa.rl.experience import RATE, VALUE_RATE, Experience, diverged, finite
 from moa.rl.losses import (
     Tokens,
     approximate_kl,
-    forbid_empty,
-    logprobs_and_entropy,
+    entropies,
     policy_loss,
     reference_loss,
     value_loss,
@@ -50,7 +51,7 @@ class Updater:
         self.seen.clear()
         n, size = len(experience.preferences), self.ppo.mini_batch_size
         for epoch in range(self.ppo.epochs):
-            order = torch.randperm(n)
+            order = _by_groups(n, self.ppo.group_size)
             with recomputing(self.actor.model):
                 for start in range(0, n, size):
                     moved = self._fitting(experience, order[start : start + size], step, kl_coefficient)
@@ -112,13 +113,10 @@ class Updater:
         self, experience: Experience, rows: Tensor, total: Tensor, kl_coefficient: float
     ) -> tuple[Tensor, dict[str, float]]:
         actor, ppo = self.actor, self.ppo
-        rollout, t = experience.rollout, experience.rollout.response
-        ids, mask = rollout.ids[rows], rollout.response_mask[rows]
-        logits, hidden = forward(actor.model, ids, rollout.mask[rows], t)
-        forbid_empty(logits, actor.ends)
-        logprobs, entropy = logprobs_and_entropy(
-            logits, ids[:, -t:], actor.decoding.temperature, differentiable=ppo.entropy_coefficient > 0
-        )
+        rollout, mask = experience.rollout, experience.rollout.response_mask[rows]
+        packed = actor.pack(rollout, rows)
+        logits, hidden = actor.read(packed)
+        logprobs = log_probabilities(logits, packed, actor.decoding.temperature)
         old, tokens = experience.seen.logprobs[rows], Tokens(experience.loss_mask[rows], total)
         advantages = experience.combination.advantages[rows]
         surrogate, clipped = policy_loss(logprobs, old, advantages, tokens, ppo.clip)
@@ -130,7 +128,7 @@ class Updater:
         loss = surrogate
         if ppo.advantages == "gae":
             per_head = value_loss(
-                actor.heads(hidden),
+                actor.heads(packed.of(hidden)),
                 experience.seen.values[:, rows],
                 experience.returns[:, rows],
                 tokens,
@@ -141,5 +139,12 @@ class Updater:
         if ppo.kl.place == "separate":
             loss = loss + kl_coefficient * reference_loss(logprobs, experience.seen.reference_logprobs[rows], tokens)
         if ppo.entropy_coefficient:
+            entropy = packed.of(entropies(logits, actor.decoding.temperature))
             loss = loss - ppo.entropy_coefficient * (entropy * tokens.mask).sum() / total
         return loss, shown
+
+
+def _by_groups(count: int, size: int) -> Tensor:
+    """Return the order (count,) of an epoch's responses: groups in random order, each whole, so prompts are shared."""
+    groups = torch.randperm(count // size)
+    return (groups[:, None] * size + torch.arange(size)).flatten()

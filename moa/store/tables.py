@@ -295,7 +295,7 @@ COSTS = _table(
         "models": Column(INT, "models trained by the job: 0 or 1"),
         "batch": Column(
             INT,
-            "responses sampled at a time: generation.batch_size, halved as often as memory ran out; draws depend on it",
+            "responses sampled at a time: generation.batch_size, halved as often as memory ran out",
             null="the job samples none, or its curve records it",
         ),
         "peak_memory": Column(FLOAT, "peak memory in MiB: of the GPU where there is one, else resident"),

@@ -10,7 +10,8 @@ from moa.experiment.keys import Ppo
 from moa.job.process import Job
 from moa.lm.training import quiet
 from moa.methods.grpo import Method
-from moa.rl.experience import Actor, Task
+from moa.rl.actor import Actor
+from moa.rl.experience import Task
 from moa.rl.loop import batch_preferences, prompt_indices
 
 

@@ -7,7 +7,8 @@ from moa.job.command import Steps
 from moa.job.process import Job
 from moa.method import Scores
 from moa.methods import modpo
-from moa.rl.experience import Actor, Task, checked
+from moa.rl.actor import Actor
+from moa.rl.experience import Task, checked
 from moa.rl.loop import CurveRow
 from moa.store import inputs
 from moa.tasks.preference_pairs import read_pairs

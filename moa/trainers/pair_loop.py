@@ -24,7 +24,8 @@ from moa.job.memory import allocating, release
 from moa.job.process import Stopwatch, peak_memory
 from moa.lm import checkpoint
 from moa.lm.models import broken_parameter, forward, recomputing
-from moa.rl.experience import Actor, diverged
+from moa.rl.actor import Actor
+from moa.rl.experience import diverged
 from moa.rl.loop import CurveRow
 from moa.rl.losses import estimated_kl, forbid_empty, logprobs_and_entropy
 from moa.store import files

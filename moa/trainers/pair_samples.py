@@ -13,11 +13,11 @@ from moa.errors import MoaError
 from moa.experiment.keys import Ppo
 from moa.job import command
 from moa.job.memory import allocating, release
-from moa.lm.checkpoint import seed_step
 from moa.lm.conditioning import continuation_rows
 from moa.lm.generation import Rollout, join
 from moa.lm.models import forward
-from moa.rl.experience import Actor, Task
+from moa.rl.actor import Actor
+from moa.rl.experience import Task
 from moa.rl.loop import prompt_indices
 from moa.rl.losses import forbid_empty, logprobs_and_entropy
 from moa.store.provenance import text_hash
@@ -40,9 +40,10 @@ def draw(actor: Actor, task: Task, ppo: Ppo, responses: int, seed: int) -> Sampl
     prompts = [task.prompts[i] for i in prompt_indices(len(task.prompts), count, seed, 0) for _ in range(responses)]
     texts = [task.text_of(p, None) for p in prompts]
 
-    def make(rows: slice, number: int) -> Rollout:
-        seed_step(seed, number)
-        return actor.sample(texts[rows])
+    keys = [f"{seed} pair {i}" for i in range(len(texts))]
+
+    def make(rows: slice) -> Rollout:
+        return actor.sample(texts[rows], keys[rows])
 
     rollout, reference = _read_in_parts(actor, len(texts), ppo.batch_size, make, "generate")
     return _scored(task, prompts, rollout, reference)
@@ -74,7 +75,7 @@ def given(actor: Actor, task: Task, ppo: Ppo, pairs: Sequence[Pair], seed: int) 
     kept = torch.randperm(len(rows), generator=generator)[: ppo.steps * ppo.batch_size // 2].tolist()
     flat = [side for i in kept for side in rows[i]]
     rollout, reference = _read_in_parts(
-        actor, len(flat), ppo.batch_size, lambda part, _: _rollout(actor, flat[part]), "read"
+        actor, len(flat), ppo.batch_size, lambda part: _rollout(actor, flat[part]), "read"
     )
     return _scored(task, [side.prompt for side in flat], rollout, reference)
 
@@ -142,7 +143,7 @@ def _scored(task: Task, prompts: Sequence[str], rollout: Rollout, reference: tor
 
 
 def _read_in_parts(
-    actor: Actor, count: int, rows: int, make: Callable[[slice, int], Rollout], what: str
+    actor: Actor, count: int, rows: int, make: Callable[[slice], Rollout], what: str
 ) -> tuple[Rollout, torch.Tensor]:
     """Return responses and their log-probabilities (B, T) under the reference.
 
@@ -153,8 +154,8 @@ def _read_in_parts(
         try:
             with allocating():
                 parts = []
-                for number, start in enumerate(range(0, count, rows)):
-                    parts.append(_read(actor, make, slice(start, start + rows), number))
+                for start in range(0, count, rows):
+                    parts.append(_read(actor, make, slice(start, start + rows)))
                     clock.add(len(parts[-1][0].texts))
                 rollout = join([part for part, _ in parts], int(actor.tokenizer.pad_token_id))
                 logs = [torch.nn.functional.pad(found, (0, rollout.response - found.shape[1])) for _, found in parts]
@@ -168,15 +169,13 @@ def _read_in_parts(
 
 
 @torch.no_grad()
-def _read(
-    actor: Actor, make: Callable[[slice, int], Rollout], rows: slice, number: int
-) -> tuple[Rollout, torch.Tensor]:
+def _read(actor: Actor, make: Callable[[slice], Rollout], rows: slice) -> tuple[Rollout, torch.Tensor]:
     """Make a part of the responses with the adapter switched off, and read it with the reference.
 
     What it returns lies in main memory.
     """
     with actor.model.disable_adapter():
-        rollout = make(rows, number)
+        rollout = make(rows)
         logits, _ = forward(actor.model, rollout.ids, rollout.mask, rollout.response)
     logprobs, _ = logprobs_and_entropy(
         forbid_empty(logits, actor.ends),

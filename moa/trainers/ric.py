@@ -20,7 +20,8 @@ from moa.lm import answering, checkpoint, conditioning, sft
 from moa.lm.adapters import get_peft_model_state_dict, set_peft_model_state_dict
 from moa.lm.targets import Targets
 from moa.methods import ric
-from moa.rl.experience import Actor, Task, scored
+from moa.rl.actor import Actor
+from moa.rl.experience import Task, scored
 from moa.rl.loop import CurveRow, prompt_indices
 from moa.store import inputs
 from moa.store.provenance import text_hash

@@ -14,8 +14,9 @@ from moa.method import Method
 from moa.metrics import normaliser
 from moa.metrics.normaliser import Normaliser
 from moa.rewards import objectives
+from moa.rl.actor import Actor
 from moa.rl.estimation import Scale
-from moa.rl.experience import Actor, Task
+from moa.rl.experience import Task
 from moa.rl.loop import batch_preferences
 from moa.store import tables
 from moa.trainers.request import Request

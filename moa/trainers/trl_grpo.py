@@ -30,7 +30,8 @@ from moa.lm.models import broken_parameter, positions, train_in_float32
 from moa.lm.training import Continued
 from moa.method import Logged
 from moa.methods.grpo import Method
-from moa.rl.experience import Actor, Task, diverged, scored
+from moa.rl.actor import Actor
+from moa.rl.experience import Task, diverged, scored
 from moa.rl.loop import AdaptiveKl, CurveRow
 from moa.trainers.grpo_run import GrpoRun, arguments, data
 

@@ -97,7 +97,7 @@ def test_a_model_without_a_bound_has_a_default_context(tmp_path: Path, name: str
     answerer = answering.load(Base(folder, PLAIN), [], "policy", Prompting(["a", "b"], Conditioning()))
     assert answerer.context == 2048 and inspect_model(folder).context is None
     torch.manual_seed(0)
-    rollout = answerer.draw(["My lamp", "It"], Decoding(4, 1.0, 1.0))
+    rollout = answerer.draw(["My lamp", "It"], Decoding(4, 1.0, 1.0), ["a", "b"])
     assert rollout.response_mask.shape[0] == 2
     targets = ["query_key_value"] if name == "bloom" else ["in_proj"]
     trained = models.add_adapter(models.load_base(folder, PLAIN), Lora(rank=2, alpha=4, targets=targets), 0)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from moa.experiment.schema import TrainSection
 from moa.lm import answering, models
 from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.conditioning import encode
-from moa.lm.generation import Decoding
+from moa.lm.generation import Decoding, Rollout, Sampler
+from moa.lm.reader import Reader
 from moa.store.provenance import file_hash
 from moa.trainers.request import Request, Trained, write
 from tests import tiny_models, tiny_policy
@@ -187,30 +189,30 @@ def test_tokens_leave_out_the_end_token(base: Path) -> None:
 
 def test_out_of_memory_halves_the_batch(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that holds two responses: four are tried, then two and two."""
-    row, sizes, sample = load(base, [], "policy"), [], answering.sample
+    row, sizes, sample = load(base, [], "policy"), [], Sampler.draw
 
-    def small_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+    def small_gpu(sampler: Sampler, reader: Reader, prompts: list[str], *rest: Any) -> Rollout:
         sizes.append(len(prompts))
         if len(prompts) > 2:
             raise torch.OutOfMemoryError
-        return sample(model, tokenizer, prompts, *rest)
+        return sample(sampler, reader, prompts, *rest)
 
-    monkeypatch.setattr(answering, "sample", small_gpu)
+    monkeypatch.setattr(Sampler, "draw", small_gpu)
     assert len(answering.respond(row, ["My"] * 4, Sampling(DECODING, 4, "s"))) == 4
     assert sizes == [4, 2, 2]
 
 
 def test_progress_counts_every_response_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight responses, four at a time; the second batch does not fit, so all eight are answered anew, two at a time."""
-    row, sizes, heard, sample = load(base, [], "policy"), [], [], answering.sample
+    row, sizes, heard, sample = load(base, [], "policy"), [], [], Sampler.draw
 
-    def filling_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+    def filling_gpu(sampler: Sampler, reader: Reader, prompts: list[str], *rest: Any) -> Rollout:
         sizes.append(len(prompts))
         if len(sizes) == 2:
             raise torch.OutOfMemoryError
-        return sample(model, tokenizer, prompts, *rest)
+        return sample(sampler, reader, prompts, *rest)
 
-    monkeypatch.setattr(answering, "sample", filling_gpu)
+    monkeypatch.setattr(Sampler, "draw", filling_gpu)
     answering.respond(row, ["My"] * 8, Sampling(DECODING, 4, "s"), heard.append)
     assert sizes == [4, 4, 2, 2, 2, 2]
     assert heard == [4, 2, 2]  # 4 of the first attempt; of the second, what goes beyond them
@@ -220,7 +222,7 @@ def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch)
     def no_gpu(*_: object) -> object:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(answering, "sample", no_gpu)
+    monkeypatch.setattr(Sampler, "draw", no_gpu)
     with pytest.raises(MoaError, match="one response at a time does not fit"):
         answering.respond(load(base, [], "policy"), ["My"], Sampling(DECODING, 4, "s"))
 

@@ -15,7 +15,8 @@ from moa.experiment.schema import GenerateSection
 from moa.lm import answering
 from moa.lm import grid as grids
 from moa.lm.answering import Base, Prompting
-from moa.lm.generation import sample
+from moa.lm.generation import Rollout, Sampler
+from moa.lm.reader import Reader
 from moa.stages import generate
 from moa.store import inputs, tables
 from moa.store.provenance import text_hash
@@ -103,19 +104,25 @@ def test_a_conditioned_policy_answers_the_whole_grid(world: Path, tmp_path: Path
 
 
 def test_the_batch_that_fitted_is_on_record(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws depend on it, so a run that had to halve its batches must say so."""
+    """A run that had to halve its batches says so; draws do not depend on it."""
     run(world, tmp_path / "roomy", "linear", "c")
+    draw = Sampler.draw
 
-    def small_gpu(model: object, tokenizer: object, prompts: list[str], *rest: object) -> object:
+    def small_gpu(sampler: Sampler, reader: Reader, prompts: list[str], *rest: Any) -> Rollout:
         if len(prompts) > 1:
             raise torch.OutOfMemoryError
-        return sample(model, tokenizer, prompts, *rest)  # type: ignore[arg-type]
+        return draw(sampler, reader, prompts, *rest)
 
-    monkeypatch.setattr(answering, "sample", small_gpu)
+    monkeypatch.setattr(Sampler, "draw", small_gpu)
     run(world, tmp_path / "tight", "linear", "c")
     assert [
         tables.read(tables.COSTS, tmp_path / name / "costs.parquet")["batch"].to_pylist() for name in ("roomy", "tight")
     ] == [[2], [1]]
+    roomy, tight = (
+        tables.read(tables.GENERATIONS, tmp_path / name / "linear.parquet").drop_columns(["nll"])
+        for name in ("roomy", "tight")
+    )
+    assert roomy.equals(tight)
 
 
 def test_the_same_run_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from moa.errors import MoaError
 from moa.experiment.keys import Generation, Model
 from moa.lm import models
 from moa.lm.conditioning import continuation_rows
-from moa.lm.generation import Decoding, Rollout, decode, end_tokens, finish, sample
+from moa.lm.generation import Decoding, Rollout, Sampler, decode, end_tokens, finish
+from moa.lm.reader import PolicyReader
 from tests import tiny_models
 
 BYTES, PIECES = tiny_models.tokenizer(), tiny_models.sentencepiece()
@@ -22,8 +23,8 @@ SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<0x")
 def rollout(
     model: torch.nn.Module, prompts: list[str], seed: int, decoding: Decoding = Decoding(12, 1.0, 1.0)
 ) -> Rollout:
-    torch.manual_seed(seed)
-    return sample(model, BYTES, prompts, decoding, 128)
+    keys = [f"{seed} {i}" for i in range(len(prompts))]
+    return Sampler(BYTES, decoding, 128).draw(PolicyReader(model), prompts, keys)
 
 
 def ending(model: torch.nn.Module, token: str) -> torch.nn.Module:

@@ -18,7 +18,6 @@ from moa.experiment.schema import TrainSection
 from moa.job.process import Stopwatch
 from moa.lm import answering
 from moa.lm.conditioning import token_rows
-from moa.lm.generation import sample
 from moa.lm.models import forward
 from moa.methods import catalogue
 from moa.rl.loop import CurveRow
@@ -70,6 +69,7 @@ def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
         attn_pdrop=0,
     )
     run = tiny("grpo", tmp_path, lm=GPT2LMHeadModel(shape).eval(), steps=1)
+    rollout = run.actor.sample(["p1", "p1 p2 p3 p4 p5"], ["a", "b"])
     given = arguments(of(run), str(tmp_path))
     rewards = trl_grpo.Rewards(run.method, run.task, run.actor)  # type: ignore[arg-type]
     trainer = trl_grpo.Trainer(
@@ -78,9 +78,6 @@ def test_padded_prompts_keep_their_positions(tmp_path: Path) -> None:
         args=given,
         train_dataset=data(of(run)),
         processing_class=run.actor.tokenizer,
-    )
-    rollout = sample(
-        run.actor.model, run.actor.tokenizer, ["p1", "p1 p2 p3 p4 p5"], run.actor.decoding, run.actor.context
     )
     assert rollout.mask[0].sum() < rollout.mask[1].sum() + 8 and not bool(rollout.mask[0, 0])
     with torch.no_grad():

@@ -120,21 +120,10 @@ def test_sensitivity_is_the_squared_gradient_at_the_hidden_state() -> None:
         sensitivity(logits.detach(), tokens[:1], output, temperature)
 
 
-@pytest.mark.parametrize(
-    ("differentiable", "carries"), [({}, False), ({"differentiable": False}, False), ({"differentiable": True}, True)]
-)
-def test_the_entropy_carries_a_gradient_only_if_asked(differentiable: dict[str, bool], carries: bool) -> None:
-    logits = torch.zeros(1, 1, 2, requires_grad=True)
-    logprobs, entropy = logprobs_and_entropy(logits, torch.tensor([[1]]), 1.0, **differentiable)
-    assert logprobs.requires_grad and entropy.requires_grad == carries
-    with torch.no_grad():
-        assert not logprobs_and_entropy(logits, torch.tensor([[1]]), 1.0, **differentiable)[1].requires_grad
-
-
 def test_a_token_that_cannot_be_drawn_has_no_share_of_the_entropy() -> None:
     logits = torch.tensor([[[0.0, math.log(3.0), 5.0], [0.0, 0.0, 0.0]]], requires_grad=True)
     masked = forbid_empty(logits * 1, ends=[2])
-    logprobs, entropy = logprobs_and_entropy(masked, torch.tensor([[1, 2]]), temperature=1.0, differentiable=True)
+    logprobs, entropy = logprobs_and_entropy(masked, torch.tensor([[1, 2]]), temperature=1.0)
     # position 0: probabilities 1/4, 3/4, 0; position 1 keeps the end token: three thirds
     torch.testing.assert_close(logprobs, torch.log(torch.tensor([[0.75, 1 / 3]])))
     torch.testing.assert_close(

@@ -13,10 +13,13 @@ from moa.errors import MoaError
 from moa.experiment.keys import Conditioning, Lora, Model
 from moa.experiment.preferences import lattice
 from moa.experiment.schema import GenerateSection
-from moa.lm import answering, mixture, models
+from moa.lm import answering, models
 from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.conditioning import encode
-from moa.lm.generation import Decoding
+from moa.lm.draws import nucleus
+from moa.lm.generation import Decoding, Sampler
+from moa.lm.mixture import Mixture
+from moa.lm.reader import PolicyReader, Seen
 from moa.methods import catalogue
 from moa.stages import generate
 from moa.store import tables
@@ -64,14 +67,16 @@ def alone(base: Path, folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> to
 def test_the_mixture_by_hand(base: Path, corners: list[Path]) -> None:
     """p = pi_a^.3 pi_b^.7 / Z at the prompt's end and after each of two more tokens, which the caches carry."""
     ids, mask = encode(PROMPTS, BYTES, 128)
-    reader = mixture.Reader(mixed_model(base, corners), {"first": 0.3, "second": 0.7})
+    reader = Mixture(mixed_model(base, corners), {"first": 0.3, "second": 0.7})
+    seen = reader.begin(ids, mask, torch.arange(len(ids)), 3)
     for token in (40, 50, 60):
         a, b = alone(base, corners[1], ids, mask), alone(base, corners[0], ids, mask)
         product = a**0.3 * b**0.7
         expected = product / product.sum(-1, keepdim=True)
-        found = reader.next(ids, mask).double().softmax(-1)
+        found = seen.logits.double().softmax(-1)
         assert (found.log() - expected.log()).abs().max() < 1e-4
         assert all((p.log() - expected.log()).abs().max() > 0.5 for p in (a, b)), "the policies differ from it"
+        seen = reader.next(torch.full((len(ids),), token))
         ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
         mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
 
@@ -84,16 +89,17 @@ def test_positions_count_from_the_first_real_token() -> None:
     ).eval()
     model = models.add_adapter(lm, Lora(rank=4, alpha=8, dropout=0.0, targets=["c_attn"]), 0)
     ids, mask = encode(PROMPTS, BYTES, 64)
-    reader = mixture.Reader(model, {"default": 1.0})
+    reader = PolicyReader(model)
+    seen = reader.begin(ids, mask, torch.arange(len(ids)), 2)
     for token in (40, 50):
-        found = reader.next(ids, mask)
-        for row, keep, logits in zip(ids, mask, found, strict=True):
+        for row, keep, logits in zip(ids, mask, seen.logits, strict=True):
             with torch.no_grad():
                 torch.testing.assert_close(
                     logits, lm(input_ids=row[keep.bool()][None]).logits[0, -1], atol=1e-3, rtol=1e-3
                 )
         ids = torch.cat([ids, torch.full((len(ids), 1), token)], 1)
         mask = torch.cat([mask, torch.ones(len(ids), 1, dtype=torch.long)], 1)
+        seen = reader.next(ids[:, -1])
 
 
 def test_before_or_after_the_temperature_is_the_same() -> None:
@@ -103,61 +109,39 @@ def test_before_or_after_the_temperature_is_the_same() -> None:
     : 1 = 4 : 1.
     """
     policies = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
-    warp = mixture.filters(
-        Decoding(8, 0.5, 1.0), 4, [1], torch.device("cpu")
-    )  # the end token may follow after the first
-    later = torch.zeros(1, 5, dtype=torch.long)
-    torch.testing.assert_close(warp(later, policies.mean(0, keepdim=True)).softmax(-1), torch.tensor([[0.8, 0.2]]))
-    at_temperature = torch.cat([warp(later, policy[None]) for policy in policies]).log_softmax(-1)
+    mixed_first = nucleus(policies.mean(0, keepdim=True), 0.5, 1.0)
+    torch.testing.assert_close(mixed_first, torch.tensor([[0.8, 0.2]]))
+    at_temperature = nucleus(policies, 0.5, 1.0).log()
     torch.testing.assert_close(at_temperature.mean(0).softmax(-1), torch.tensor([0.8, 0.2]))
 
 
-class Tilted:
-    """Two policies over three arms: the reference (.5, .3, .2) tilted by one reward each.
+class Said:
+    """A reader of a policy that always says the same."""
 
-    They are pi_k = pi_ref exp(r_k / beta) / Z.
-    """
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
 
-    reference = torch.tensor([0.5, 0.3, 0.2]).log()
-    rewards = {"a": torch.tensor([0.9, 0.4, 0.1]), "b": torch.tensor([0.2, 0.7, 0.8])}
-    beta = 0.25
-    active_adapter = "a"
-
-    def set_adapter(self, name: str) -> None:
-        self.active_adapter = name
-
-    def __call__(self, **_: object) -> SimpleNamespace:
-        found = torch.log_softmax(self.reference + self.rewards[self.active_adapter] / self.beta, -1)
-        return SimpleNamespace(logits=found[None, None], past_key_values=None)
+    def next(self, tokens: torch.Tensor) -> Seen:
+        return Seen(self.logits[None], torch.zeros(1, 1))
 
 
 def test_mixing_tilted_policies_is_optimal_for_the_weighted_reward() -> None:
     """MOD rests on the identity prod_k pi_k^{w_k} = pi_ref exp(sum_k w_k r_k / beta) / Z.
 
-    It holds up to a constant of its own.
+    It holds up to a constant of its own. Two policies over three arms: the reference (.5, .3, .2) tilted by one reward
+    each, pi_k = pi_ref exp(r_k / beta) / Z.
     """
-    arms = Tilted()
-    mixed = mixture.Reader(arms, {"a": 0.7, "b": 0.3}).next(  # type: ignore[arg-type]
-        torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
-    )
-    optimum = arms.reference + (0.7 * arms.rewards["a"] + 0.3 * arms.rewards["b"]) / arms.beta
+    reference, beta = torch.tensor([0.5, 0.3, 0.2]).log(), 0.25
+    rewards = {"a": torch.tensor([0.9, 0.4, 0.1]), "b": torch.tensor([0.2, 0.7, 0.8])}
+    weights = {"a": 0.7, "b": 0.3}
+    mixture = Mixture(SimpleNamespace(active_adapter="a", set_adapter=lambda _: None), weights)  # type: ignore[arg-type]
+    mixture.parts = {
+        name: (weight, Said(torch.log_softmax(reference + rewards[name] / beta, -1)))  # type: ignore[misc]
+        for name, weight in weights.items()
+    }
+    mixed = mixture.next(torch.zeros(1, dtype=torch.long)).logits
+    optimum = reference + (0.7 * rewards["a"] + 0.3 * rewards["b"]) / beta
     torch.testing.assert_close(mixed.softmax(-1)[0], optimum.softmax(-1))
-
-
-def test_the_filters_are_those_of_generate() -> None:
-    """Logits ln 6, ln 3, ln 1 of tokens 0, 1 and the end token 2: no end at first, then T, then the nucleus."""
-    logits = torch.tensor([[6.0, 3.0, 1.0]]).log()
-    first, later = torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long)
-
-    def probabilities(decoding: Decoding, ids: torch.Tensor) -> torch.Tensor:
-        return mixture.filters(decoding, 4, [2], torch.device("cpu"))(ids, logits).softmax(-1)[0]
-
-    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), first), torch.tensor([2 / 3, 1 / 3, 0]))
-    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 1.0), later), torch.tensor([0.6, 0.3, 0.1]))
-    # squared
-    torch.testing.assert_close(probabilities(Decoding(8, 0.5, 1.0), later), torch.tensor([36.0, 9.0, 1.0]) / 46)
-    # .6 < .85 <= .9: two tokens
-    torch.testing.assert_close(probabilities(Decoding(8, 1.0, 0.85), later), torch.tensor([2 / 3, 1 / 3, 0]))
 
 
 @pytest.mark.parametrize("spec", [PLAIN, NF4])
@@ -211,7 +195,7 @@ def test_a_policy_without_weight_is_never_asked(base: Path, corners: list[Path])
         model.get_input_embeddings().register_forward_pre_hook(
             lambda _, inputs, read=read: read.append(inputs[0].shape[1])
         )
-        mixture.sample(mixture.Reader(model, weights), BYTES, ["The lamp"], Decoding(3, 1e-4, 1.0), 128)
+        Sampler(BYTES, Decoding(3, 1e-4, 1.0), 128).draw(Mixture(model, weights), ["The lamp"], ["k"])
         assert read[passes // 3 :] == [1] * (passes - passes // 3)
         assert len(read) == passes
 

@@ -8,8 +8,9 @@ import torch
 
 from moa.lm.generation import Decoding, Rollout
 from moa.method import Combination, Scores
-from moa.rl.experience import Asked, Experience, read_all
+from moa.rl.experience import Asked, Experience
 from moa.rl.loop import Loop
+from moa.rl.reading import read_all
 from moa.trainers import trl_grpo
 from moa.trainers.grpo_run import arguments, data
 from moa.trainers.ppo import describe
@@ -31,6 +32,7 @@ def experience(run: Loop) -> Experience:
     none = torch.zeros(2, 3, 3)
     return Experience(
         rollout=rollout,
+        mismatch=0.0,
         loss_mask=response_mask * rollout.finished[:, None] if cut else response_mask,
         preferences=torch.full((3, 2), 0.5),
         scores=Scores(torch.zeros(3, 2), torch.zeros(3, 2)),
@@ -84,7 +86,7 @@ def test_a_whole_batch_of_cut_responses_teaches_nothing(advantages: dict[str, ob
 def collected(run: Loop) -> Experience:
     torch.manual_seed(0)
     prompts, preferences = [f"p{i // 4}" for i in range(12)], torch.full((12, 2), 0.5)
-    return run.collector.collect(Asked(0, prompts, prompts, preferences), 0.0, 12, 12)
+    return run.collector.collect(Asked(0, 0, prompts, prompts, preferences), 0.0, 12, 12)
 
 
 def test_a_penalty_is_taken_from_every_reward_of_a_cut_response(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""What every arm is given: a random model of a known shape, prompts of equal length, and the lengths of responses."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from moa.experiment.keys import Lora
+from moa.lm.models import add_adapter, device
+
+PROMPTS, GROUP, PROMPT, LIMIT, MINI = 16, 4, 45, 48, 16
+# Tokens with the end token of the embedded task's reference policy, at 16 even quantiles of 1 000 responses (mean 30;
+# a quarter is cut at 48). `SELECT tokens + finished::INT FROM 'results/reviews/reference_responses.parquet'`.
+LENGTHS = (5, 8, 11, 14, 18, 21, 24, 28, 33, 36, 40, 45, 48, 48, 48, 48)
+END = 2
+SMALL: dict[str, Any] = {"tie_word_embeddings": True, "max_position_embeddings": 2048}
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": SMALL
+    | {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    },
+    "embedded": SMALL
+    | {
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    },
+    "135m": SMALL
+    | {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "7b": {
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+}
+LORA = {name: Lora(rank=16, alpha=32) for name in SHAPES} | {
+    "7b": Lora(rank=64, alpha=128, targets=["q_proj", "v_proj"])
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """The work of one step, and everything random in it."""
+
+    shape: str
+    prompts: list[str]
+    lengths: list[int]
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the prompts of all responses, a group's beside each other."""
+        return [prompt for prompt in self.prompts for _ in range(GROUP)]
+
+    def policy(self) -> PeftModel:
+        """Return a fresh policy; all arms have the same weights."""
+        torch.manual_seed(0)
+        base = quantised(SHAPES[self.shape]) if self.shape == "7b" else LlamaForCausalLM(config(self.shape)).eval()
+        for parameter in base.parameters():
+            parameter.requires_grad_(False)
+        return add_adapter(base.to(device()), LORA[self.shape], 0)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Return a tokenizer of whole words, one per id."""
+        size = SHAPES[self.shape]["vocab_size"]
+        words = {"<pad>": 0, "<s>": 1, "</s>": END, "<unk>": 3, **{f"t{i}": i for i in range(4, size)}}
+        made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(
+            tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="left"
+        )
+
+
+def make(shape: str) -> World:
+    """Return the work at a shape."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(4, SHAPES[shape]["vocab_size"], (PROMPTS, PROMPT))
+    lengths = rng.permutation(np.tile(LENGTHS, GROUP)).tolist()
+    return World(shape, [" ".join(f"t{i}" for i in row) for row in words], lengths)
+
+
+def config(shape: str) -> LlamaConfig:
+    return LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=END, pad_token_id=0)
+
+
+def scores(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    """Two stand-in rewards (B, 2): reward models are measured on their own, not here."""
+    found = [[len(r) % 17 / 17, sum(map(ord, r[-20:])) % 23 / 23] for r in responses]
+    return np.array(found, np.float32)
+
+
+def quantised(shape: dict[str, Any]) -> LlamaForCausalLM:
+    """Make a random Llama whose linear layers are NF4, a layer at a time: the model in full never exists."""
+    import bitsandbytes as bnb
+
+    where, dtype = device(), torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    made = LlamaConfig(**shape, bos_token_id=1, eos_token_id=END, pad_token_id=0)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(made)
+    rotary = type(model.model.rotary_emb)(config=made).to(where)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not name.endswith("lm_head"):
+            sizes = module.in_features, module.out_features
+            layer = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4")
+            weight = torch.randn(*reversed(sizes), dtype=dtype) * 0.02
+            layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+            model.set_submodule(name, layer.to(where))
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            parent, _, leaf = name.rpartition(".")
+            filled = torch.ones(parameter.shape) if "norm" in name else torch.randn(parameter.shape) * 0.02
+            setattr(model.get_submodule(parent), leaf, nn.Parameter(filled.to(where, dtype), requires_grad=False))
+    model.model.rotary_emb = rotary
+    model.is_quantized = True
+    return model.eval()
+
+
+def clock() -> tuple[float, float]:
+    """Return wall-clock and processor seconds."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+@dataclass
+class Phases:
+    """Wall-clock and processor seconds of what `around` wraps; a phase inside another one counts for itself alone."""
+
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    inside: list[list[float]] = field(default_factory=list)
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with its time counted under a name."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.inside.append([0.0, 0.0])
+            began = clock()
+            result = function(*args, **kwargs)
+            whole = [b - a for a, b in zip(began, clock(), strict=True)]
+            inner = self.inside.pop()
+            kept = self.spent.setdefault(name, [0.0, 0.0])
+            for i in range(2):
+                kept[i] += whole[i] - inner[i]
+                if self.inside:
+                    self.inside[-1][i] += whole[i]
+            return result
+
+        return wrapper
+
+
+def memory() -> float:
+    """Return what this process holds now, in MiB."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
