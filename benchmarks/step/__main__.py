@@ -2,7 +2,7 @@
 
     python -m benchmarks.step --shape embedded
     python -m benchmarks.step --shape 135m --pairs 5
-    python -m benchmarks.step --shape 7b --arms ours        (an NVIDIA GPU)
+    python -m benchmarks.step --shape 7b --arms ours --pairs 2 --memory 48        (an NVIDIA GPU)
 
 The arms do the same work: model, prompts (16 of 45 tokens), response tokens (64 of forced lengths up to 48), rewards,
 optimiser steps (4 of 16 responses) and trained parameters. They take turns; every pair of turns gives one ratio.
@@ -23,6 +23,7 @@ from benchmarks.step.ours import Ours
 from benchmarks.step.world import SHAPES, Phases, memory
 
 PHASES = ("rollout", "scoring", "reading", "update", "other")
+CONTEXT = 0.6 * 2**30  # bytes of a CUDA context
 ARMS = ("ours", "gae", "three objectives", "eight objectives", "trl", "plain")
 
 
@@ -47,7 +48,7 @@ def turn(name: str, arm: Any, number: int) -> list[dict[str, Any]]:
     ]
 
 
-def least_rows(shape: str, lengths: list[int], number: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+def least_rows(given: world.World, number: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     """Time the least work once and return a row per part."""
     return [
         {
@@ -58,25 +59,24 @@ def least_rows(shape: str, lengths: list[int], number: int, dtype: torch.dtype) 
             "cpu_seconds": part.seconds,
             "flop": part.flop,
         }
-        for part in Least(shape, lengths, dtype).parts()
+        for part in Least(given, dtype).parts()
     ]
 
 
-def measure(shape: str, arms: list[str], pairs: int) -> list[dict[str, Any]]:
+def measure(given: world.World, arms: list[str], pairs: int) -> list[dict[str, Any]]:
     """Let the arms take turns after one step each to warm up; the least work is timed before and after."""
-    given = world.make(shape)
     made = {name: build(name, given) for name in arms}
     for name, arm in made.items():
         turn(name, arm, -1)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    rows = least_rows(shape, given.lengths, 0, dtype)
+    rows = least_rows(given, 0, dtype)
     for number in range(pairs):
         for name, arm in made.items():
             rows += turn(name, arm, number)
-    rows += least_rows(shape, given.lengths, 1, dtype)
+    rows += least_rows(given, 1, dtype)
     tokens = sum(given.lengths)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    shared = {"shape": shape, "device": device, "threads": torch.get_num_threads(), "response_tokens": tokens}
+    shared = {"shape": given.shape, "device": device, "threads": torch.get_num_threads(), "response_tokens": tokens}
     return [{**shared, "flop": None, "mib": None, **row} for row in rows]
 
 
@@ -121,10 +121,15 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", type=float, help="GB of the card that may be used, its CUDA context included")
     parser.add_argument("--out", type=Path, help="the rows; step_SHAPE.parquet beside this script without it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = measure(args.shape, args.arms, args.pairs)
+    if args.memory and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (args.memory * 1e9 - CONTEXT) / whole))
+    sizes = {"prompt": 256, "limit": 128} if args.shape == "7b" else {}
+    rows = measure(world.make(args.shape, **sizes), args.arms, args.pairs)
     out = args.out or Path(__file__).with_name(f"step_{args.shape}.parquet")
     pq.write_table(pa.Table.from_pylist(rows), out)
     print("\n".join(table(rows)))

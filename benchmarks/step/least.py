@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from benchmarks.step.world import GROUP, LIMIT, LORA, MINI, PROMPT, PROMPTS, SHAPES, clock
+from benchmarks.step.world import LORA, SHAPES, World, clock
 from moa.lm.models import device
 
 REPEATS = 5
@@ -50,11 +50,11 @@ class Part:
 
 
 class Least:
-    """The least work at a shape, for responses of given lengths."""
+    """The least work of a step."""
 
-    def __init__(self, shape: str, lengths: list[int], dtype: torch.dtype = torch.float32) -> None:
-        self.lengths, self.dtype = lengths, dtype
-        given = SHAPES[shape]
+    def __init__(self, world: World, dtype: torch.dtype = torch.float32) -> None:
+        self.world, self.dtype = world, dtype
+        given, shape = SHAPES[world.shape], world.shape
         self.hidden, self.words, self.layers = (
             given[key] for key in ("hidden_size", "vocab_size", "num_hidden_layers")
         )
@@ -72,17 +72,18 @@ class Least:
 
     def parts(self) -> list[Part]:
         """Return the parts of a step with their seconds."""
-        response, prompt = sum(self.lengths), PROMPTS * PROMPT
-        whole = prompt + response - len(self.lengths)  # nothing is asked after a last token
-        alive = [sum(length > t for length in self.lengths) for t in range(1, LIMIT)]
-        decode = self._part("decoding", [(n, n, 1, PROMPT + t) for t, n in enumerate(alive, 1) if n])
-        mini = len(self.lengths) // MINI
-        rows = PROMPTS // mini  # packed rows of a mini-batch: one per prompt
-        update = [(whole // mini, response // mini, rows, PROMPT + GROUP * response // len(self.lengths))] * mini
+        lengths, prompts = self.world.lengths, len(self.world.prompts)
+        prompt = len(self.world.prompts[0].split())
+        response = sum(lengths)
+        whole = prompts * prompt + response - len(lengths)  # nothing is asked after a last token
+        alive = [sum(length > t for length in lengths) for t in range(1, self.world.limit)]
+        updates = max(1, len(lengths) // self.world.mini)
+        packed = prompt + response // prompts  # a prompt with its group
+        update = [(whole // updates, response // updates, max(1, prompts // updates), packed)] * updates
         return [
-            self._part("prompts", [(prompt, PROMPTS, PROMPTS, PROMPT)]),
-            decode,
-            self._part("reference", [(whole, response, PROMPTS, PROMPT + response // PROMPTS)]),
+            self._part("prompts", [(prompts * prompt, prompts, prompts, prompt)]),
+            self._part("decoding", [(n, n, 1, prompt + t) for t, n in enumerate(alive, 1) if n]),
+            self._part("reference", [(whole, response, prompts, packed)]),
             self._part("update, forward", update, lora=1),
             # dX of every product, and of an adapter's two products also the gradient of its own weights
             self._part("update, backward", update, lora=2),

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
-from benchmarks.step.world import END, GROUP, LIMIT, MINI, Phases, World, scores
+from benchmarks.step.world import END, Phases, World
 from moa.experiment.keys import Ppo
 from moa.experiment.preferences import lattice
 from moa.lm import draws, generation
@@ -22,30 +23,37 @@ FORCED = 10.0  # added to the random number of a response's last token
 
 
 class Ours:
-    """The loop with one of its methods."""
+    """The loop with one of its methods, by default the cheapest."""
 
-    def __init__(self, world: World, objectives: int = 2, advantages: Literal["group", "gae"] = "group") -> None:
+    def __init__(
+        self,
+        world: World,
+        objectives: int = 2,
+        advantages: Literal["group", "gae"] = "group",
+        method: str = "linear",
+    ) -> None:
         self.world, self.phases = world, Phases()
         names = [f"o{k}" for k in range(objectives)]
-        method = catalogue.load("linear", {}, names)
+        asked = catalogue.load(method, {}, names)
         policy = world.policy()
-        heads = ValueHeads(hidden_size(policy), objectives).to(device())
-        actor = Actor(policy, heads, world.tokenizer(), Decoding(LIMIT, 1.0, 1.0), 2048)
+        heads = ValueHeads(hidden_size(policy), len(asked.streams)).to(device())
+        actor = Actor(policy, heads, world.tokenizer(), Decoding(world.limit, 1.0, 1.0), 2048)
         scale = estimation.Scale(*(torch.full((objectives,), x, device=device()) for x in (0.0, 1.0)))
-        score = self.phases.around("scoring", lambda p, r: scores(p, r).repeat(objectives, 1)[:, :objectives])
+        reward = world.score()
+        score = self.phases.around("scoring", lambda p, r: np.resize(reward(p, r).T, (objectives, len(r))).T)
         task = Task(world.prompts, lambda p, _: p, score, scale, lattice(objectives, 2), None)
         ppo = Ppo(
             steps=10**6,
             batch_size=len(world.texts),
-            group_size=GROUP,
-            mini_batch_size=MINI,
+            group_size=world.group,
+            mini_batch_size=world.mini,
             epochs=1,
             early_stop=None,
             advantages=advantages,
             learning_rate=1e-5,
             checkpoint_every=10**6,
         )
-        run = loop.Loop(actor, method, ppo, task, 0, Path(tempfile.mkdtemp()))
+        run = loop.Loop(actor, asked, ppo, task, 0, Path(tempfile.mkdtemp()))
         run.updater.run = self.phases.around("update", run.updater.run)  # type: ignore[method-assign]
         self.steps = run.run()
 

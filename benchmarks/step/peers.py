@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.step.world import END, GROUP, LIMIT, MINI, Phases, World, clock, scores
+from benchmarks.step.world import END, Phases, World, clock
 from moa.lm.conditioning import encode
 from moa.lm.models import device, forward, without_dropout
 from moa.rl.losses import Tokens, logprobs_and_entropy, policy_loss, reference_loss
@@ -52,11 +52,11 @@ class Trl:
         batch = len(world.texts)
         arguments = GRPOConfig(
             output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=MINI,
-            steps_per_generation=batch // MINI,
-            num_generations=GROUP,
-            max_completion_length=LIMIT,
-            max_steps=batch // MINI,
+            per_device_train_batch_size=world.mini,
+            steps_per_generation=batch // world.mini,
+            num_generations=world.group,
+            max_completion_length=world.limit,
+            max_steps=batch // world.mini,
             beta=0.04,
             learning_rate=1e-5,
             gradient_checkpointing=False,
@@ -83,8 +83,10 @@ class Trl:
         trainer._generate_and_score_completions = self.phases.around("reading", scored)
 
     def _scored(self) -> Any:
+        scored = self.world.score()
+
         def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-            return scores(prompts, completions).sum(1).tolist()
+            return scored(prompts, completions).sum(1).tolist()
 
         timed = self.phases.around("scoring", reward)
         timed.__name__ = "reward"  # TRL names its column so
@@ -120,7 +122,7 @@ class Plain:
 
     def __init__(self, world: World) -> None:
         self.world, self.phases = world, Phases()
-        self.policy, self.tokenizer = world.policy(), world.tokenizer()
+        self.policy, self.tokenizer, self.reward = world.policy(), world.tokenizer(), world.score()
         without_dropout(self.policy)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-5)
@@ -132,9 +134,9 @@ class Plain:
     def step(self) -> None:
         """Do one batch of responses with its updates."""
         ids, mask = self.rollout()
-        texts = self.tokenizer.batch_decode(ids[:, -LIMIT:], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(ids[:, -self.world.limit :], skip_special_tokens=True)
         rewards = self.score(texts)
-        grouped = rewards.view(-1, GROUP)
+        grouped = rewards.view(-1, self.world.group)
         advantages = ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
         old, reference = self.read(ids, mask)
         self.update(ids, mask, advantages, old, reference)
@@ -142,20 +144,24 @@ class Plain:
     @torch.no_grad()
     def _rollout(self) -> tuple[Tensor, Tensor]:
         ids, mask = (x.to(device()) for x in encode(self.world.texts, self.tokenizer, 2048))
-        settings = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=LIMIT, eos_token_id=END, pad_token_id=0)
+        settings = GenerationConfig(
+            do_sample=True, top_k=0, max_new_tokens=self.world.limit, eos_token_id=END, pad_token_id=0
+        )
         forced = LogitsProcessorList([Forced(self.world.lengths, ids.shape[1])])
         full = self.policy.generate(
             input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=forced
         )
-        steps = torch.arange(LIMIT, device=full.device)
+        steps = torch.arange(self.world.limit, device=full.device)
         response = steps < torch.tensor(self.world.lengths, device=full.device)[:, None]
         return full, torch.cat([mask, response.long()], 1)
 
     def _score(self, texts: list[str]) -> Tensor:
-        return torch.tensor([float(scores([""], [text]).sum()) for text in texts])
+        return torch.tensor([float(self.reward([""], [text]).sum()) for text in texts])
 
     def _logprobs(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return logprobs_and_entropy(forward(self.policy, ids, mask, LIMIT)[0], ids[:, -LIMIT:], 1.0)[0]
+        return logprobs_and_entropy(
+            forward(self.policy, ids, mask, self.world.limit)[0], ids[:, -self.world.limit :], 1.0
+        )[0]
 
     @torch.no_grad()
     def _read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,11 +171,11 @@ class Plain:
             return old, torch.cat([self._logprobs(*row) for row in one_by_one])
 
     def _update(self, ids: Tensor, mask: Tensor, advantages: Tensor, old: Tensor, reference: Tensor) -> None:
-        for batch in torch.randperm(len(ids)).split(MINI):
+        for batch in torch.randperm(len(ids)).split(self.world.mini):
             self.optimizer.zero_grad(set_to_none=True)
-            total = mask[batch, -LIMIT:].sum()
+            total = mask[batch, -self.world.limit :].sum()
             for row in batch.split(1):
-                tokens = Tokens(mask[row, -LIMIT:].float(), total)
+                tokens = Tokens(mask[row, -self.world.limit :].float(), total)
                 new = self._logprobs(ids[row], mask[row])
                 advantage = advantages[row, None].to(new)
                 loss, _ = policy_loss(new, old[row], advantage, tokens, 0.2)

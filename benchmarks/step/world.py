@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from moa.experiment.keys import Lora
 from moa.lm.models import add_adapter, device
@@ -60,31 +68,72 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-LORA = {name: Lora(rank=16, alpha=32) for name in SHAPES} | {
-    "7b": Lora(rank=64, alpha=128, targets=["q_proj", "v_proj"])
-}
+SHAPES["7b small"] = SHAPES["tiny"] | {"tie_word_embeddings": False}  # rehearses what a 7b run does
+QUANTISED = ("7b", "7b small")  # NF4, checkpointed, with reward models
+LORA = {name: Lora(rank=16, alpha=32) for name in SHAPES}
+LORA |= dict.fromkeys(QUANTISED, Lora(rank=64, alpha=128, targets=["q_proj", "v_proj"]))
+# Of experiments/assistant.yaml: two reward models on GPT-2 large, one on DistilBERT.
+GPT2 = {"7b": {"n_embd": 1280, "n_layer": 36, "n_head": 20}, "7b small": {"n_embd": 32, "n_layer": 2, "n_head": 2}}
+BERT: dict[str, dict[str, int]] = {"7b": {}, "7b small": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}}
 
 
 @dataclass(frozen=True)
 class World:
-    """The work of one step, and everything random in it."""
+    """The work of one step, and everything random in it.
+
+    Attributes:
+        prompts: each is answered by a group.
+        lengths: of the responses, in tokens with the end token.
+        group: responses to a prompt.
+        mini: responses of an optimiser step.
+    """
 
     shape: str
     prompts: list[str]
     lengths: list[int]
+    group: int = GROUP
+    mini: int = MINI
 
     @property
     def texts(self) -> list[str]:
         """Return the prompts of all responses, a group's beside each other."""
-        return [prompt for prompt in self.prompts for _ in range(GROUP)]
+        return [prompt for prompt in self.prompts for _ in range(self.group)]
+
+    @property
+    def limit(self) -> int:
+        """Return the longest response's tokens."""
+        return max(self.lengths)
 
     def policy(self) -> PeftModel:
         """Return a fresh policy; all arms have the same weights."""
         torch.manual_seed(0)
-        base = quantised(SHAPES[self.shape]) if self.shape == "7b" else LlamaForCausalLM(config(self.shape)).eval()
-        for parameter in base.parameters():
-            parameter.requires_grad_(False)
+        if self.shape in QUANTISED:
+            policy = add_adapter(quantised(SHAPES[self.shape]), LORA[self.shape], 0)
+            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            policy.enable_input_require_grads()
+            return policy
+        base = LlamaForCausalLM(config(self.shape)).eval().requires_grad_(False)
         return add_adapter(base.to(device()), LORA[self.shape], 0)
+
+    def score(self) -> Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]:
+        """Return the rewards: random classifiers of true shapes at 7B, else two formulas that cost nothing."""
+        if self.shape not in QUANTISED:
+            return scores
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        gpt2 = GPT2Config(**GPT2[self.shape], num_labels=1, pad_token_id=0)
+        bert = DistilBertConfig(**BERT[self.shape], num_labels=2)
+        made = [GPT2ForSequenceClassification(gpt2), GPT2ForSequenceClassification(gpt2)]
+        judges = [*made, DistilBertForSequenceClassification(bert)]
+        judges = [judge.eval().to(device(), dtype) for judge in judges]
+        length = min(512, len(self.prompts[0].split()) + self.limit)
+
+        @torch.no_grad()
+        def read(prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+            ids = torch.randint(1, 500, (len(responses), length), device=device())
+            columns = [torch.cat([judge(input_ids=part).logits[:, 0] for part in ids.split(32)]) for judge in judges]
+            return torch.stack(columns, 1).float().cpu().numpy()
+
+        return read
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return a tokenizer of whole words, one per id."""
@@ -97,12 +146,13 @@ class World:
         )
 
 
-def make(shape: str) -> World:
-    """Return the work at a shape."""
+def make(shape: str, prompts: int = PROMPTS, group: int = GROUP, limit: int = LIMIT, prompt: int = PROMPT) -> World:
+    """Return the work at a shape; the recorded lengths are stretched to another limit."""
     rng = np.random.default_rng(0)
-    words = rng.integers(4, SHAPES[shape]["vocab_size"], (PROMPTS, PROMPT))
-    lengths = rng.permutation(np.tile(LENGTHS, GROUP)).tolist()
-    return World(shape, [" ".join(f"t{i}" for i in row) for row in words], lengths)
+    words = rng.integers(4, SHAPES[shape]["vocab_size"], (prompts, prompt))
+    quantiles = np.resize(LENGTHS, prompts * group)  # as often as needed
+    lengths = rng.permutation(np.maximum(2, quantiles * limit // LIMIT)).tolist()
+    return World(shape, [" ".join(f"t{i}" for i in row) for row in words], lengths, group, min(MINI, prompts * group))
 
 
 def config(shape: str) -> LlamaConfig:

@@ -1,6 +1,7 @@
 """What the benchmark scripts return, at tiny sizes: the numbers' meaning, never their speed."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -139,3 +140,24 @@ def test_the_arms_of_a_step_do_the_same_work(tmp_path: Path) -> None:
         assert phases >= {"rollout", "scoring", "reading", "update"}
     assert all(r["seconds"] > 0 for r in rows if r["phase"] != "other")
     assert "| least work |" in found.stdout
+
+
+@pytest.mark.slow
+def test_what_a_gpu_is_asked_is_rehearsed_in_small(tmp_path: Path) -> None:
+    """Every part does the same on tiny shapes, and the table has a row per arm of each."""
+    root = Path(__file__).parents[2]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu_check.sh", str(tmp_path / "found"), "7b small"],
+        cwd=root,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "FAILED" not in done.stdout and done.returncode == 0, done.stdout + done.stderr
+    parts = ["step_48_gb", "tiny_run", "step_24_gb", "step_middle", "step_peers"]
+    assert [line.removesuffix(": done") for line in done.stdout.splitlines() if line.endswith(": done")] == parts
+    table = (tmp_path / "found" / "table.md").read_text()
+    assert table.count("| ours |") == 4 and table.count("| trl |") == 1 and table.count("| plain |") == 1
+    assert (tmp_path / "found" / "run" / "reports" / "tiny.html").is_file()
