@@ -19,7 +19,8 @@ from moa.lm.conditioning import preference_text
 from moa.method import Method, Policy
 from moa.methods import catalogue
 from moa.store import terminal
-from moa.store.provenance import code_hash, file_hash, local_state, refuse_endless
+from moa.store.logic import code_hash
+from moa.store.provenance import file_hash, local_state, refuse_endless
 
 Section = TypeVar("Section", bound=Strict)
 

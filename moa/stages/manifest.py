@@ -17,6 +17,7 @@ from moa.experiment.schema import Experiment
 from moa.job import command
 from moa.plan import Plan
 from moa.store import provenance, tables
+from moa.store.logic import code_hash
 
 Used = Mapping[str, Sequence[Mapping[str, str]]]
 
@@ -38,7 +39,7 @@ def describe(experiment: Experiment, policies: Used, files: Sequence[Path], fold
         "task": experiment.task,
         "config": experiment.model_dump_json(),
         "objectives": list(experiment.objectives),
-        "code": provenance.code_hash(*modules()),
+        "code": code_hash(*modules()),
         "git": provenance.git_state(),
         "versions": json.dumps({"moa": __version__, **provenance.versions()}, sort_keys=True),
         "hardware": hardware(),

@@ -1,6 +1,5 @@
-"""What a result depends on: code hashes blind to comments, hashes of files, the state of git and packages."""
+"""What a result depends on beside code (moa/store/logic.py): hashes of files, the state of git and packages."""
 
-import ast
 import hashlib
 import importlib.metadata
 import logging
@@ -8,7 +7,6 @@ import platform
 import stat
 import subprocess
 from collections.abc import Iterable
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -16,18 +14,6 @@ from moa.errors import MoaError
 
 log = logging.getLogger("moa")
 ROOT = Path(__file__).resolve().parents[2]
-# Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
-DECLARATIONS = frozenset(
-    {
-        *(
-            f"moa.experiment.{name}"
-            for name in ("schema", "keys", "model", "training", "rewards", "names", "reader", "mistakes", "removed")
-        ),
-        "moa.methods.catalogue",
-    }
-)
-# modules that decide how a job ends, never what it writes
-NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.store.sections", "moa.job.memory", "moa.job.process"})
 LARGE = 200 * 2**20  # bytes; above, the hash of a local file is kept, because reading it takes seconds
 HASHES = Path(".moa/hashes")  # where
 FILES = 20_000  # in a local folder
@@ -50,69 +36,6 @@ def warn_unpinned(what: str, revision: str | None) -> None:
     """Say so where something comes from the hub at whatever its newest commit is."""
     if revision is None:
         log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same", what)
-
-
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    """Drop every bare string: of modules, classes and functions, and those under a settings' keys."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]
-    return tree
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
-def _imports(tree: ast.AST, package: str) -> list[str]:
-    """Return the absolute names that a module of `package` (the dotted name of its folder) imports."""
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
-@cache
-def _parse(path: Path, package: str) -> tuple[str, tuple[str, ...]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = tuple(_imports(tree, package))
-    return ast.dump(_without_docstrings(tree)), imports
-
-
-def _find(name: str, root: Path) -> tuple[Path, str] | None:
-    """Return the file of module `name` below `root` and the package whose modules it may import relatively."""
-    path = root.joinpath(*name.split("."))
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py"), name.rpartition(".")[0]
-    return (path / "__init__.py", name) if (path / "__init__.py").is_file() else None
-
-
-def code_hash(*modules: str, root: Path = ROOT) -> str:
-    """Return 12 hex digits over the logic of `modules` and of every module that they import, transitively.
-
-    Only modules of the same top-level packages below `root` count. Comments, docstrings and formatting do not. Dynamic
-    imports, templates and SQL are not followed: the rule names those itself. Declarations (the config schema) are left
-    out, because stages receive their effect as a parameter.
-    """
-    packages = {name.split(".")[0] for name in modules}
-    todo, seen = list(modules), dict[str, str]()
-    while todo:
-        name = todo.pop()
-        found = _find(name, root) if name.split(".")[0] in packages else None
-        if found is None or name in seen or name in DECLARATIONS | NEUTRAL:
-            continue
-        seen[name], imports = _parse(*found)
-        todo += imports
-    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
 
 
 def refuse_endless(sources: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """What a job receives and depends on, without Snakemake."""
 
+import ast
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import yaml
 from moa.errors import MoaError
 from moa.experiment import keys, schema
 from moa.plan import Plan, finished_runs, reset
-from moa.store import provenance, tables
+from moa.store import logic, provenance, tables
 from tests.workflow import snake
 
 
@@ -183,12 +184,12 @@ TOUCHED = {  # a module -> the rows whose policies are trained anew when it chan
 HASHES = """
 import json, sys
 from pathlib import Path
-from moa.store import provenance
+from moa.store import logic, provenance
 from tests.workflow.test_sections import ROWS_OF, TOUCHED, plan
 GROUPS = {row: {"group_size": 4} for row in ("grpo", "gdpo")}
 made = plan(run={"methods": list(ROWS_OF), "seeds": [0]}, methods=GROUPS)
 def codes():
-    provenance._parse.cache_clear()
+    logic._parse.cache_clear()
     return {row: made.code("train", row=row) for row in ROWS_OF}
 before, found = codes(), {}
 for module in TOUCHED:
@@ -230,7 +231,7 @@ def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, m
     made = plan(objectives={"polite": {"reward": "own"}, "conciseness": {"reward": "short"}}, rewards=rewards)
 
     def code() -> str:
-        provenance._parse.cache_clear()
+        logic._parse.cache_clear()
         return made.code("score", rewards=made.scoring(judges=False).rewards)
 
     before = code()
@@ -272,6 +273,31 @@ def test_local_rewards_are_files_of_the_row_that_reads_them(tmp_path: Path) -> N
     assert made.generate_files("reference") == ""
 
 
+def test_a_text_that_was_parsed_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second plan finds the first one's table; a damaged table is none, and a changed text is parsed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import other\nONE = 1\n")
+    parsed, parse = [], ast.parse
+
+    def counted(text: bytes) -> ast.Module:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", counted)
+
+    def found() -> str:
+        logic._parse.cache_clear()
+        logic._known.cache_clear()
+        return logic.code_hash("mine", root=tmp_path)
+
+    first = found()
+    assert (found(), len(parsed)) == (first, 1)
+    logic.PARSED.write_text('{"key": ["half')
+    assert (found(), len(parsed)) == (first, 2)
+    (tmp_path / "mine.py").write_text("ONE = 2\n")
+    assert found() != first and len(parsed) == 3
+
+
 def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends(tmp_path: Path) -> None:
     (tmp_path / "moa").mkdir()
     (tmp_path / "moa" / "errors.py").write_text("x = 1\n")
@@ -279,8 +305,8 @@ def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends
     (tmp_path / "moa" / "stage.py").write_text("from moa import errors\n")
 
     def code() -> str:
-        provenance._parse.cache_clear()
-        return provenance.code_hash("moa.stage", root=tmp_path)
+        logic._parse.cache_clear()
+        return logic.code_hash("moa.stage", root=tmp_path)
 
     before = code()
     (tmp_path / "moa" / "errors.py").write_text("x = 2\n")
@@ -296,11 +322,11 @@ def test_a_new_key_of_the_schema_makes_no_finished_job_stale(tmp_path: Path) -> 
     for name in names:
         (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 1\n")
     (tmp_path / "moa" / "stage.py").write_text(f"from moa.experiment import {', '.join(names)}\n")
-    before = provenance.code_hash("moa.stage", root=tmp_path)
+    before = logic.code_hash("moa.stage", root=tmp_path)
     for name in names:
         (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 2\n")
-    provenance._parse.cache_clear()
-    assert provenance.code_hash("moa.stage", root=tmp_path) == before
+    logic._parse.cache_clear()
+    assert logic.code_hash("moa.stage", root=tmp_path) == before
 
 
 def test_what_a_key_means_makes_no_finished_job_stale(tmp_path: Path) -> None:
@@ -310,8 +336,8 @@ def test_what_a_key_means_makes_no_finished_job_stale(tmp_path: Path) -> None:
 
     def code(text: str, default: int) -> str:
         (tmp_path / "moa" / "mine.py").write_text(f'class Settings:\n    n: int = {default}\n    """{text}"""\n')
-        provenance._parse.cache_clear()
-        return provenance.code_hash("moa.mine", root=tmp_path)
+        logic._parse.cache_clear()
+        return logic.code_hash("moa.mine", root=tmp_path)
 
     assert code("Responses.", 1) == code("Responses per prompt.", 1) != code("Responses.", 2)
 
