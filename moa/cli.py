@@ -13,6 +13,7 @@ import typer
 from moa import __version__
 from moa.errors import MoaError, Unstoppable, shown
 from moa.job import start as begin
+from moa.job.process import importing
 from moa.store.limits import INTERRUPTED, MEMORY, SECONDS, Limits
 from moa.store.terminal import lenient, note, say
 
@@ -114,6 +115,9 @@ def respond(
 ) -> None:
     """Talk to a trained policy."""
     from moa.respond import respond
+
+    with importing():
+        import moa.lm.answering  # noqa: F401
 
     say(respond(policy, prompt, parse_preference(preference), experiment))
 

@@ -88,6 +88,16 @@ def release_collector() -> None:
 
 
 @contextmanager
+def importing() -> Iterator[None]:
+    """Hold the collector while the block imports what is heavy."""
+    hold_collector()
+    try:
+        yield
+    finally:
+        release_collector()
+
+
+@contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; a MoaError names the process that already holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ WRITTEN = sorted(
     if path not in GENERATED
 )
 PAGES = [path for path in WRITTEN if path.startswith("docs/methods/")]
-LATER = {"docs/reliability.md"}  # pages beyond the cap, each asked for by itself
+LATER = {"docs/reliability.md", "docs/speed.md"}  # pages beyond the cap, each asked for by itself
 MOST_WORDS, MOST_IN_RESULTS, MOST_IN_A_PAGE, MOST_IN_A_PARAGRAPH = 16_000, 1_500, 700, 90
 LINES_OF_README, FIRST_SCREEN, COLUMNS, WORDS_PER_SENTENCE = 120, 25, 120, 20
 # by somebody who follows CONTRIBUTING.md

@@ -10,11 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Model
 from moa.experiment.preferences import Preference, lattice
 from moa.lm import generation
+from moa.lm.merged import Merged
 from moa.lm.models import load_base, save_policy
 from moa.lm.packing import Packed
 from moa.metrics import normaliser
@@ -87,6 +89,34 @@ def test_the_loop_knows_every_end_token(tmp_path: Path) -> None:
     assert float(said.exp().sum()) == pytest.approx(1, abs=1e-5)
     list(run.run())
     assert max(v for _, q, _, v in run.curve if q == "kl") < 1e-6
+
+
+def test_a_sampler_that_is_another_policy_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin that is merged once alone: what it sampled after the first update is what a reading says of it."""
+    refresh = Merged.refresh
+    merged: list[Merged] = []
+
+    def once(self: Merged) -> PreTrainedModel:
+        if self not in merged:
+            merged.append(self)
+            refresh(self)
+        return self.model
+
+    monkeypatch.setattr(Merged, "refresh", once)
+    stale = loop("linear", tmp_path / "a", steps=3)
+    list(stale.run())
+    monkeypatch.setattr(Actor, "traces", False)
+    read = loop("linear", tmp_path / "b", steps=3)
+    list(read.run())
+
+    def curve(run: Loop, quantity: str) -> list[float]:
+        return [v for _, q, _, v in run.curve if q == quantity]
+
+    off = curve(stale, "sampler_mismatch")
+    assert off[0] < 1e-4 < min(off[1:]), "the first step's is the policy's own"
+    assert curve(read, "sampler_mismatch") == [0.0] * 3
+    for quantity in ("kl", "policy_loss", "grad_norm"):
+        assert curve(stale, quantity) == pytest.approx(curve(read, quantity), rel=1e-3, abs=1e-6)
 
 
 def test_the_update_starts_at_ratio_1(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moa.job.memory import allocating
+from moa.lm.packing import Packed
 from moa.rl import update
 from tests.tiny_policy import loop
 
@@ -21,16 +22,14 @@ def test_the_cpus_own_error_is_recognised() -> None:
 def test_training_halves_the_micro_batch_where_the_cpu_has_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = update.forward
+    real = update.log_probabilities
 
-    def limited(
-        model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, response: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(ids) > 3:
+    def limited(logits: torch.Tensor, packed: Packed, temperature: float) -> torch.Tensor:
+        if len(packed.tokens) > 3:
             torch.empty(10**15)
-        return real(model, ids, mask, response)
+        return real(logits, packed, temperature)
 
-    monkeypatch.setattr(update, "forward", limited)
+    monkeypatch.setattr(update, "log_probabilities", limited)
     run = loop("linear", tmp_path, steps=1, epochs=1, mini_batch_size=12)
     list(run.run())
     assert [value for _, quantity, _, value in run.curve if quantity == "micro_batch"] == [3.0]

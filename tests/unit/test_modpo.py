@@ -264,7 +264,7 @@ def test_training_puts_the_pairs_in_order(inputs: Path, tmp_path: Path) -> None:
         tmp_path,
         epochs=20,
         beta=0.05,
-        ppo={"steps": 8, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 2e-2},
+        ppo={"steps": 8, "batch_size": 16, "mini_batch_size": 16, "learning_rate": 1e-2},  # four seeds: 0.85 to 0.93
     )
     accuracy = [v for _, q, _, v in trained.curve(tmp_path) if q == "pair_accuracy"]
     assert accuracy[-1] > max(0.8, accuracy[0]), accuracy
