@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from moa.ahead import named
 from moa.ahead.named import Table, Weights, expanded
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, listed, nearest
 from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
 from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, inspect_model, read_json, unfit
 from moa.lm.inspect_adapter import adapter_folder, inspect_adapter
@@ -237,7 +237,7 @@ def check_external(key: str, settings: external.Settings) -> None:
             names = pq.read_schema(settings.responses).names
             if "response" not in names or not {"prompt", "prompt_id"} & set(names):
                 raise MoaError(
-                    f"{settings.responses}: the columns are {', '.join(names)}; needs `response` and `prompt` or"
+                    f"{settings.responses}: the columns are {listed(names)}; needs `response` and `prompt` or"
                     " `prompt_id`"
                 )
     except MoaError as error:

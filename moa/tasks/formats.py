@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, listed, nearest
 from moa.store.tables import Row
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+GROWTH, SMALL = 50, 2**24  # a compressed file's content is at most so many times its size, or so many bytes
+CHUNK, BATCH = 2**20, 1024  # bytes and rows that are decompressed at once
 LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
 
 log = logging.getLogger("moa")
@@ -65,15 +67,31 @@ def check_columns(where: str, present: Iterable[str], wanted: Iterable[str]) -> 
         if name not in names:
             raise MoaError(
                 f"{where}: no column '{name}'; the columns are"
-                f" {', '.join(names) or 'none'}.{nearest(name, names) if names else ''}"
+                f" {listed(names) or 'none'}.{nearest(name, names) if names else ''}"
             )
         if names.count(name) > 1:
             raise MoaError(f"{where}: {names.count(name)} columns are called '{name}'; rename all but one")
 
 
 def _bytes(path: Path) -> pa.Buffer:
-    with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
-        return stream.read_buffer()
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    with pa.input_stream(str(path), compression=compression) as stream:
+        if compression is None:
+            return stream.read_buffer()
+        content = pa.BufferOutputStream()
+        while chunk := stream.read(CHUNK):
+            content.write(chunk)
+            _check_growth(path, content.tell())
+        return content.getvalue()
+
+
+def _check_growth(path: Path, size: int) -> None:
+    """Refuse content that is much larger than its file: text shrinks to a tenth, so it is a mistake, or an attack."""
+    if size > max(GROWTH * path.stat().st_size, SMALL):
+        raise MoaError(
+            f"{path}: holds more than {GROWTH} times its own size, decompressed, so it may be made to fill the memory;"
+            " where it is right, decompress it, and name that file"
+        )
 
 
 def _text(path: Path, content: pa.Buffer) -> str:
@@ -101,8 +119,19 @@ def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
         names = file.schema_arrow.names
         wanted = names if columns is None else columns
         check_columns(str(path), names, wanted)
-        rows: list[Row] = file.read(columns=wanted).select(wanted).to_pylist()
-    return rows
+        return list(_parquet_rows(path, file, wanted))
+
+
+def _parquet_rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Row]:
+    """Yield the rows a few at a time: one value of a dictionary can stand in all of them."""
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    _check_growth(path, sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in wanted))
+    size = 0
+    for batch in file.iter_batches(BATCH, columns=wanted):
+        size += batch.nbytes
+        _check_growth(path, size)
+        yield from batch.select(wanted).to_pylist()
 
 
 def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
@@ -195,6 +224,8 @@ def _decode(where: str, text: str) -> Any:
         ) from None
     except RecursionError:
         raise MoaError(f"{where}: not readable JSON: it is nested too deeply") from None
+    except ValueError:  # of int(): Python reads 4 300 digits at most
+        raise MoaError(f"{where}: not readable JSON: a number of thousands of digits; write it as text") from None
     except KeyError as error:
         raise MoaError(f"{where}: the key {error} stands twice in an object; leave one") from None
 

@@ -140,6 +140,15 @@ def test_other_weights_than_those_that_lie_there_are_not_named(copy: Path) -> No
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the base"),
         ({"r": 4_000_000_000}, "r is 4000000000, but the adapter's tensors have rank 4"),
         ({"bias": 7}, "does not fit the base"),
+        ({"rank_pattern": {"up_proj": 10**9}}, "the rank of up_proj is 1000000000, but the adapter's tensors have 4"),
+        ({"rank_pattern": ["up_proj"]}, "rank_pattern is ..up_proj.., expected an object"),
+        ({"rank_pattern": {"((a|.)*)*!": 4}}, r"rank_pattern has '\(\(a\|\.\)\*\)\*!', no name of a layer"),
+        ({"alpha_pattern": {"(|)(|)": 4}}, "alpha_pattern has .*, no name of a layer"),
+        ({"modules_to_save": ["(.*.*)*"]}, "modules_to_save has .*, no name of a layer"),
+        ({"lora_alpha": 1e308}, r"lora_alpha is 1e\+308, expected a number up to 4000, 1000 times the rank"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
+        ({"lora_alpha": "many"}, "lora_alpha is 'many', expected a number"),
+        ({"alpha_pattern": {"up_proj": 10**400}}, "up_proj is 1000.*, expected a number up to 4000"),
     ],
 )
 def test_an_adapter_that_would_import_fetch_or_change_the_base(
@@ -148,6 +157,25 @@ def test_an_adapter_that_would_import_fetch_or_change_the_base(
     edit_json(policy / "adapter_config.json", **config)
     refused(lambda: models.load_adapters(models.load_base(base, PLAIN), {"x": policy}), message)
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "(((a|.)*)*)*!$"},
+        {"target_modules": r".*\.(q|k|v|o|gate|up|down)_proj"},
+        {"target_modules": "all-linear"},
+        {"exclude_modules": "(((a|.)*)*)*!$"},
+        {"layers_pattern": "((a|.)*)*", "layers_to_transform": [0, 1]},
+    ],
+)
+def test_the_layers_of_an_adapter_are_those_of_its_tensors_not_what_an_expression_matches(
+    base: Path, policy: Path, config: dict
+) -> None:
+    """The first would be matched for longer than anybody waits: 2 to the length of a layer's name."""
+    expected = logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy}))
+    edit_json(policy / "adapter_config.json", **config)
+    assert torch.equal(logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy})), expected)
 
 
 def test_what_an_adapter_says_of_its_base_is_neither_imported_nor_fetched(base: Path, policy: Path) -> None:
@@ -270,7 +298,7 @@ A = "layers.0.mlp.up_proj.lora_A.weight"
     [
         (without(A), f"1 tensor is missing, and would be random, first base_model.model.model.{A}"),
         (renamed, r"\d\d tensors are missing"),
-        (lambda tensors: {}, r"\d\d tensors are missing"),
+        (lambda tensors: {}, "adapter_model.safetensors holds no LoRA tensor"),
         (
             lambda t: {**t, f"base_model.model.{UP}": torch.zeros(64, 32)},
             f"1 tensor is left over, without a place in the base, first base_model.model.{UP}",

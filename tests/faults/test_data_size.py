@@ -1,0 +1,82 @@
+"""Data whose size is not what it seems: small files that hold gigabytes, endless lists of names, endless numbers."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moa.errors import HEAD, TAIL, MoaError
+from moa.tasks.formats import GROWTH, SMALL
+from moa.tasks.tabular import read_rows
+
+MEGABYTE = 2**20
+
+
+def fails(path: Path, *parts: str) -> str:
+    """Reading must end in one short line that holds all `parts`."""
+    with pytest.raises(MoaError) as caught:
+        read_rows(str(path), None, None, "train", ["text"])
+    message = str(caught.value)
+    assert [part for part in parts if part not in message] == [], message
+    assert "\n" not in message and len(message) <= HEAD + TAIL + len(" ... ")
+    return message
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_compressed_file_of_very_much_more_content(tmp_path: Path, name: str, compression: str) -> None:
+    """24 MiB of one letter are under 100 kB in every form; what is read of them ends after 16 MiB."""
+    path = tmp_path / f"{name}.{ {'gzip': 'gz', 'bz2': 'bz2', 'zstd': 'zst'}[compression] }"
+    with pa.output_stream(str(path), compression=compression) as stream:
+        for _ in range(24):
+            stream.write(b"x" * MEGABYTE)
+    assert path.stat().st_size < 100_000 and 24 * MEGABYTE > SMALL
+    fails(path, f"{path.name}: holds more than {GROWTH} times its own size", "decompress it, and name that file")
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_parquet_file_of_very_much_more_content(tmp_path: Path, dictionary: bool) -> None:
+    """A thousand rows of 64 kB are 64 MB: of one text in a dictionary, or of pages that shrink to nothing."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["x" * 64_000] * 1_000, "n": range(1_000)})
+    pq.write_table(table, path, use_dictionary=dictionary, compression="zstd")
+    assert path.stat().st_size < 100_000
+    fails(path, "a.parquet: holds more than 50 times its own size")
+    assert read_rows(str(path), None, None, "train", ["n"])[999] == {"n": 999}  # what is not read does not count
+
+
+def test_texts_that_repeat_themselves_are_no_attack(tmp_path: Path) -> None:
+    """Below 16 MiB everything is read, above it what shrinks less than to a fiftieth."""
+    path = tmp_path / "a.jsonl.gz"
+    with pa.output_stream(str(path), compression="gzip") as stream:
+        stream.write(b'{"text": "the same text again and again"}\n' * 40_000)  # 1.7 MB in 5 kB
+    assert GROWTH * path.stat().st_size < 42 * 40_000 < SMALL
+    assert len(read_rows(str(path), None, None, "train", ["text"])) == 40_000
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_thousands_of_columns(tmp_path: Path, name: str) -> None:
+    names = [f"c{i}" for i in range(10_000 if name != "a.parquet" else 1_000)]
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({n: [1] for n in names}), path)
+    elif name == "a.csv":
+        path.write_text(",".join(names) + "\n" + "," * (len(names) - 1) + "\n", encoding="utf-8")
+    else:
+        path.write_text("{" + ", ".join(f'"{n}": 1' for n in names) + "}\n", encoding="utf-8")
+    message = fails(path, f"{name}: no column 'text'; the columns are c0, c1, ", f"c19 and {len(names) - 20} more")
+    assert len(message) < 600
+
+
+def test_a_column_with_an_endless_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x" * 100_000 + ",b\n1,2\n", encoding="utf-8")
+    assert len(fails(tmp_path / "a.csv", "the columns are xxx", "b. Known: ")) < 600
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("number", ["9" * 5_000, "-" + "1" * 100_000])
+def test_a_number_with_more_digits_than_python_reads(tmp_path: Path, name: str, number: str) -> None:
+    row = f'{{"text": {number}}}'
+    (tmp_path / name).write_text(f"[{row}]" if name == "a.json" else f'{{"text": "a"}}\n{row}\n', encoding="utf-8")
+    fails(tmp_path / name, name, "" if name == "a.json" else "line 2", "a number of thousands of digits")
