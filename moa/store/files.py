@@ -5,13 +5,33 @@ What is being written carries its writer's process id, so that the next writer r
 
 import errno
 import glob
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moa.errors import MoaError
+
+
+def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        MoaError: the file cannot be read as `what`, or holds something else; `remedy` is what to do.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        reason = f"a {type(found).__name__}, not an object"
+    except RecursionError:
+        reason = "nested too deeply"
+    except (OSError, ValueError) as error:
+        reason = str(error).partition(";")[0]  # after it stands what a programmer could do
+    raise MoaError(f"{path}: not readable as {what} ({reason}); {remedy}")
 
 
 def atomically(path: Path, writer: Callable[[Path], object]) -> None:

@@ -138,10 +138,18 @@ def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
     """Read Arrow's stream format, which `save_to_disk` writes, or its file format."""
     content = _bytes(path)
     try:
-        table = pa.ipc.open_stream(content).read_all()
+        stream = pa.ipc.open_stream(content)
+        schema, parts = stream.schema, iter(stream)
     except pa.ArrowInvalid:
-        table = pa.ipc.open_file(content).read_all()
-    return _rows(path, table, columns)
+        file = pa.ipc.open_file(content)
+        schema, parts = file.schema, map(file.get_batch, range(file.num_record_batches))
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    for batch in parts:
+        batches.append(batch)
+        size += batch.nbytes
+        _check_growth(path, size)
+    return _rows(path, pa.Table.from_batches(batches, schema), columns)
 
 
 def _csv(path: Path, columns: list[str] | None) -> list[Row]:

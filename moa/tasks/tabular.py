@@ -8,13 +8,13 @@ that holds a single data file is that file, whatever the split. A single file ha
 saved (`save_to_disk`) is read as it is.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from moa.errors import MoaError, nearest
+from moa.store.files import read_object
 from moa.store.provenance import warn_unpinned
 from moa.store.tables import Row
 from moa.tasks import formats
@@ -159,9 +159,9 @@ def _saved_files(folder: Path, split: str) -> list[Path] | None:
     if not (folder / "state.json").is_file() or not list(folder.glob("*.arrow")):
         return None
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        names = [shard["filename"] for shard in state["_data_files"]]
-    except (ValueError, KeyError, TypeError) as error:
+        state = read_object(folder / "state.json", "what save_to_disk writes", "save it again")
+        names = [Path(shard["filename"]) for shard in state["_data_files"]]
+    except (KeyError, TypeError) as error:
         raise MoaError(
             f"{folder / 'state.json'}: not what save_to_disk writes ({type(error).__name__}: {error}); save it again"
         ) from error
