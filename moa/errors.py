@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 LONGEST = 80  # characters of a key or value in a message
 LISTED = 20  # names in a list; the others are counted
+LINES = 40  # of a message; the others are counted
 HEAD, TAIL = 800, 400  # characters that stay of a message's longer lines: what is wrong, and what to do
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional, zero width), surrogate, line separators
 
@@ -14,11 +15,13 @@ class MoaError(Exception):
     """A problem with the user's input or machine: what is wrong, where, and what to do.
 
     Commands print it without a stack trace and leave with status 1. The message names the file, key or row. It may
-    quote what a file holds, so the middle of an endless line is left out.
+    quote what a file holds, so the middle of an endless line is left out, and the rest of endless lines.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(map(_bounded, message.split("\n"))))
+        lines = message.split("\n")
+        rest = [f"... and {len(lines) - LINES + 1} more lines"] if len(lines) > LINES else []
+        super().__init__("\n".join([*map(_bounded, lines[: LINES - len(rest)]), *rest]))
 
 
 def _bounded(line: str) -> str:

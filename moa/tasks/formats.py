@@ -11,11 +11,12 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -25,6 +26,7 @@ from moa.store.tables import Row
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 GROWTH, SMALL = 50, 2**24  # a compressed file's content is at most so many times its size, or so many bytes
 CHUNK, BATCH = 2**20, 1024  # bytes and rows that are decompressed at once
+ROW = 64  # bytes that a row takes at least, even without values
 LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
 
 log = logging.getLogger("moa")
@@ -106,11 +108,25 @@ def _text(path: Path, content: pa.Buffer) -> str:
         ) from None
 
 
-def _rows(path: Path, table: pa.Table, columns: list[str] | None) -> list[Row]:
-    wanted = table.column_names if columns is None else columns
-    check_columns(str(path), table.column_names, wanted)
-    rows: list[Row] = table.select(wanted).to_pylist()
+def _rows(path: Path, batches: Iterable[pa.RecordBatch], wanted: list[str]) -> list[Row]:
+    """Return the rows of some columns; a few at a time, since one value of a dictionary can stand in all of them."""
+    rows: list[Row] = []
+    size = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            columns = {name: _plain(batch.column(name).slice(start, BATCH)) for name in wanted}
+            part = pa.RecordBatch.from_pydict(columns)
+            size += part.nbytes + ROW * part.num_rows
+            _check_growth(path, size)
+            rows += part.to_pylist()
     return rows
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.dictionary_decode()
+    return pc.run_end_decode(column) if pa.types.is_run_end_encoded(kind) else column
 
 
 def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
@@ -119,19 +135,10 @@ def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
         names = file.schema_arrow.names
         wanted = names if columns is None else columns
         check_columns(str(path), names, wanted)
-        return list(_parquet_rows(path, file, wanted))
-
-
-def _parquet_rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Row]:
-    """Yield the rows a few at a time: one value of a dictionary can stand in all of them."""
-    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    _check_growth(path, sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in wanted))
-    size = 0
-    for batch in file.iter_batches(BATCH, columns=wanted):
-        size += batch.nbytes
-        _check_growth(path, size)
-        yield from batch.select(wanted).to_pylist()
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        _check_growth(path, sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in wanted))
+        return _rows(path, file.iter_batches(BATCH, columns=wanted), wanted)
 
 
 def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
@@ -139,17 +146,13 @@ def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
     content = _bytes(path)
     try:
         stream = pa.ipc.open_stream(content)
-        schema, parts = stream.schema, iter(stream)
+        names, batches = stream.schema.names, iter(stream)
     except pa.ArrowInvalid:
         file = pa.ipc.open_file(content)
-        schema, parts = file.schema, map(file.get_batch, range(file.num_record_batches))
-    batches: list[pa.RecordBatch] = []
-    size = 0
-    for batch in parts:
-        batches.append(batch)
-        size += batch.nbytes
-        _check_growth(path, size)
-    return _rows(path, pa.Table.from_batches(batches, schema), columns)
+        names, batches = file.schema.names, map(file.get_batch, range(file.num_record_batches))
+    wanted = names if columns is None else columns
+    check_columns(str(path), names, wanted)
+    return _rows(path, batches, wanted)
 
 
 def _csv(path: Path, columns: list[str] | None) -> list[Row]:
@@ -161,7 +164,10 @@ def _csv(path: Path, columns: list[str] | None) -> list[Row]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
     convert = pacsv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
     table = pacsv.read_csv(pa.BufferReader(content), read_options=options, parse_options=parse, convert_options=convert)
-    return _rows(path, table, columns)
+    wanted = table.column_names if columns is None else columns
+    check_columns(str(path), table.column_names, wanted)
+    rows: list[Row] = table.select(wanted).to_pylist()
+    return rows
 
 
 def _check_csv(path: Path, text: str) -> None:

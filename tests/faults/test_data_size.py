@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.errors import HEAD, TAIL, MoaError
-from moa.tasks.formats import GROWTH, SMALL
+from moa.tasks.formats import GROWTH, SMALL, read
 from moa.tasks.tabular import read_rows
 
 MEGABYTE = 2**20
@@ -44,6 +44,42 @@ def test_a_parquet_file_of_very_much_more_content(tmp_path: Path, dictionary: bo
     assert path.stat().st_size < 100_000
     fails(path, "a.parquet: holds more than 50 times its own size")
     assert read_rows(str(path), None, None, "train", ["n"])[999] == {"n": 999}  # what is not read does not count
+
+
+def repeated(kind: str) -> pa.Array:
+    """Return 65 536 times the same 4 kB, 256 MiB, in a form of Arrow that holds them once; or as many of nothing."""
+    number, text = 65_536, "x" * 4_096
+    match kind:
+        case "dictionary":
+            return pa.DictionaryArray.from_arrays(pa.array([0] * number, pa.int32()), [text])
+        case "runs":
+            return pa.RunEndEncodedArray.from_arrays([number], [text])
+    return pa.nulls(10 * number)
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+@pytest.mark.parametrize("kind", ["dictionary", "runs", "nulls"])
+def test_a_value_that_stands_once_for_many_rows(tmp_path: Path, kind: str, form: str) -> None:
+    """655 360 rows of nothing are as many of 64 bytes, 42 MB."""
+    batch = pa.record_batch({"text": repeated(kind)})
+    new = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
+    with new(str(tmp_path / "a.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    fails(tmp_path / "a.arrow", "a.arrow: holds more than 50 times its own size")
+    if kind != "runs":  # Parquet has none
+        pq.write_table(pa.table(batch), tmp_path / "a.parquet")
+        fails(tmp_path / "a.parquet", "a.parquet: holds more than 50 times its own size")
+
+
+def test_a_saved_column_of_classes_is_read(tmp_path: Path) -> None:
+    """What stands once for many rows is plain text where it is not too much."""
+    texts = pa.array(["good", "bad", None, "good"]).dictionary_encode()
+    runs = pa.RunEndEncodedArray.from_arrays([3, 4], ["a", "b"])
+    batch = pa.record_batch({"text": texts, "label": runs})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    found = [(row["text"], row["label"]) for row in read(tmp_path / "a.arrow")]
+    assert found == [("good", "a"), ("bad", "a"), (None, "a"), ("good", "b")]
 
 
 def test_texts_that_repeat_themselves_are_no_attack(tmp_path: Path) -> None:

@@ -102,6 +102,13 @@ def test_an_architecture_of_its_own_code_is_refused(copy: Path, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_tokenizer_with_an_expression_that_never_ends(copy: Path) -> None:
+    """The library gives up after ten million attempts, by a panic; without this refusal in the middle of a run."""
+    split = {"type": "Split", "pattern": {"Regex": "(((a|.)*)*)*!$"}, "behavior": "Isolated", "invert": False}
+    edit_json(copy / "tokenizer.json", pre_tokenizer=split)
+    refused(lambda: models.load_tokenizer(copy), "no usable tokenizer .*retry-limit.*; check model.source")
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -1,6 +1,6 @@
 """Messages of mistakes stay short, whatever they quote, and keep what is wrong and what to do."""
 
-from moa.errors import HEAD, LISTED, LONGEST, TAIL, MoaError, listed, nearest
+from moa.errors import HEAD, LINES, LISTED, LONGEST, TAIL, MoaError, listed, nearest
 
 
 def test_a_list_of_names_ends() -> None:
@@ -25,3 +25,9 @@ def test_a_message_keeps_its_beginning_and_its_end() -> None:
     assert f"{first}\n{second}" == short
     assert len(third) == HEAD + len(" ... ") + TAIL
     assert third.startswith("x.yaml: the key kkk") and third.endswith("kkk is wrong; leave it out")
+
+
+def test_a_message_of_many_lines_ends() -> None:
+    lines = [f"x.yaml: unknown key 'k{i}'" for i in range(50_000)]
+    assert str(MoaError("\n".join(lines[:LINES]))).split("\n") == lines[:LINES]
+    assert str(MoaError("\n".join(lines))).split("\n") == [*lines[: LINES - 1], "... and 49961 more lines"]
