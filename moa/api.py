@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
 from moa.experiment.keys import Conditioning, Evaluation, Generation, Ppo, Preferences
 from moa.experiment.keys import Model as Model
 from moa.experiment.mistakes import explain
@@ -230,7 +230,7 @@ def load(folder: str | Path, objectives: Mapping[str, Function | Reward]) -> Pol
         scale = normaliser.from_rows(card["normaliser"], card["objectives"], str(path))
     except (ValueError, KeyError, TypeError) as error:
         raise MoaError(
-            f"{path}: no policy that moa.api saved ({type(error).__name__}: {error}); save it again"
+            f"{path}: no policy that moa.api saved ({type(error).__name__}: {one_line(error)}); save it again"
         ) from error
     rewards = _rewards(objectives)
     if set(rewards) != set(scale.objectives):

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 LONGEST = 80  # characters of a key or value in a message
 LISTED = 20  # names in a list; the others are counted
+REASON = 300  # characters of a library's own words
 LINES = 40  # of a message; the others are counted
 HEAD, TAIL = 800, 400  # characters that stay of a message's longer lines: what is wrong, and what to do
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional, zero width), surrogate, line separators
@@ -65,6 +66,12 @@ def listed(names: Iterable[str]) -> str:
 def short(text: str) -> str:
     """Return `text`, cut where it is no name and no number any more."""
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library's error says, in one line; its name where it says nothing."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= REASON else text[:REASON] + "...") or type(error).__name__
 
 
 def visible(text: str) -> str:

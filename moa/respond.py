@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
 from moa.experiment import schema
 from moa.experiment.keys import Conditioning, Generation, Model
 from moa.experiment.preferences import Preference, check
@@ -98,8 +98,8 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise MoaError(
-            f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy"
-            " again, or give --experiment"
+            f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {one_line(error)}); train the"
+            " policy again, or give --experiment"
         ) from error
 
 

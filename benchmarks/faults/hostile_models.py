@@ -172,6 +172,9 @@ BOTH: dict[str, Spoil] = {  # for a language model and for a classifier
     "a pipe for weights": pipe("model.safetensors"),
     "a pipe for its description": pipe("config.json"),
     "a pipe for a tokenizer": pipe("tokenizer.json"),
+    "a pipe for a tokenizer's settings": pipe("tokenizer_config.json"),
+    "a pipe for a template": pipe("chat_template.jinja"),
+    "an endless list of tokens": link("added_tokens.json", "/dev/zero"),
     "endless weights": link("model.safetensors", "/dev/zero"),
     "an endless description": link("config.json", "/dev/zero"),
     "a link to itself": loop,
@@ -217,6 +220,7 @@ MODELS: list[tuple[str, str, Spoil]] = [
     *((ADAPTER, name, keys("adapter_config.json", **values)) for name, values in ADAPTERS.items()),
     (ADAPTER, "deep JSON", file("adapter_config.json", "[" * 100_000)),
     (ADAPTER, "a pipe for weights", pipe("adapter_model.safetensors")),
+    (ADAPTER, "a pipe for its description", pipe("adapter_config.json")),
     *(
         (TAKEN, name, file("chat_template.jinja", template))
         for name, template in {

@@ -250,6 +250,8 @@ def _hashes(path: Path) -> dict[str, str]:
 
 
 def _verify(path: Path, name: str, hashes: Mapping[str, str]) -> None:
+    if not (path / name).is_file():
+        raise Unfit(f"{name} is missing")
     if file_hash(path / name) != hashes[name]:
         raise Unfit(f"{name} is not what was written")
 

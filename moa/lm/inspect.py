@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 from safetensors import SafetensorError, safe_open
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 from moa.store.files import read_object
 
 Quantisation = Literal["none", "nf4", "int8"]
@@ -169,7 +169,7 @@ def tensors(path: Path, name: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "np") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
-        raise unfit(name, f"{path.name} is damaged: {error}", AGAIN) from error
+        raise unfit(name, f"{path.name} is damaged: {one_line(error)}", AGAIN) from error
 
 
 def _check_config(config: Mapping[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -69,8 +69,8 @@ def inspect_adapter(folder: Path) -> Adapter:
             the base or make PEFT import or fetch something.
     """
     path = folder / ADAPTER
-    if not (folder / ADAPTER_WEIGHTS).exists():
-        raise MoaError(f"{folder}: {ADAPTER_WEIGHTS} is missing; adapters are read from safetensors only")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise MoaError(f"{folder}: {ADAPTER_WEIGHTS} is missing, or no file; adapters are read from safetensors only")
     config = read_json(path)
     merge = "merge it into its model where you trust it, and name that as `model`"
     if config.get("peft_type") != "LORA":

@@ -76,7 +76,10 @@ def fetch(origin: Origin, weights: bool = True) -> Path:
     """
     source, remedy = str(origin.source), f"check {origin.keys} and the network, or name a local folder"
     if origin.local:
-        return Path(source).expanduser()
+        folder = Path(source).expanduser()
+        if odd := sorted(p.name for p in folder.iterdir() if p.exists() and not (p.is_file() or p.is_dir())):
+            raise inspect.unfit(origin.name, f"{odd[0]} is a pipe or a device, not a file", inspect.AGAIN)
+        return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise inspect.unfit(origin.name, "no such folder", f"check {origin.keys}")
     warn_unpinned(f"model {source}", origin.revision)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 
 
 def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
@@ -23,15 +23,17 @@ def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
         MoaError: the file cannot be read as `what`, or holds something else; `remedy` is what to do.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise OSError("a folder, a pipe or a device, not a file")
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found
-        reason = f"a {type(found).__name__}, not an object"
+        why = f"a {type(found).__name__}, not an object"
     except RecursionError:
-        reason = "nested too deeply"
+        why = "nested too deeply"
     except (OSError, ValueError) as error:
-        reason = str(error).partition(";")[0]  # after it stands what a programmer could do
-    raise MoaError(f"{path}: not readable as {what} ({reason}); {remedy}")
+        why = str(error).partition(";")[0]  # after it stands what a programmer could do
+    raise MoaError(f"{path}: not readable as {what} ({why}); {remedy}")
 
 
 def atomically(path: Path, writer: Callable[[Path], object]) -> None:
@@ -71,8 +73,8 @@ def folder(path: Path) -> Iterator[Path]:
         if not disk_full(error):
             raise
         raise MoaError(
-            f"no space left to write {path} ({error}); free some space and run the same command again, what was"
-            " finished before is kept"
+            f"no space left to write {path} ({one_line(error)}); free some space and run the same command again, what"
+            " was finished before is kept"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

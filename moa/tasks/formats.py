@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from moa.errors import MoaError, listed, nearest
+from moa.errors import MoaError, listed, nearest, one_line
 from moa.store.tables import Row
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -55,10 +55,9 @@ def read(path: Path, columns: list[str] | None = None) -> list[Row]:
     try:
         return reader(path, columns)
     except (pa.ArrowException, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise MoaError(
-            f"{path}: not a readable {kind(path)[1:]} file ({reason}); it may be truncated or of another format: fetch"
-            " or write it again"
+            f"{path}: not a readable {kind(path)[1:]} file ({one_line(error)}); it may be truncated or of another"
+            " format: fetch or write it again"
         ) from error
 
 

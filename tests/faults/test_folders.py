@@ -19,6 +19,7 @@ from moa.experiment.schema import BaseSection
 from moa.lm import models
 from moa.stages import base
 from moa.store import files
+from moa.store.provenance import file_hash
 from tests import tiny_models
 from tests.tiny_policy import loop
 
@@ -155,3 +156,10 @@ def test_other_mistakes_keep_their_own_message(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise RuntimeError("in the middle")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "dangling.parquet"])
+def test_a_file_that_is_gone_when_its_hash_is_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "dangling.parquet").symlink_to("/nowhere/at/all")
+    with pytest.raises(MoaError, match=f"{name}: cannot be read .No such file or directory.; run the same command"):
+        file_hash(tmp_path / name)

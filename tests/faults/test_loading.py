@@ -1,6 +1,7 @@
 """What is loaded is what was meant: no foreign code runs, and no tensor is missing, left over, misshapen or broken."""
 
 import ast
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from moa.experiment.keys import Model
 from moa.experiment.rewards import Classifier
 from moa.lm import loading, models
 from moa.lm.inspect import inspect_model
+from moa.lm.inspect_adapter import inspect_adapter
 from moa.rewards import classifier
 from tests import tiny_models, tiny_rewards
 from tests.tiny_models import edit_json, edit_tensors
@@ -100,6 +102,21 @@ def test_an_architecture_of_its_own_code_is_refused(copy: Path, tmp_path: Path) 
     edit_json(folder / "tokenizer_config.json", tokenizer_class="Evil")
     refused(lambda: models.load_tokenizer(folder), "no usable tokenizer .*no code of a folder or of the hub is run")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "chat_template.jinja", "vocab.json"])
+def test_a_pipe_or_a_device_among_a_tokenizers_files(copy: Path, name: str) -> None:
+    """Who opens a pipe waits for whoever writes into it."""
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name) if name != "vocab.json" else (copy / name).symlink_to("/dev/zero")
+    refused(lambda: models.load_tokenizer(copy), f"{name} is a pipe or a device, not a file")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_pipe_among_an_adapters_files(policy: Path, name: str) -> None:
+    (policy / name).unlink()
+    os.mkfifo(policy / name)
+    refused(lambda: inspect_adapter(policy), f"{name}.* (is missing, or no file|not a file)")
 
 
 def test_a_tokenizer_with_an_expression_that_never_ends(copy: Path) -> None:

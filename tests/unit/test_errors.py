@@ -1,6 +1,6 @@
 """Messages of mistakes stay short, whatever they quote, and keep what is wrong and what to do."""
 
-from moa.errors import HEAD, LINES, LISTED, LONGEST, TAIL, MoaError, listed, nearest
+from moa.errors import HEAD, LINES, LISTED, LONGEST, TAIL, MoaError, listed, nearest, one_line
 
 
 def test_a_list_of_names_ends() -> None:
@@ -31,3 +31,10 @@ def test_a_message_of_many_lines_ends() -> None:
     lines = [f"x.yaml: unknown key 'k{i}'" for i in range(50_000)]
     assert str(MoaError("\n".join(lines[:LINES]))).split("\n") == lines[:LINES]
     assert str(MoaError("\n".join(lines))).split("\n") == [*lines[: LINES - 1], "... and 49961 more lines"]
+
+
+def test_what_a_library_says_is_one_line() -> None:
+    assert one_line(OSError("Invalid data\n")) == "Invalid data"
+    assert one_line(ValueError("1 error\n  a\n    is wrong")) == "1 error a is wrong"
+    assert one_line(MemoryError()) == "MemoryError"
+    assert one_line(ValueError("x" * 1_000)) == "x" * 300 + "..."
