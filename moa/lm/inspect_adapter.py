@@ -12,6 +12,7 @@ from typing import Any
 
 from moa.errors import MoaError, short
 from moa.lm.inspect import ADAPTER, AGAIN, is_count, read_json, tensors, unfit
+from moa.store.files import verify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # What the tensors of an adapter mean, and what says nothing about them.
@@ -69,6 +70,8 @@ def inspect_adapter(folder: Path) -> Adapter:
             the base or make PEFT import or fetch something.
     """
     path = folder / ADAPTER
+    for written in (folder, folder.parent):  # a policy's folder holds its adapter's
+        verify(written)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise MoaError(f"{folder}: {ADAPTER_WEIGHTS} is missing, or no file; adapters are read from safetensors only")
     config = read_json(path)

@@ -33,6 +33,7 @@ from moa.lm import inspect
 from moa.lm.adapters import LoraConfig, PeftModel, get_peft_model_state_dict, light, put
 from moa.lm.inspect import Stored
 from moa.lm.inspect_adapter import ADAPTER_WEIGHTS, Adapter, inspect_adapter
+from moa.store.files import verify
 from moa.store.provenance import warn_unpinned
 
 DATA = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]  # configs and tokenizers of the hub; never code
@@ -79,6 +80,7 @@ def fetch(origin: Origin, weights: bool = True) -> Path:
         folder = Path(source).expanduser()
         if odd := sorted(p.name for p in folder.iterdir() if p.exists() and not (p.is_file() or p.is_dir())):
             raise inspect.unfit(origin.name, f"{odd[0]} is a pipe or a device, not a file", inspect.AGAIN)
+        verify(folder, "" if weights else ".safetensors")
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise inspect.unfit(origin.name, "no such folder", f"check {origin.keys}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from moa.errors import MoaError
 from moa.experiment.rewards import Linear, Transformer
 from moa.rewards.scoring import Trained
-from moa.store.files import read_object
+from moa.store.files import read_object, verify
 
 NAME = "reward.json"
 
@@ -28,6 +28,7 @@ def write(folder: Path, name: str, spec: Linear | Transformer, trained: Trained,
 def check(folder: Path, name: str, spec: Linear | Transformer) -> None:
     """Raise a MoaError where the folder's reward was trained with other settings than `spec`."""
     remedy = "delete the folder and run snakemake again: the reward will be trained anew"
+    verify(folder)
     settings = read_object(folder / NAME, "a reward's card", remedy).get("settings")
     if not isinstance(settings, dict):
         raise MoaError(f"{folder / NAME}: not a reward's card, it has no settings; {remedy}")

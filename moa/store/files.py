@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from moa.errors import MoaError, one_line
+from moa.store.provenance import file_hash
+
+SUMS = "moa.sha256"  # of a folder: the hashes of its files, as `sha256sum --check` reads them
 
 
 def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
@@ -51,9 +54,34 @@ def atomically(path: Path, writer: Callable[[Path], object]) -> None:
     flush(path.parent)
 
 
+def verify(folder: Path, skipped: str = "") -> None:
+    """Refuse a folder whose files are not what `folder` wrote; one that others wrote has no hashes to compare with.
+
+    Files whose names end with `skipped` are not read.
+
+    Raises:
+        MoaError: the first file that is missing or has changed.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if skipped and name.endswith(skipped):
+            continue
+        if not path.is_file() or file_hash(path) != expected:
+            what = "is not what was written: damaged, or changed since" if path.is_file() else "is missing"
+            raise MoaError(
+                f"{path}: {what}; delete {folder} and run the same command again, or, where the change is yours, delete"
+                f" {SUMS} there"
+            )
+
+
 @contextmanager
-def folder(path: Path) -> Iterator[Path]:
+def folder(path: Path, summed: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
+
+    `summed`: the hashes of its files lie in it, for `verify`.
 
     Raises:
         MoaError: the disk is full.
@@ -63,6 +91,9 @@ def folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        if summed:
+            made = {p.relative_to(temporary).as_posix(): file_hash(p) for p in temporary.rglob("*") if p.is_file()}
+            (temporary / SUMS).write_text("".join(f"{made[name]}  {name}\n" for name in sorted(made)), encoding="utf-8")
         for part in [*temporary.rglob("*"), temporary]:
             flush(part)
         if path.exists():
