@@ -24,7 +24,7 @@ from moa.errors import MoaError, listed, nearest, one_line
 from moa.store.tables import Row
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-GROWTH, SMALL = 50, 2**24  # a compressed file's content is at most so many times its size, or so many bytes
+GROWTH, SMALL = 50, 2**26  # a compressed file's content is at most so many times its size, or so many bytes
 CHUNK, BATCH = 2**20, 1024  # bytes and rows that are decompressed at once
 ROW = 64  # bytes that a row takes at least, even without values
 LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
@@ -90,8 +90,8 @@ def _check_growth(path: Path, size: int) -> None:
     """Refuse content that is much larger than its file: text shrinks to a tenth, so it is a mistake, or an attack."""
     if size > max(GROWTH * path.stat().st_size, SMALL):
         raise MoaError(
-            f"{path}: holds more than {GROWTH} times its own size, decompressed, so it may be made to fill the memory;"
-            " where it is right, decompress it, and name that file"
+            f"{path}: holds more than {GROWTH} times its own size, so it may be made to fill the memory; where it is"
+            " right, write it as a plain .jsonl file, uncompressed"
         )
 
 
