@@ -144,12 +144,12 @@ def show(found: Mapping[str, Any]) -> None:
 def campaign(given: argparse.Namespace, work: Path) -> list[Mapping[str, Any]]:
     """Run what was asked for within its time."""
     tried = Campaign(work, given.seed, given.kill_runs)
+    preload([*map(group_of, given.only)] if given.only else given.groups)
     if given.only:
         known = {t.name: t for group in dict.fromkeys(map(group_of, given.only)) for t in tried.trials(group)}
         if missing := [name for name in given.only if name not in known]:
             sys.exit(f"error: --only {missing[0]}: no such trial")
         return [tried.run(known[name]) for name in given.only]
-    preload(given.groups)
     shares = {group: share for group, share in SHARES.items() if group in given.groups}
     every = {group: tried.trials(group) for group in shares}  # the finished runs are made here, before the clock
     rows: list[Mapping[str, Any]] = []
