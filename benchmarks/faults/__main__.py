@@ -46,15 +46,15 @@ os.environ.pop("MOA_PARENT", None)
 # Groups in their order, and the share of the time that each has where it does not suffice for all; what a group leaves
 # is for the next ones.
 SHARES = {
-    "kills": 0.65,
-    "sql": 0.06,
-    "experiments": 0.04,
-    "data": 0.03,
+    "kills": 0.7,
+    "sql": 0.05,
+    "experiments": 0.03,
+    "data": 0.02,
     "models": 0.05,
-    "damaged": 0.1,
-    "own": 0.03,
+    "damaged": 0.05,
+    "own": 0.02,
     "rewards": 0.04,
-    "disk": 0.05,
+    "disk": 0.04,
 }
 KINDS = {  # whose group is not their own name
     "kill": "kills",
@@ -158,9 +158,10 @@ def campaign(given: argparse.Namespace, work: Path) -> list[Mapping[str, Any]]:
         passed += shares[group]
         ends = began + given.minutes * 60 * passed / sum(shares.values())
         random.Random(given.seed).shuffle(trials)
-        done = 0
+        done, started = 0, time.perf_counter()
         for trial in trials[: given.most]:
-            if time.perf_counter() > ends:
+            now = time.perf_counter()
+            if now + (now - started) / max(1, done) > ends:  # one like those before would take of the next group's time
                 break
             rows.append(tried.run(trial))
             show(rows[-1])
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", help="repeat trials, e.g. damaged-17")
     parser.add_argument("--groups", nargs="*", choices=list(SHARES), default=list(SHARES))
     parser.add_argument("--most", type=int, help="trials per group")
-    parser.add_argument("--kill-runs", type=int, default=12, help="runs that are killed; each has some thirty kills")
+    parser.add_argument("--kill-runs", type=int, default=16, help="runs that are killed, each some 25 times")
     parser.add_argument("--work", type=Path, help="folder that keeps the finished runs; a temporary one without it")
     parser.add_argument("--out", type=Path, help=f"the rows; {OUT.name} beside this script without it")
     parser.add_argument("--page", type=Path, help="document whose table is written anew")

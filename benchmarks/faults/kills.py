@@ -30,14 +30,15 @@ STAGES = (
 )
 WAYS = (
     *("KILL group", "KILL group", "KILL job", "KILL job", "KILL snakemake", "KILL snakemake"),
-    *("TERM snakemake", "TERM group", "TERM job", "INT group", "KILL moa", "TERM moa"),
+    *("TERM snakemake", "TERM group", "TERM job", "INT group", "TERM moa"),
+    *("KILL moa", "KILL moa", "KILL moa"),  # two kills: its Snakemake is left alone, and is killed, too
 )
-PER_RUN = (30, 40)  # least and most kills of one run: beginning anew is what takes time
+PER_RUN = (20, 30)  # least and most kills of one run: beginning anew is what takes time
 UNDONE = ("best_of_n", "generate", "score", "manifest", "evaluate")  # a run that is whole loses one's files
 REACH = 0.6  # of the kills are in a named stage, the others anywhere
 LONG = ("base", "reference", "train", "best_of_n", "generate")  # they load torch
 # A kill comes so late at most after its stage, or the command, began: shares of the undisturbed run's seconds.
-WINDOWS = {"long": 0.08, "short": 0.03, "any": 0.12}
+WINDOWS = {"long": 0.08, "short": 0.03, "any": 0.1}
 PATIENCE = 900.0  # seconds of one attempt
 ORPHANS = 30.0  # seconds that a job may outlive its Snakemake
 ATTEMPTS = 4  # of the same command after the last kill
