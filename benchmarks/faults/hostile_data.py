@@ -95,7 +95,7 @@ def bomb(path: Path) -> None:
 
 def bombs(path: Path) -> None:
     """The same in many lines, by another way of compressing."""
-    with pa.output_stream(str(path), compression="bz2") as stream:
+    with pa.output_stream(str(path), compression="zstd") as stream:
         for _ in range(512):
             stream.write((b"x" * 1023 + b"\n") * 2**10)
 
@@ -194,7 +194,7 @@ FILES: dict[str, tuple[str, Write]] = {
     "no columns": ("hostile.parquet", lambda path: pq.write_table(pa.table({}), path)),
     "a compressed file": ("hostile.jsonl.gz", compressed),
     "a compressed bomb": ("hostile.jsonl.gz", bomb),
-    "a compressed bomb of many rows": ("hostile.csv.bz2", bombs),
+    "a compressed bomb of many rows": ("hostile.csv.zst", bombs),
     "a text in a dictionary, repeated": ("hostile.parquet", repeated),
     "compressed parts": ("hostile.arrow", batches),
     "a folder with code": ("hostile", script),
