@@ -11,7 +11,7 @@ MUTMUT := .mutmut/bin/mutmut
 LOCKED := $(BIN)/python -m pip install --quiet --no-deps --require-hashes
 ARGS ?=
 
-.PHONY: run test slow lint mutation setup lock audit sbom clean
+.PHONY: run test slow faults lint mutation setup lock audit sbom clean
 
 # Goes on after a crash by itself, and ends with the leaderboard. An experiment in ARGS stands instead of config.yaml.
 run: $(READY)
@@ -25,6 +25,10 @@ test: $(READY)
 # Whole runs: killed at any moment, of every method, of a trial, on damaged files.
 slow: $(READY)
 	$(PYTEST) -m slow $(ARGS)
+
+# Kills, damaged and hostile files, full disks: docs/reliability.md.
+faults: $(READY)
+	$(BIN)/python -m benchmarks.faults --minutes 20 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/python -m pip check

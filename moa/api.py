@@ -11,7 +11,6 @@ It takes the pipeline's own steps, without Snakemake: the same loop, the same sc
 responses, the same metrics. Notation: P prompts; M preferences; K objectives.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
 from moa.experiment.keys import Conditioning, Evaluation, Generation, Ppo, Preferences
 from moa.experiment.keys import Model as Model
 from moa.experiment.mistakes import explain
@@ -44,6 +43,7 @@ from moa.rewards.python import PythonScorer
 from moa.rl.experience import Task
 from moa.rl.loop import CurveRow, Loop
 from moa.store import files
+from moa.store.files import read_object
 from moa.store.provenance import file_hash, text_hash
 from moa.store.tables import Row
 from moa.trainers import ppo, setup
@@ -224,12 +224,14 @@ def load(folder: str | Path, objectives: Mapping[str, Function | Reward]) -> Pol
     """
     path = Path(folder) / "policy.json"
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_object(path, "a policy that moa.api saved", "save it again")
         settings, model = Settings.model_validate(card["settings"]), Model.model_validate(card["model"])
         base = Base(card["base"]["source"], model, card["base"]["revision"])
         scale = normaliser.from_rows(card["normaliser"], card["objectives"], str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise MoaError(f"{path}: no policy that moa.api saved ({type(error).__name__}: {error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MoaError(
+            f"{path}: no policy that moa.api saved ({type(error).__name__}: {one_line(error)}); save it again"
+        ) from error
     rewards = _rewards(objectives)
     if set(rewards) != set(scale.objectives):
         raise MoaError(f"{path}: trained on {', '.join(scale.objectives)}; give the reward of each, and no other")

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
 from moa.experiment import schema
 from moa.experiment.keys import Conditioning, Generation, Model
 from moa.experiment.preferences import Preference, check
 from moa.experiment.schema import Experiment
 from moa.plan import Plan
 from moa.store import tables
+from moa.store.files import read_object
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
             model=Model.model_validate(card["model"]),
             revision=base["revision"] if base else None,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise MoaError(
-            f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {error}); train the policy"
-            " again, or give --experiment"
+            f"{folder / 'policy.json'}: incomplete or outdated ({type(error).__name__}: {one_line(error)}); train the"
+            " policy again, or give --experiment"
         ) from error
 
 
@@ -150,11 +151,7 @@ def _recorded(task: Path, folder: Path) -> Experiment:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MoaError(f"{path}: not readable as a policy's card ({error}); train the policy again") from error
-    return found
+    return read_object(path, "a policy's card", "train the policy again")
 
 
 def _base(task: Path) -> Path:

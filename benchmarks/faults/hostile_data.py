@@ -93,6 +93,28 @@ def bomb(path: Path) -> None:
             stream.write(b"x" * 2**20)
 
 
+def bombs(path: Path) -> None:
+    """The same in many lines, by another way of compressing."""
+    with pa.output_stream(str(path), compression="zstd") as stream:
+        for _ in range(512):
+            stream.write((b"x" * 1023 + b"\n") * 2**10)
+
+
+def repeated(path: Path) -> None:
+    """Four gigabytes in one kilobyte: one text in a dictionary, in every row."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 65_536, pa.int32()), ["x" * 65_536])
+    pq.write_table(pa.table({"question": texts, "answer": texts}), path, compression="zstd")
+
+
+def batches(path: Path) -> None:
+    """A gigabyte in Arrow's own format, in compressed parts."""
+    part = pa.record_batch({"question": ["x" * 2**20] * 16, "answer": ["y"] * 16})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(str(path), part.schema, options=options) as stream:
+        for _ in range(64):
+            stream.write_batch(part)
+
+
 def compressed(path: Path) -> None:
     path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows()).encode()))
 
@@ -172,6 +194,9 @@ FILES: dict[str, tuple[str, Write]] = {
     "no columns": ("hostile.parquet", lambda path: pq.write_table(pa.table({}), path)),
     "a compressed file": ("hostile.jsonl.gz", compressed),
     "a compressed bomb": ("hostile.jsonl.gz", bomb),
+    "a compressed bomb of many rows": ("hostile.csv.zst", bombs),
+    "a text in a dictionary, repeated": ("hostile.parquet", repeated),
+    "compressed parts": ("hostile.arrow", batches),
     "a folder with code": ("hostile", script),
     "a saved data set that leads elsewhere": ("hostile", saved),
     "a pipe that nobody writes": ("hostile.jsonl", pipe),

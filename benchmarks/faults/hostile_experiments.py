@@ -211,7 +211,6 @@ class Experiment:
 
     def __call__(self, place: Place) -> Verdict:
         write_inputs(place.folder)
-        (place.folder / "canary_module.py").write_text(f"open({CANARY!r}, 'w')\n")
         path = place.folder / "hostile.yaml"
         self.make(path)
         if self.planned:

@@ -75,6 +75,18 @@ def weights(content: bytes) -> Spoil:
     return spoil
 
 
+def splitting(expression: str) -> Spoil:
+    """Return what makes a tokenizer split texts by a regular expression."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        found = json.loads(path.read_text())
+        split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+        path.write_text(json.dumps({**found, "pre_tokenizer": split}))
+
+    return spoil
+
+
 def header(text: str, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text.encode() + data
 
@@ -156,9 +168,13 @@ BOTH: dict[str, Spoil] = {  # for a language model and for a classifier
     "shards of the system": index("/etc/passwd"),
     "deep JSON": file("config.json", "[" * 100_000),
     "a deep tokenizer": file("tokenizer.json", '{"a":' * 100_000),
+    "a tokenizer with an expression that never ends": splitting("(((a|.)*)*)*!$"),
     "a pipe for weights": pipe("model.safetensors"),
     "a pipe for its description": pipe("config.json"),
     "a pipe for a tokenizer": pipe("tokenizer.json"),
+    "a pipe for a tokenizer's settings": pipe("tokenizer_config.json"),
+    "a pipe for a template": pipe("chat_template.jinja"),
+    "an endless list of tokens": link("added_tokens.json", "/dev/zero"),
     "endless weights": link("model.safetensors", "/dev/zero"),
     "an endless description": link("config.json", "/dev/zero"),
     "a link to itself": loop,
@@ -177,6 +193,11 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "a rank below zero": {"r": -4},
     "a scale without bound": {"lora_alpha": 1e308},
     "an expression that never ends": {"target_modules": "(((a|.)*)*)*!$"},
+    "an expression to leave out that never ends": {"exclude_modules": "(((a|.)*)*)*!$"},
+    "an expression for ranks that never ends": {"rank_pattern": {"(((a|.)*)*)*!": 4}},
+    "an expression for layers that never ends": {"modules_to_save": ["(((a|.)*)*)*!"]},
+    "a rank of a billion for one layer": {"rank_pattern": {"up_proj": 10**9}},
+    "a scale that is no number": {"alpha_pattern": {"up_proj": float("nan")}},
     "every layer": {"target_modules": ".*"},
     "no layer": {"target_modules": []},
     "modules of its own": {"modules_to_save": ["lm_head", "embed_tokens"]},
@@ -199,6 +220,7 @@ MODELS: list[tuple[str, str, Spoil]] = [
     *((ADAPTER, name, keys("adapter_config.json", **values)) for name, values in ADAPTERS.items()),
     (ADAPTER, "deep JSON", file("adapter_config.json", "[" * 100_000)),
     (ADAPTER, "a pipe for weights", pipe("adapter_model.safetensors")),
+    (ADAPTER, "a pipe for its description", pipe("adapter_config.json")),
     *(
         (TAKEN, name, file("chat_template.jinja", template))
         for name, template in {

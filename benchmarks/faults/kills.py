@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.faults import compare
 from benchmarks.faults.trial import TRACE, Place, Trial, Verdict, end_group
-from benchmarks.faults.world import World, environment, run_command
+from benchmarks.faults.world import World, environment, remove_outputs, run_command
 
 HOW = "moa run from an empty folder, killed several times at random moments, each time the same command again"
 STAGES = (
@@ -30,13 +30,15 @@ STAGES = (
 )
 WAYS = (
     *("KILL group", "KILL group", "KILL job", "KILL job", "KILL snakemake", "KILL snakemake"),
-    *("TERM snakemake", "TERM group", "TERM job", "INT group", "KILL moa", "TERM moa"),
+    *("TERM snakemake", "TERM group", "TERM job", "INT group", "TERM moa"),
+    *("KILL moa", "KILL moa", "KILL moa"),  # two kills: its Snakemake is left alone, and is killed, too
 )
-PER_RUN = (8, 14)  # least and most kills of one run
+PER_RUN = (20, 30)  # least and most kills of one run: beginning anew is what takes time
+UNDONE = ("best_of_n", "generate", "score", "manifest", "evaluate")  # a run that is whole loses one's files
 REACH = 0.6  # of the kills are in a named stage, the others anywhere
 LONG = ("base", "reference", "train", "best_of_n", "generate")  # they load torch
 # A kill comes so late at most after its stage, or the command, began: shares of the undisturbed run's seconds.
-WINDOWS = {"long": 0.08, "short": 0.03, "any": 0.12}
+WINDOWS = {"long": 0.08, "short": 0.03, "any": 0.1}
 PATIENCE = 900.0  # seconds of one attempt
 ORPHANS = 30.0  # seconds that a job may outlive its Snakemake
 ATTEMPTS = 4  # of the same command after the last kill
@@ -100,10 +102,11 @@ class Attempt:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, stage: str) -> bool:
-        """Wait until a job of the stage runs; False where the attempt has ended before."""
+        """Wait until a job of the stage, or of a later one, runs; False where the attempt has ended before."""
+        fitting = STAGES[STAGES.index(stage) :] if stage else ()
         ends = time.perf_counter() + PATIENCE
         while self.process.poll() is None and time.perf_counter() < ends:
-            if not stage or any(role == stage for _, role in processes(self.folder)):
+            if not stage or any(role in fitting for _, role in processes(self.folder)):
                 return True
             time.sleep(0.05)
         return False
@@ -198,22 +201,8 @@ class Run:
         done: list[str] = []
         wrong: list[str] = []
         for kill in self.kills:
-            attempt = Attempt(self.world, folder)
-            try:
-                running = attempt.kill(kill)
-                if running and kill.way == "KILL moa":
-                    done += alone(self.world, folder, wrong)
-                if why := attempt.end():
-                    wrong.append(f"{kill}: {why}")
-            finally:
-                sweep(attempt.process)
-            if running:
-                done.append(f"{kill} ({running})")
-            if TRACE in attempt.output and not kill.way.startswith(("TERM", "INT")):
-                wrong.append(f"{kill}: a trace in {attempt.log.name}")
-            wrong += [f"{kill}: torn {name}" for name in torn(folder)]
-            if not running and attempt.process.returncode == 0:
-                break  # it was at its end before
+            if self._finished(kill, folder, done, wrong) and self._undo(kill, folder):
+                self._finished(kill, folder, done, wrong)
         status, said = self._go_on(folder)
         different = compare.differences(self.world.folder / "results", folder / "results") if status == 0 else []
         different += [f"{p.name} is left over" for p in (folder / "results").rglob(".*.tmp")] if status == 0 else []
@@ -230,6 +219,32 @@ class Run:
             "; ".join(different[:12]),
             len(done),
         )
+
+    def _finished(self, kill: Kill, folder: Path, done: list[str], wrong: list[str]) -> bool:
+        """Attempt the run and kill it; return whether it was at its end before."""
+        attempt = Attempt(self.world, folder)
+        try:
+            running = attempt.kill(kill)
+            if running and kill.way == "KILL moa":
+                done += alone(self.world, folder, wrong)
+            if why := attempt.end():
+                wrong.append(f"{kill}: {why}")
+        finally:
+            sweep(attempt.process)
+        if running:
+            done.append(f"{kill} ({running})")
+        if TRACE in attempt.output and not kill.way.startswith(("TERM", "INT")):
+            wrong.append(f"{kill}: a trace in {attempt.log.name}")
+        wrong += [f"{kill}: torn {name}" for name in torn(folder)]
+        return not running and attempt.process.returncode == 0
+
+    def _undo(self, kill: Kill, folder: Path) -> bool:
+        """Remove what a stage has written, so that there is something to kill again; False where no job is known."""
+        stage = kill.stage if kill.stage in UNDONE else UNDONE[-1]
+        for command in (c for c in self.world.commands if c.stage == stage):
+            remove_outputs(command, folder)
+            return True
+        return False
 
     def _go_on(self, folder: Path) -> tuple[int, str]:
         """Give the same command until it ends well."""

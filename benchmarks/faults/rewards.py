@@ -5,10 +5,10 @@ the function as it should be must give the right results.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.faults import guest
-from benchmarks.faults.trial import Place, Trial, Verdict, outcome
+from benchmarks.faults.trial import TRACE, End, Place, Trial, Verdict, outcome
 from benchmarks.faults.world import Command, World, repeat
 
 HOW = "guest.py misbehaves in its first or third call; one stage that asks it, in a fork; then again, as it should be"
@@ -43,12 +43,19 @@ class Guest:
             missing = [o for o in self.command.outputs if not (place.folder / o).exists()]
             verdict = Verdict(end.status != 0 or bool(missing), None, "ended", f"status {end.status}")
         else:
-            verdict = outcome(end, NAMES, different)
+            verdict = outcome(_judged(end), NAMES, different)
         again = repeat(self.command, place)
         after = self.world.differences(self.command, place.folder) if again.status == 0 else [again.last]
         if after:
             return Verdict(False, False, "not mended", verdict.said, "; ".join(after[:6]))
         return Verdict(verdict.survived, True, verdict.outcome, verdict.said, verdict.differed)
+
+
+def _judged(end: End) -> End:
+    """Return the end without the guest's own trace: the user mends guest.py by it, and the clear line follows it."""
+    before, _, after = end.output.partition(f"raised\n{TRACE}")
+    own = 'guest.py", line ' in after.partition("\nerror: ")[0]
+    return replace(end, output=before + after) if own else end
 
 
 def trials(world: World) -> list[Trial]:

@@ -179,6 +179,7 @@ def _become(body: Callable[[], object], folder: Path, streams: tuple[Path, int],
         os.dup2(os.open(streams[0], os.O_RDONLY), 0)
         os.dup2(streams[1], 1)
         os.dup2(streams[1], 2)
+        _renew_streams()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -199,6 +200,13 @@ def _become(body: Callable[[], object], folder: Path, streams: tuple[Path, int],
             except (OSError, ValueError):
                 status = status or 1
         os._exit(status)
+
+
+def _renew_streams() -> None:
+    """Make Python's streams anew: the parent's, which may be files, remember that they can seek, and a pipe cannot."""
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  they last as long as the process
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def outcome(end: End, names: tuple[str, ...], different: list[str] | None, lines: int = 1) -> Verdict:

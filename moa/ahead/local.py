@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from moa.ahead import named
 from moa.ahead.named import Table, Weights, expanded
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, listed, nearest, one_line
 from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
 from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, inspect_model, read_json, unfit
 from moa.lm.inspect_adapter import adapter_folder, inspect_adapter
@@ -120,7 +120,7 @@ def _schema(path: Path, columns: tuple[str, ...]) -> int:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise MoaError(
-            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); it may be truncated or of another"
+            f"{path}: not a readable parquet file ({one_line(error)}); it may be truncated or of another"
             " format: fetch or write it again"
         ) from None
     check_columns(str(path), file.schema_arrow.names, columns)
@@ -237,15 +237,14 @@ def check_external(key: str, settings: external.Settings) -> None:
             names = pq.read_schema(settings.responses).names
             if "response" not in names or not {"prompt", "prompt_id"} & set(names):
                 raise MoaError(
-                    f"{settings.responses}: the columns are {', '.join(names)}; needs `response` and `prompt` or"
+                    f"{settings.responses}: the columns are {listed(names)}; needs `response` and `prompt` or"
                     " `prompt_id`"
                 )
     except MoaError as error:
         raise MoaError(f"{key}: {error}") from None
     except (pa.ArrowException, OSError) as error:
         raise MoaError(
-            f"{key}.responses: {settings.responses}: not a readable Parquet file ({str(error).splitlines()[0]}); write"
-            " it again"
+            f"{key}.responses: {settings.responses}: not a readable Parquet file ({one_line(error)}); write it again"
         ) from None
 
 

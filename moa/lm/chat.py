@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +57,9 @@ def render(messages: Messages, tokenizer: "PreTrainedTokenizerBase", extra: Mapp
         made = _render(messages, tokenizer, extra)
     except Exception as error:  # whatever a foreign program may end with
         remedy = "role: user" if len(messages) > 1 else OTHER
-        raise MoaError(f"{name} refuses the messages ({type(error).__name__}: {error}); try {remedy}") from error
+        raise MoaError(
+            f"{name} refuses the messages ({type(error).__name__}: {one_line(error)}); try {remedy}"
+        ) from error
     for message in messages:
         if message["content"].strip() not in made:
             remedy = "role: user" if message["role"] == "system" else OTHER

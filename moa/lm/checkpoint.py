@@ -125,7 +125,7 @@ class Checkpoints(Generic[S]):
                 for moment, value in state_of.get(index, {}).items()
             }
         self._tidy(state.step)
-        with files.folder(_named(self.folder, state.step)) as temporary:
+        with files.folder(_named(self.folder, state.step), summed=False) as temporary:
             for name, tensors in parts.items():
                 save_file(
                     {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
@@ -250,6 +250,8 @@ def _hashes(path: Path) -> dict[str, str]:
 
 
 def _verify(path: Path, name: str, hashes: Mapping[str, str]) -> None:
+    if not (path / name).is_file():
+        raise Unfit(f"{name} is missing")
     if file_hash(path / name) != hashes[name]:
         raise Unfit(f"{name} is not what was written")
 

@@ -3,7 +3,6 @@
 The plan may ask before any job begins. The loader (moa/lm/loading.py) asks again before it loads.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any, Literal, TypeGuard
 
 from safetensors import SafetensorError, safe_open
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
+from moa.store.files import read_object
 
 Quantisation = Literal["none", "nf4", "int8"]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -105,13 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         MoaError: the file cannot be read, or holds something else.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}, not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise MoaError(f"{path}: not readable as JSON ({error}); copy or download it again") from error
-    return found
+    return read_object(path, "JSON", "copy or download it again")
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,7 +169,7 @@ def tensors(path: Path, name: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "np") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
-        raise unfit(name, f"{path.name} is damaged: {error}", AGAIN) from error
+        raise unfit(name, f"{path.name} is damaged: {one_line(error)}", AGAIN) from error
 
 
 def _check_config(config: Mapping[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -33,9 +33,12 @@ from moa.lm import inspect
 from moa.lm.adapters import LoraConfig, PeftModel, get_peft_model_state_dict, light, put
 from moa.lm.inspect import Stored
 from moa.lm.inspect_adapter import ADAPTER_WEIGHTS, Adapter, inspect_adapter
+from moa.store.files import verify
 from moa.store.provenance import warn_unpinned
 
 DATA = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]  # configs and tokenizers of the hub; never code
+# Whatever a tokenizer splits texts by: words, signs, lines, and long runs, on which an expression may never end.
+PROBE = "The lamp is 12.50 dollars, isn't it?\r\n\tJa! " * 4 + "".join(c * 200 for c in "aA 7.\n")
 CODE = ("auto_map", "custom_pipelines")  # keys of a config that name Python files
 
 
@@ -74,7 +77,11 @@ def fetch(origin: Origin, weights: bool = True) -> Path:
     """
     source, remedy = str(origin.source), f"check {origin.keys} and the network, or name a local folder"
     if origin.local:
-        return Path(source).expanduser()
+        folder = Path(source).expanduser()
+        if odd := sorted(p.name for p in folder.iterdir() if p.exists() and not (p.is_file() or p.is_dir())):
+            raise inspect.unfit(origin.name, f"{odd[0]} is a pipe or a device, not a file", inspect.AGAIN)
+        verify(folder, "" if weights else ".safetensors")
+        return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise inspect.unfit(origin.name, "no such folder", f"check {origin.keys}")
     warn_unpinned(f"model {source}", origin.revision)
@@ -109,7 +116,10 @@ def _reading(name: str, remedy: str) -> Iterator[None]:
         yield
     except (MoaError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A library in Rust that gives up raises this, which is no Exception and cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise inspect.unfit(name, first_line(error), remedy) from error
     finally:
         transformers_logging.set_verbosity(before)
@@ -128,6 +138,7 @@ def tokenizer(origin: Origin, classifier: bool = False, **settings: Any) -> PreT
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(where), revision=commit, trust_remote_code=False, local_files_only=True, **settings
         )
+        found(PROBE, verbose=False)
     config = folder / "config.json"
     rows = inspect.vocabulary(inspect.read_json(config)) if config.is_file() else None
     check_tokens(found, rows, origin.name, classifier)

@@ -19,7 +19,7 @@ from moa.errors import MoaError
 from moa.experiment.keys import Grid
 from moa.report.summary import choose, rows_of
 from moa.store import sql, tables
-from moa.store.files import atomically
+from moa.store.files import atomically, read_object
 from moa.store.provenance import text_hash
 
 Row = dict[str, Any]
@@ -78,15 +78,7 @@ def _of_folder(folder: Path) -> Archive:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MoaError(
-            f"{path}: not readable as the archive's settings ({error}); restore the file, or name another folder"
-        ) from error
-    if not isinstance(found, dict):
-        raise MoaError(f"{path}: not an archive's settings; restore the file, or name another folder")
-    return found
+    return read_object(path, "the archive's settings", "restore the file, or name another folder")
 
 
 def _of_database(database: Path, task: str | None) -> Archive:

@@ -7,6 +7,7 @@ from pathlib import Path
 from moa.errors import MoaError
 from moa.experiment.rewards import Linear, Transformer
 from moa.rewards.scoring import Trained
+from moa.store.files import read_object, verify
 
 NAME = "reward.json"
 
@@ -27,10 +28,10 @@ def write(folder: Path, name: str, spec: Linear | Transformer, trained: Trained,
 def check(folder: Path, name: str, spec: Linear | Transformer) -> None:
     """Raise a MoaError where the folder's reward was trained with other settings than `spec`."""
     remedy = "delete the folder and run snakemake again: the reward will be trained anew"
-    try:
-        settings = json.loads((folder / NAME).read_text(encoding="utf-8"))["settings"]
-    except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
-        raise MoaError(f"{folder / NAME}: not a reward's card ({type(error).__name__}: {error}); {remedy}") from error
+    verify(folder)
+    settings = read_object(folder / NAME, "a reward's card", remedy).get("settings")
+    if not isinstance(settings, dict):
+        raise MoaError(f"{folder / NAME}: not a reward's card, it has no settings; {remedy}")
     wanted = spec.model_dump(mode="json")
     changed = [key for key in wanted if settings.get(key) != wanted[key]]
     if changed:

@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 from moa.experiment.rewards import Linear
 from moa.job.process import Job
 from moa.rewards import card
@@ -156,7 +156,7 @@ def load(name: str, spec: Linear, models: Sequence[Path], device: str | None) ->
         idf, coefficients, intercept = weights["idf"], weights["coefficients"], float(weights["intercept"][0])
     except (OSError, SafetensorError, KeyError) as error:
         raise MoaError(
-            f"{folder / FILE}: not a linear reward ({error}); delete the folder and run snakemake again: it will be"
-            " trained anew"
+            f"{folder / FILE}: not a linear reward ({one_line(error)}); delete the folder and run snakemake again: it"
+            " will be trained anew"
         ) from error
     return LinearScorer(spec.template, idf, coefficients, intercept)

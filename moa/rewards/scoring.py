@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 from moa.experiment.rewards import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
 from moa.job.process import Job
 
@@ -204,7 +204,7 @@ def _checked(name: str, scorer: Scorer, prompts: list[str], responses: list[str]
         raise
     except Exception as error:
         raise MoaError(
-            f"reward {name}: raised {type(error).__name__}: {error} (first of {len(prompts)} prompts:"
+            f"reward {name}: raised {type(error).__name__}: {one_line(error)} (first of {len(prompts)} prompts:"
             f" {prompts[0][:80]!r}); correct the reward, then run again: finished stages are kept"
         ) from error
     if found.values.shape != (len(responses),):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 from moa.store.files import atomically
 
 VERSION = "2"
@@ -62,7 +62,7 @@ def from_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     try:
         return pa.Table.from_pylist(listed, schema=table.schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise MoaError(f"table {table.name}: {error}") from error
+        raise MoaError(f"table {table.name}: {one_line(error)}") from error
 
 
 def validate(table: Table, data: pa.Table, where: str) -> None:
@@ -133,7 +133,7 @@ def read(table: Table, path: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise MoaError(f"{path}: no such file; run the stage that makes table {table.name}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise MoaError(f"{path}: not a readable Parquet file ({error}); {remedy}") from error
+        raise MoaError(f"{path}: not a readable Parquet file ({one_line(error)}); {remedy}") from error
     found, version = metadata.get("moa.table", "none"), metadata.get("moa.version", "none")
     if found != table.name:
         raise MoaError(f"{path}: holds table '{found}', expected '{table.name}'; {remedy}")

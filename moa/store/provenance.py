@@ -93,12 +93,21 @@ def _large_hash(path: Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Return the sha256 of a file, or of the sorted names and hashes of a folder's files."""
+    """Return the sha256 of a file, or of the sorted names and hashes of a folder's files.
+
+    Raises:
+        MoaError: there is no such file, or it may not be read.
+    """
     if path.is_dir():
         names = sorted(p for p in path.rglob("*") if p.is_file())
         return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_hash(p)}\n" for p in names).encode()).hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise MoaError(
+            f"{path}: cannot be read ({error.strerror}); run the same command again, or restore it"
+        ) from error
 
 
 def mark(path: Path, *made: Path) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from moa.errors import MoaError
+from moa.errors import MoaError, one_line
 from moa.store.files import atomically
 from moa.store.provenance import text_hash
 
@@ -46,7 +46,7 @@ def read(given: str) -> str:
     except FileNotFoundError:
         raise MoaError(f"--section {path}: no such file; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise MoaError(f"--section {path}: not a section of an experiment ({error}); {remedy}") from None
+        raise MoaError(f"--section {path}: not a section of an experiment ({one_line(error)}); {remedy}") from None
     if not whole or (HASHED.fullmatch(path.stem) and path.stem != text_hash(text)):
         raise MoaError(f"--section {path}: does not hold what the plan wrote; {remedy}")
     return text

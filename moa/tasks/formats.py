@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, listed, nearest, one_line
 from moa.store.tables import Row
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+GROWTH, SMALL = 50, 2**26  # a compressed file's content is at most so many times its size, or so many bytes
+CHUNK, BATCH = 2**20, 1024  # bytes and rows that are decompressed at once
+ROW = 64  # bytes that a row takes at least, even without values
 LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
 
 log = logging.getLogger("moa")
@@ -51,10 +55,9 @@ def read(path: Path, columns: list[str] | None = None) -> list[Row]:
     try:
         return reader(path, columns)
     except (pa.ArrowException, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise MoaError(
-            f"{path}: not a readable {kind(path)[1:]} file ({reason}); it may be truncated or of another format: fetch"
-            " or write it again"
+            f"{path}: not a readable {kind(path)[1:]} file ({one_line(error)}); it may be truncated or of another"
+            " format: fetch or write it again"
         ) from error
 
 
@@ -65,15 +68,31 @@ def check_columns(where: str, present: Iterable[str], wanted: Iterable[str]) -> 
         if name not in names:
             raise MoaError(
                 f"{where}: no column '{name}'; the columns are"
-                f" {', '.join(names) or 'none'}.{nearest(name, names) if names else ''}"
+                f" {listed(names) or 'none'}.{nearest(name, names) if names else ''}"
             )
         if names.count(name) > 1:
             raise MoaError(f"{where}: {names.count(name)} columns are called '{name}'; rename all but one")
 
 
 def _bytes(path: Path) -> pa.Buffer:
-    with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix.lower())) as stream:
-        return stream.read_buffer()
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    with pa.input_stream(str(path), compression=compression) as stream:
+        if compression is None:
+            return stream.read_buffer()
+        content = pa.BufferOutputStream()
+        while chunk := stream.read(CHUNK):
+            content.write(chunk)
+            _check_growth(path, content.tell())
+        return content.getvalue()
+
+
+def _check_growth(path: Path, size: int) -> None:
+    """Refuse content that is much larger than its file: text shrinks to a tenth, so it is a mistake, or an attack."""
+    if size > max(GROWTH * path.stat().st_size, SMALL):
+        raise MoaError(
+            f"{path}: holds more than {GROWTH} times its own size, so it may be made to fill the memory; where it is"
+            " right, write it as a plain .jsonl file, uncompressed"
+        )
 
 
 def _text(path: Path, content: pa.Buffer) -> str:
@@ -88,11 +107,25 @@ def _text(path: Path, content: pa.Buffer) -> str:
         ) from None
 
 
-def _rows(path: Path, table: pa.Table, columns: list[str] | None) -> list[Row]:
-    wanted = table.column_names if columns is None else columns
-    check_columns(str(path), table.column_names, wanted)
-    rows: list[Row] = table.select(wanted).to_pylist()
+def _rows(path: Path, batches: Iterable[pa.RecordBatch], wanted: list[str]) -> list[Row]:
+    """Return the rows of some columns; a few at a time, since one value of a dictionary can stand in all of them."""
+    rows: list[Row] = []
+    size = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            columns = {name: _plain(batch.column(name).slice(start, BATCH)) for name in wanted}
+            part = pa.RecordBatch.from_pydict(columns)
+            size += part.nbytes + ROW * part.num_rows
+            _check_growth(path, size)
+            rows += part.to_pylist()
     return rows
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.dictionary_decode()
+    return pc.run_end_decode(column) if pa.types.is_run_end_encoded(kind) else column
 
 
 def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
@@ -101,18 +134,24 @@ def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
         names = file.schema_arrow.names
         wanted = names if columns is None else columns
         check_columns(str(path), names, wanted)
-        rows: list[Row] = file.read(columns=wanted).select(wanted).to_pylist()
-    return rows
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        _check_growth(path, sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in wanted))
+        return _rows(path, file.iter_batches(BATCH, columns=wanted), wanted)
 
 
 def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
     """Read Arrow's stream format, which `save_to_disk` writes, or its file format."""
     content = _bytes(path)
     try:
-        table = pa.ipc.open_stream(content).read_all()
+        stream = pa.ipc.open_stream(content)
+        names, batches = stream.schema.names, iter(stream)
     except pa.ArrowInvalid:
-        table = pa.ipc.open_file(content).read_all()
-    return _rows(path, table, columns)
+        file = pa.ipc.open_file(content)
+        names, batches = file.schema.names, map(file.get_batch, range(file.num_record_batches))
+    wanted = names if columns is None else columns
+    check_columns(str(path), names, wanted)
+    return _rows(path, batches, wanted)
 
 
 def _csv(path: Path, columns: list[str] | None) -> list[Row]:
@@ -124,7 +163,10 @@ def _csv(path: Path, columns: list[str] | None) -> list[Row]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
     convert = pacsv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
     table = pacsv.read_csv(pa.BufferReader(content), read_options=options, parse_options=parse, convert_options=convert)
-    return _rows(path, table, columns)
+    wanted = table.column_names if columns is None else columns
+    check_columns(str(path), table.column_names, wanted)
+    rows: list[Row] = table.select(wanted).to_pylist()
+    return rows
 
 
 def _check_csv(path: Path, text: str) -> None:
@@ -195,6 +237,8 @@ def _decode(where: str, text: str) -> Any:
         ) from None
     except RecursionError:
         raise MoaError(f"{where}: not readable JSON: it is nested too deeply") from None
+    except ValueError:  # of int(): Python reads 4 300 digits at most
+        raise MoaError(f"{where}: not readable JSON: a number of thousands of digits; write it as text") from None
     except KeyError as error:
         raise MoaError(f"{where}: the key {error} stands twice in an object; leave one") from None
 

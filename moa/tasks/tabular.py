@@ -8,13 +8,13 @@ that holds a single data file is that file, whatever the split. A single file ha
 saved (`save_to_disk`) is read as it is.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
-from moa.errors import MoaError, nearest
+from moa.errors import MoaError, nearest, one_line
+from moa.store.files import read_object
 from moa.store.provenance import warn_unpinned
 from moa.store.tables import Row
 from moa.tasks import formats
@@ -159,11 +159,12 @@ def _saved_files(folder: Path, split: str) -> list[Path] | None:
     if not (folder / "state.json").is_file() or not list(folder.glob("*.arrow")):
         return None
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        names = [shard["filename"] for shard in state["_data_files"]]
-    except (ValueError, KeyError, TypeError) as error:
+        state = read_object(folder / "state.json", "what save_to_disk writes", "save it again")
+        names = [Path(shard["filename"]) for shard in state["_data_files"]]
+    except (KeyError, TypeError) as error:
         raise MoaError(
-            f"{folder / 'state.json'}: not what save_to_disk writes ({type(error).__name__}: {error}); save it again"
+            f"{folder / 'state.json'}: not what save_to_disk writes ({type(error).__name__}: {one_line(error)}); save"
+            " it again"
         ) from error
     if state.get("_indices_files"):
         raise MoaError(
@@ -197,17 +198,13 @@ def _hub(source: str, revision: str | None, subset: str | None, split: str, colu
         data = datasets.load_dataset(source, subset, split=split, revision=revision)
     except (OSError, DatasetsError, HfHubHTTPError) as error:
         raise MoaError(
-            f"{what}: cannot be had from the hub ({_first_line(error)}); check its name and revision and the network,"
+            f"{what}: cannot be had from the hub ({one_line(error)}); check its name and revision and the network,"
             " or give a local file or folder as `source`"
         ) from error
     except (
         ValueError,
         RuntimeError,
     ) as error:  # unknown split or subset (the message lists the known ones), or a dataset that needs its own code
-        raise MoaError(f"{what}: {_first_line(error)}") from error
+        raise MoaError(f"{what}: {one_line(error)}") from error
     check_columns(what, data.column_names, columns)
     return [dict(row) for row in data.select_columns(columns)]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.faults import compare, damage, damaged, hostile_experiments, kills, page, statements, world
+from benchmarks.faults import compare, damage, damaged, hostile_experiments, kills, page, rewards, statements, world
 from benchmarks.faults.trial import End, Place, Trial, Verdict, outcome, row
 from moa.store import tables
 from tests import synthetic
@@ -139,22 +139,26 @@ def test_the_table_counts_kills_and_files(tmp_path: Path) -> None:
 
 
 def campaign(work: Path, *names: str) -> list[dict[str, object]]:
-    """Run the named trials in a process of its own, which may fork; return their rows."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", "--work", str(work), "--out", str(work / "rows.parquet")]
-        + ["--only", *names],
-        cwd=ROOT,
-        env=snake.environment(),
-        capture_output=True,
-        text=True,
-        timeout=snake.PATIENCE,
-        check=False,
-    )
-    assert (work / "rows.parquet").exists(), done.stdout + done.stderr
+    """Run the named trials in a process of its own, which may fork; return their rows.
+
+    Its output is a file, in which it can seek, as in the background of a shell; that of its trials is a pipe.
+    """
+    with (work / "printed").open("w") as printed:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.faults", "--work", str(work), "--out", str(work / "rows.parquet")]
+            + ["--only", *names],
+            cwd=ROOT,
+            env=snake.environment(),
+            stdout=printed,
+            stderr=printed,
+            timeout=snake.PATIENCE,
+            check=False,
+        )
+    assert (work / "rows.parquet").exists(), (work / "printed").read_text()
     rows = pq.read_table(work / "rows.parquet").to_pylist()
     failed = [f"{r['kind']}-{r['number']} {r['what']}: {r['outcome']} {r['said']}" for r in rows if not r["survived"]]
     assert not failed
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, (work / "printed").read_text()
     return rows
 
 
@@ -207,14 +211,40 @@ def test_damaged_files(tiny_run: snake.Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice(finished: Path, tiny_run: snake.Run, tmp_path: Path) -> None:
-    """Its evaluation is gone: killed as a group, then without its Snakemake, the same command makes the same bytes."""
+    """Its evaluation is gone: killed as a group, then without its Snakemake, the same command makes the same bytes.
+
+    The first kill is meant for a stage that is over: it hits a later one.
+    """
     shutil.rmtree(finished / "results" / "tiny" / "evaluation")
     (tmp_path / "run").mkdir()
     shutil.copytree(tiny_run.directory, tmp_path / "whole", symlinks=True)
     (tmp_path / "whole" / "finished").touch()
     whole = world.World(tmp_path / "whole", snake.TINY, [], (), ".")
-    killed = (kills.Kill("KILL group", "evaluate", 0.5), kills.Kill("KILL snakemake", "", 0.8))
+    killed = (kills.Kill("KILL group", "score", 0.5), kills.Kill("KILL snakemake", "", 0.8))
     verdict = kills.Run(whole, killed, finished)(Place(tmp_path / "run", random.Random(0)))
     assert verdict.survived, f"{verdict.said}; {verdict.differed}"
     assert verdict.equal and verdict.tried == 2
     assert os.path.samefile(kills.__file__, ROOT / "benchmarks" / "faults" / "kills.py")
+
+
+def test_a_run_that_is_whole_loses_a_stage_before_it_is_killed_again(tmp_path: Path) -> None:
+    """What is kept of a run's jobs says what a stage has written; a run without any loses nothing."""
+    made = ("points", "quality", "metrics", "payoff")
+    arguments = tuple(part for name in made for part in (f"--{name}", f"evaluation/{name}.parquet"))
+    (tmp_path / "evaluation").mkdir()
+    for name in (*made, "other"):
+        (tmp_path / "evaluation" / f"{name}.parquet").touch()
+    whole = world.World(tmp_path, "experiment.yaml", [world.Command("evaluate", arguments)])
+    kill = kills.Kill("KILL group", "report", 0.5)
+    assert kills.Run(whole, (kill,))._undo(kill, tmp_path)
+    assert [p.name for p in (tmp_path / "evaluation").iterdir()] == ["other.parquet"]
+    assert not kills.Run(world.World(tmp_path, "experiment.yaml", []), (kill,))._undo(kill, tmp_path)
+
+
+def test_a_guests_own_trace_is_no_fault_but_another_is() -> None:
+    """The user mends guest.py by it; one clear line must follow."""
+    own = 'reward polite raised\nTraceback (most recent call last):\n  File "/x/guest.py", line 3, in act\nOSError\n'
+    clear = "error: reward polite: raised OSError; correct the reward at guest.py:3\n"
+    assert outcome(rewards._judged(ended(own + clear)), ("guest.py",), None).survived
+    for said in (own, own + clear + own, own.replace("guest.py", "scoring.py") + clear, clear + own):
+        assert not outcome(rewards._judged(ended(said)), ("guest.py",), None).survived

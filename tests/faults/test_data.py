@@ -290,7 +290,7 @@ def test_a_saved_dataset_that_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
     fails(tmp_path / "saved", "1 of 2 files are missing, the first data-00001-of-00002.arrow; copy it whole")
     (tmp_path / "saved" / "state.json").write_text("{", encoding="utf-8")
-    fails(tmp_path / "saved", "state.json: not what save_to_disk writes")
+    fails(tmp_path / "saved", "state.json: not readable as what save_to_disk writes")
 
 
 def test_messages_without_text_name_their_row(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from moa.experiment.schema import BaseSection
 from moa.lm import models
 from moa.stages import base
 from moa.store import files
+from moa.store.provenance import file_hash
 from tests import tiny_models
 from tests.tiny_policy import loop
 
@@ -155,3 +156,45 @@ def test_other_mistakes_keep_their_own_message(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise RuntimeError("in the middle")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "dangling.parquet"])
+def test_a_file_that_is_gone_when_its_hash_is_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "dangling.parquet").symlink_to("/nowhere/at/all")
+    with pytest.raises(MoaError, match=f"{name}: cannot be read .No such file or directory.; run the same command"):
+        file_hash(tmp_path / name)
+
+
+def written(path: Path) -> Path:
+    """Write a folder as a job does: two files, one of them in a folder of its own."""
+    with files.folder(path) as temporary:
+        (temporary / "adapter").mkdir()
+        (temporary / "adapter" / "weights.safetensors").write_bytes(bytes(100))
+        (temporary / "card.json").write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize("name", ["adapter/weights.safetensors", "card.json"])
+@pytest.mark.parametrize("change", ["flipped", "longer", "empty", "gone"])
+def test_a_folder_whose_files_have_changed(tmp_path: Path, name: str, change: str) -> None:
+    folder = written(tmp_path / "policy")
+    files.verify(folder)
+    (folder / ".snakemake_timestamp").touch()  # what others add does not count
+    files.verify(folder)
+    path, content = folder / name, (folder / name).read_bytes()
+    path.write_bytes({"flipped": b"\1" + content[1:], "longer": content + b"x"}.get(change, b""))
+    if change == "gone":
+        path.unlink()
+    what = "is missing" if change == "gone" else "is not what was written: damaged, or changed since"
+    with pytest.raises(MoaError, match=f"{name}: {what}; delete {folder} and run the same command again, or"):
+        files.verify(folder)
+    if name.endswith(".safetensors"):
+        files.verify(folder, ".safetensors")
+    (folder / files.SUMS).unlink()
+    files.verify(folder)
+
+
+def test_hashes_are_those_of_sha256sum(tmp_path: Path) -> None:
+    folder = written(tmp_path / "policy")
+    done = subprocess.run(["sha256sum", "--check", files.SUMS], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["adapter/weights.safetensors: OK", "card.json: OK"]

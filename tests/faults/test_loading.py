@@ -1,6 +1,7 @@
 """What is loaded is what was meant: no foreign code runs, and no tensor is missing, left over, misshapen or broken."""
 
 import ast
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from moa.experiment.keys import Model
 from moa.experiment.rewards import Classifier
 from moa.lm import loading, models
 from moa.lm.inspect import inspect_model
+from moa.lm.inspect_adapter import inspect_adapter
 from moa.rewards import classifier
 from tests import tiny_models, tiny_rewards
 from tests.tiny_models import edit_json, edit_tensors
@@ -102,6 +104,28 @@ def test_an_architecture_of_its_own_code_is_refused(copy: Path, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "chat_template.jinja", "vocab.json"])
+def test_a_pipe_or_a_device_among_a_tokenizers_files(copy: Path, name: str) -> None:
+    """Who opens a pipe waits for whoever writes into it."""
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name) if name != "vocab.json" else (copy / name).symlink_to("/dev/zero")
+    refused(lambda: models.load_tokenizer(copy), f"{name} is a pipe or a device, not a file")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_pipe_among_an_adapters_files(policy: Path, name: str) -> None:
+    (policy / name).unlink()
+    os.mkfifo(policy / name)
+    refused(lambda: inspect_adapter(policy), f"{name}.* (is missing, or no file|not a file)")
+
+
+def test_a_tokenizer_with_an_expression_that_never_ends(copy: Path) -> None:
+    """The library gives up after ten million attempts, by a panic; without this refusal in the middle of a run."""
+    split = {"type": "Split", "pattern": {"Regex": "(((a|.)*)*)*!$"}, "behavior": "Isolated", "invert": False}
+    edit_json(copy / "tokenizer.json", pre_tokenizer=split)
+    refused(lambda: models.load_tokenizer(copy), "no usable tokenizer .*retry-limit.*; check model.source")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -140,6 +164,15 @@ def test_other_weights_than_those_that_lie_there_are_not_named(copy: Path) -> No
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the base"),
         ({"r": 4_000_000_000}, "r is 4000000000, but the adapter's tensors have rank 4"),
         ({"bias": 7}, "does not fit the base"),
+        ({"rank_pattern": {"up_proj": 10**9}}, "the rank of up_proj is 1000000000, but the adapter's tensors have 4"),
+        ({"rank_pattern": ["up_proj"]}, "rank_pattern is ..up_proj.., expected an object"),
+        ({"rank_pattern": {"((a|.)*)*!": 4}}, r"rank_pattern has '\(\(a\|\.\)\*\)\*!', no name of a layer"),
+        ({"alpha_pattern": {"(|)(|)": 4}}, "alpha_pattern has .*, no name of a layer"),
+        ({"modules_to_save": ["(.*.*)*"]}, "modules_to_save has .*, no name of a layer"),
+        ({"lora_alpha": 1e308}, r"lora_alpha is 1e\+308, expected a number up to 4000, 1000 times the rank"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
+        ({"lora_alpha": "many"}, "lora_alpha is 'many', expected a number"),
+        ({"alpha_pattern": {"up_proj": 10**400}}, "up_proj is 1000.*, expected a number up to 4000"),
     ],
 )
 def test_an_adapter_that_would_import_fetch_or_change_the_base(
@@ -148,6 +181,25 @@ def test_an_adapter_that_would_import_fetch_or_change_the_base(
     edit_json(policy / "adapter_config.json", **config)
     refused(lambda: models.load_adapters(models.load_base(base, PLAIN), {"x": policy}), message)
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "(((a|.)*)*)*!$"},
+        {"target_modules": r".*\.(q|k|v|o|gate|up|down)_proj"},
+        {"target_modules": "all-linear"},
+        {"exclude_modules": "(((a|.)*)*)*!$"},
+        {"layers_pattern": "((a|.)*)*", "layers_to_transform": [0, 1]},
+    ],
+)
+def test_the_layers_of_an_adapter_are_those_of_its_tensors_not_what_an_expression_matches(
+    base: Path, policy: Path, config: dict
+) -> None:
+    """The first would be matched for longer than anybody waits: 2 to the length of a layer's name."""
+    expected = logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy}))
+    edit_json(policy / "adapter_config.json", **config)
+    assert torch.equal(logits(models.load_adapters(models.load_base(base, PLAIN), {"x": policy})), expected)
 
 
 def test_what_an_adapter_says_of_its_base_is_neither_imported_nor_fetched(base: Path, policy: Path) -> None:
@@ -270,7 +322,7 @@ A = "layers.0.mlp.up_proj.lora_A.weight"
     [
         (without(A), f"1 tensor is missing, and would be random, first base_model.model.model.{A}"),
         (renamed, r"\d\d tensors are missing"),
-        (lambda tensors: {}, r"\d\d tensors are missing"),
+        (lambda tensors: {}, "adapter_model.safetensors holds no LoRA tensor"),
         (
             lambda t: {**t, f"base_model.model.{UP}": torch.zeros(64, 32)},
             f"1 tensor is left over, without a place in the base, first base_model.model.{UP}",

@@ -191,7 +191,9 @@ def test_an_adapter_in_pickle_only(base: Path, tmp_path: Path) -> None:
     folder = tiny_models.save_adapter(tmp_path / "p", seed=0)
     (folder / "adapter" / "adapter_model.safetensors").unlink()
     torch.save({}, folder / "adapter" / "adapter_model.bin")
-    with pytest.raises(MoaError, match="adapter_model.safetensors is missing; adapters are read from safetensors only"):
+    with pytest.raises(
+        MoaError, match="adapter_model.safetensors is missing, or no file; adapters are read from safetensors only"
+    ):
         models.load_adapters(models.load_base(base, PLAIN), {"a": folder})
 
 

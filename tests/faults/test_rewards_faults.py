@@ -1,7 +1,6 @@
 """Rewards that are broken, missing or not what they claim to be: one clear message, nothing half written."""
 
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -315,9 +314,12 @@ def load_file_of(data: bytes, folder: Path) -> dict:
     return load_file(folder / "copy.safetensors")
 
 
-@pytest.mark.parametrize("card", ["", "{", "[]", json.dumps({"reward": "mood"})])
-def test_a_trained_reward_whose_card_is_damaged(mood: tuple[Linear, Path], card: str) -> None:
+@pytest.mark.parametrize(
+    "card",
+    [b"", b"{", b"[]", b'{"reward": "mood"}', b'{"settings": 7}', b"\x89PNG", b'{"settings": "caf\xe9"}', b"[" * 10**5],
+)
+def test_a_trained_reward_whose_card_is_damaged(mood: tuple[Linear, Path], card: bytes) -> None:
     spec, folder = mood
-    (folder / "reward.json").write_text(card)
-    with pytest.raises(MoaError, match="reward.json: not a reward's card"):
+    (folder / "reward.json").write_bytes(card)
+    with pytest.raises(MoaError, match="reward.json: (not|not readable as) a reward's card"):
         scoring.load("mood", spec, [folder])

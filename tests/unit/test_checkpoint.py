@@ -93,7 +93,7 @@ def as_a_file(path: Path) -> None:
         (lambda p: (p / "hashes.json").write_text("{}"), "it holds nothing instead of optimizer.safetensors, state"),
         (lambda p: (p / "hashes.json").write_text("[" * 100_000), ""),
         (lambda p: (p / "hashes.json").unlink(), "it has no hashes.json: an earlier version wrote it"),
-        (lambda p: (p / "state.json").unlink(), "No such file"),
+        (lambda p: (p / "state.json").unlink(), "state.json is missing"),
         (lambda p: os.truncate(p / "weights.safetensors", 10), "weights.safetensors is not what was written"),
         (as_a_file, "Not a directory"),
     ],

@@ -228,6 +228,7 @@ def test_the_stage_writes_what_the_next_stages_read(kind: str, tmp_path: Path) -
         "adapter",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "moa.sha256",
         "policy.json",
     ]
     card = json.loads((out / "policy.json").read_text())

@@ -179,7 +179,7 @@ def tensors(out: Path) -> dict[str, torch.Tensor]:
 def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
     """32 responses: 16 pairs in batches of 2, two epochs: 16 updates in 4 steps."""
     run(inputs, tmp_path)
-    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == ["adapter", "policy.json"]
+    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == ["adapter", "moa.sha256", "policy.json"]
     card = answering.read_card(tmp_path / "policy")
     assert (card.name, card.weights, card.targets) == ("policy", (0.25, 0.75), None)
     rows = trained.curve(tmp_path)
