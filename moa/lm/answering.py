@@ -6,7 +6,6 @@
 - mixture: the normalised product of the policies' next-token distributions, prod_k pi_k^p_k (MOD).
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from moa.lm.merged import Merged, mergeable
 from moa.lm.mixture import Mixture
 from moa.lm.reader import PolicyReader, Reader
 from moa.lm.targets import Targets
+from moa.store.files import read_object
 from moa.store.provenance import file_hash
 
 log = logging.getLogger("moa")
@@ -65,7 +65,7 @@ def read_card(folder: Path) -> Card:
     if not path.exists():
         return Card(folder.name)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_object(path, "a policy's card", "train the policy again")
         targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
         return Card(
             found["policy"],
