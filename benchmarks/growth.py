@@ -2,8 +2,8 @@
 
     python -m benchmarks.growth --out benchmarks/growth.parquet > benchmarks/growth.md
 
-The embedded default's shape, one thread, processor seconds. Along an axis the sizes take turns, and each ratio is to
-the smallest size of the same turn. The slope is that of log(seconds) over log(size): 1 grows as its size does.
+The embedded default's shape, MOC with 2 to 8 objectives, else linear weights; one thread, processor seconds. The sizes
+of an axis take turns. The slope is that of log(seconds) over log(size): 1 grows as its size does.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def page(rows: list[dict[str, float | str]]) -> str:
     head = ["axis", *["size: seconds"] * 4, "slope"]
     parts = (__doc__ or "").split("\n\n")
     command = f"```\n{parts[1].strip()}\n```"
-    return f"# How cost grows\n\n{command}\n\n{parts[2].strip()} Medians of {TURNS}.\n\n{table(head, lines)}\n"
+    return f"# How cost grows\n\n{command}\n\n{parts[2].strip()}\nMedians of {TURNS} turns.\n\n{table(head, lines)}\n"
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ from moa.experiment.keys import Model as Model
 from moa.experiment.mistakes import explain
 from moa.experiment.preferences import lattice
 from moa.experiment.rewards import Strict
-from moa.lm import answering, grid, models
+from moa.lm import answering, cards, grid, models
 from moa.lm.adapters import PeftModel
-from moa.lm.answering import Answerer, Base, Card, Prompting, Sampling
+from moa.lm.answering import Answerer, Base, Prompting, Sampling
+from moa.lm.cards import Card
 from moa.lm.generation import Decoding
 from moa.method import Method
 from moa.method import Policy as Planned
@@ -236,8 +237,8 @@ def load(folder: str | Path, objectives: Mapping[str, Function | Reward]) -> Pol
     if set(rewards) != set(scale.objectives):
         raise MoaError(f"{path}: trained on {', '.join(scale.objectives)}; give the reward of each, and no other")
     prompting = Prompting(scale.objectives, settings.conditioning, conditioned=True)
-    card_of = answering.read_card(Path(folder))
-    answering.check_base(Path(base.source), [Path(folder)], [card_of])
+    card_of = cards.read_card(Path(folder))
+    cards.check_base(Path(base.source), [Path(folder)], [card_of])
     tokenizer, loaded = (
         models.load_tokenizer(base.source, base.revision),
         models.load_base(base.source, model, revision=base.revision),

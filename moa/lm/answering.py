@@ -16,38 +16,21 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moa.errors import MoaError
+from moa.errors import MoaError, NotFinite
 from moa.experiment.keys import Conditioning, Model
 from moa.experiment.preferences import Preference
 from moa.job.memory import allocating
 from moa.lm import conditioning, models
 from moa.lm.adapters import PeftModel
+from moa.lm.cards import Card, check_base, nearest, read_card
 from moa.lm.generation import Decoding, Rollout, Sampler
 from moa.lm.merged import Merged, mergeable
 from moa.lm.mixture import Mixture
 from moa.lm.reader import PolicyReader, Reader
-from moa.lm.targets import Targets
-from moa.store.files import read_object
-from moa.store.provenance import file_hash
 
 log = logging.getLogger("moa")
 Way = Literal["policy", "nearest", "soup", "mixture"]
 SOUP = "soup"  # the adapter that holds a soup
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a policy's folder says about it.
-
-    Attributes:
-        base_hash: identifies the base that it was trained on.
-        targets: where given, its prompts show target rewards instead of the preference.
-    """
-
-    name: str
-    weights: Preference | None = None
-    base_hash: str | None = None
-    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -57,43 +40,6 @@ class Response:
     text: str
     tokens: int
     finished: bool
-
-
-def read_card(folder: Path) -> Card:
-    """Return what policy.json says; a plain PEFT adapter has none and is called after its folder."""
-    path = folder / "policy.json"
-    if not path.exists():
-        return Card(folder.name)
-    try:
-        found = read_object(path, "a policy's card", "train the policy again")
-        targets = Targets.model_validate(found["targets"]) if found.get("targets") else None
-        return Card(
-            found["policy"],
-            None if found["weights"] is None else tuple(found["weights"]),
-            found.get("base_hash"),
-            targets,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise MoaError(
-            f"{path}: not a policy's card ({type(error).__name__}: {error}); train the policy again"
-        ) from error
-
-
-def check_base(base: Path, folders: Sequence[Path], cards: Sequence[Card]) -> None:
-    """Refuse a policy that was trained on another base than the folder `base`.
-
-    Its adapter would load there, and say anything.
-    """
-    recorded = {folder: card.base_hash for folder, card in zip(folders, cards, strict=True) if card.base_hash}
-    if not recorded or not base.is_dir():
-        return
-    found = file_hash(base)
-    for folder, expected in recorded.items():
-        if expected != found:
-            raise MoaError(
-                f"{folder}: this policy was trained on another base (hash {expected[:12]}) than {base} (hash"
-                f" {found[:12]}); give the base that it was trained on, or train the policy again"
-            )
 
 
 @dataclass(frozen=True)
@@ -141,6 +87,7 @@ class Answerer:
 
     Attributes:
         name: the base's own, where there is no policy.
+        source: its folders, for messages.
         mixed: what a mixture mixes, adapter -> weight; empty for the other ways.
         batch: the fewest responses at a time that `respond` had to go down to; None before its first call.
     """
@@ -152,6 +99,7 @@ class Answerer:
     cards: list[Card]
     prompting: Prompting
     name: str = "reference"
+    source: str = "the model"
     mixed: dict[str, float] = field(default_factory=dict)
     batch: int | None = None
 
@@ -172,7 +120,10 @@ class Answerer:
 
     def draw(self, texts: Sequence[str], decoding: Decoding, keys: Sequence[str]) -> Rollout:
         """Sample one response per built prompt from what `switch` turned on; `keys` as `Sampler.draw` has them."""
-        return Sampler(self.tokenizer, decoding, self.context).draw(self._reader(), texts, keys)
+        try:
+            return Sampler(self.tokenizer, decoding, self.context).draw(self._reader(), texts, keys)
+        except NotFinite as error:
+            raise NotFinite(f"{self.source}: {error}") from error
 
     def _reader(self) -> Reader:
         if self.mixed:
@@ -241,15 +192,6 @@ def adapter(index: int) -> str:
     return f"policy{index}"
 
 
-def nearest(preference: Preference, cards: Sequence[Card]) -> int:
-    """Return which policy's training weights are nearest (Euclidean); the first one on a tie."""
-    missing = [c.name for c in cards if c.weights is None]
-    if missing:
-        raise MoaError(f"policy {missing[0]}: its card names no weights, so no preference is nearest to it")
-    distances = [sum((a - b) ** 2 for a, b in zip(preference, c.weights or (), strict=True)) for c in cards]
-    return distances.index(min(distances))
-
-
 def load(base: Base, folders: Sequence[Path], way: Way, prompting: Prompting) -> Answerer:
     """Load the base once with every policy's adapter on it, none merged.
 
@@ -265,7 +207,8 @@ def load(base: Base, folders: Sequence[Path], way: Way, prompting: Prompting) ->
         rows = len(loaded.get_input_embeddings().weight)
         loaded = models.load_adapters(loaded, {adapter(i): f for i, f in enumerate(folders)})
         tokenizer = models.own_tokenizer(loaded, folders[0], rows) or tokenizer
-    return Answerer(loaded, tokenizer, context, way, cards, prompting, base.name)
+    where = ", ".join(str(f) for f in folders) or str(base.source)
+    return Answerer(loaded, tokenizer, context, way, cards, prompting, base.name, where)
 
 
 def respond(

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from moa.errors import MoaError
 from moa.experiment.keys import Conditioning, Model
 from moa.experiment.schema import TrainSection
-from moa.lm import answering, models
+from moa.lm import answering, cards, models
 from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.conditioning import encode
 from moa.lm.generation import Decoding, Rollout, Sampler
@@ -119,16 +120,16 @@ def test_a_soup_lacks_an_ingredient(base: Path, corners: list[Path]) -> None:
 
 def test_nearest() -> None:
     """(.6, .4) is .1 sqrt 2 from (.5, .5) and .4 sqrt 2 from (1, 0); (.75, .25) is as far from both: the first one."""
-    cards = [answering.Card("half", (0.5, 0.5)), answering.Card("a", (1.0, 0.0)), answering.Card("b", (0.0, 1.0))]
-    assert answering.nearest((0.6, 0.4), cards) == 0
-    assert answering.nearest((0.9, 0.1), cards) == 1
-    assert answering.nearest((0.75, 0.25), cards) == 0
-    assert answering.nearest((0.0, 1.0), cards) == 2
+    known = [cards.Card("half", (0.5, 0.5)), cards.Card("a", (1.0, 0.0)), cards.Card("b", (0.0, 1.0))]
+    assert cards.nearest((0.6, 0.4), known) == 0
+    assert cards.nearest((0.9, 0.1), known) == 1
+    assert cards.nearest((0.75, 0.25), known) == 0
+    assert cards.nearest((0.0, 1.0), known) == 2
 
 
 def test_nearest_needs_weights() -> None:
     with pytest.raises(MoaError, match="policy free: its card names no weights"):
-        answering.nearest((0.5, 0.5), [answering.Card("free")])
+        cards.nearest((0.5, 0.5), [cards.Card("free")])
 
 
 def test_the_nearest_policy_answers(base: Path, corners: list[Path]) -> None:
@@ -154,11 +155,11 @@ def test_only_a_conditioned_row_shows_the_preference(base: Path) -> None:
 
 
 def test_cards(corners: list[Path], tmp_path: Path) -> None:
-    assert answering.read_card(corners[1]) == answering.Card("a", (1.0, 0.0))
-    assert answering.read_card(corners[1] / "adapter") == answering.Card("adapter"), "a plain PEFT folder has none"
+    assert cards.read_card(corners[1]) == cards.Card("a", (1.0, 0.0))
+    assert cards.read_card(corners[1] / "adapter") == cards.Card("adapter"), "a plain PEFT folder has none"
     (tmp_path / "policy.json").write_text("{")
-    with pytest.raises(MoaError, match="policy.json: not a policy's card"):
-        answering.read_card(tmp_path)
+    with pytest.raises(MoaError, match="policy.json: not readable as a policy's card"):
+        cards.read_card(tmp_path)
 
 
 def test_responses_keep_the_prompts_order(base: Path) -> None:
@@ -227,6 +228,16 @@ def test_not_even_one_response_fits(base: Path, monkeypatch: pytest.MonkeyPatch)
         answering.respond(load(base, [], "policy"), ["My"], Sampling(DECODING, 4, "s"))
 
 
+def test_weights_too_large_to_compute_with_are_named_by_their_folder(base: Path, tmp_path: Path) -> None:
+    """Finite, so loading takes them; 1e30 squared is not a float32."""
+    folder = tiny_models.save_adapter(tmp_path / "huge", seed=0)
+    path = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, 1e30) for name, tensor in load_file(path).items()}, path)
+    row = load(base, [folder], "policy")
+    with pytest.raises(MoaError, match=f"{folder}: the model's next-token distribution is NaN or infinite"):
+        answering.respond(row, ["My"], Sampling(DECODING, 4, "s"))
+
+
 def test_a_policy_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
     """Of the same shape, so that its adapter would load without a complaint."""
     policy = tiny_models.save_adapter(tmp_path / "policy", seed=0)
@@ -264,4 +275,4 @@ def test_the_card_of_a_trained_policy_names_its_base(base: Path, tmp_path: Path)
     paths = {name: tmp_path / name for name in ("prompts", "normaliser", "checkpoints", "out", "curve", "costs")}
     request = Request(section, run.method, None, "policy", 0, base=base, models=[], texts=[], **paths)
     write(request, Trained(run.actor.model, run.actor.heads, run.curve, run.tokens))
-    assert answering.read_card(tmp_path / "out").base_hash == file_hash(base)
+    assert cards.read_card(tmp_path / "out").base_hash == file_hash(base)

@@ -14,7 +14,7 @@ from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Ppo
 from moa.experiment.preferences import lattice
 from moa.job.process import Stopwatch, keeping
-from moa.lm import answering
+from moa.lm import cards
 from moa.methods import catalogue, modpo
 from moa.store import tables
 from moa.trainers import modpo as trainer
@@ -180,7 +180,7 @@ def test_end_to_end(inputs: Path, tmp_path: Path) -> None:
     """32 responses: 16 pairs in batches of 2, two epochs: 16 updates in 4 steps."""
     run(inputs, tmp_path)
     assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == ["adapter", "moa.sha256", "policy.json"]
-    card = answering.read_card(tmp_path / "policy")
+    card = cards.read_card(tmp_path / "policy")
     assert (card.name, card.weights, card.targets) == ("policy", (0.25, 0.75), None)
     rows = trained.curve(tmp_path)
     for quantity in ("pair_loss", "pair_accuracy", "forward_kl", "grad_norm", "micro_batch"):

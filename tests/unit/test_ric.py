@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from moa.errors import Diverged, MoaError
 from moa.experiment.keys import Conditioning, Model, Ppo
-from moa.lm import answering, sft, training
+from moa.lm import answering, cards, sft, training
 from moa.lm.answering import Base, Prompting, Sampling
 from moa.lm.generation import Decoding
 from moa.lm.targets import Targets, direction
@@ -195,7 +195,7 @@ def test_a_damaged_card(tmp_path: Path) -> None:
         json.dumps({"policy": "p", "weights": None, "targets": {"low": [0], "high": [0, 1], "mean": [0], "std": [1]}})
     )
     with pytest.raises(MoaError, match="policy.json: not a policy's card"):
-        answering.read_card(tmp_path)
+        cards.read_card(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_end_to_end(inputs: Path, finished: Path) -> None:
         for r in tables.read(tables.TEXT_SCORES, inputs / "text_scores.parquet").to_pylist()
         if r["text_id"] in texts and r["objective"] == "sentiment"
     ]
-    targets = answering.read_card(policy).targets
+    targets = cards.read_card(policy).targets
     assert targets is not None
     assert targets.mean[0] == pytest.approx(np.mean(scores)), "of the train texts alone"
     assert targets.low[0] == pytest.approx((np.quantile(scores, 0.01) - np.mean(scores)) / np.std(scores))
