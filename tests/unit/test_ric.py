@@ -210,7 +210,7 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_end_to_end(inputs: Path, finished: Path) -> None:
     policy = finished / "policy"
-    assert sorted(p.name for p in policy.iterdir()) == ["adapter", "policy.json"]
+    assert sorted(p.name for p in policy.iterdir()) == ["adapter", "moa.sha256", "policy.json"]
     texts = {
         r["text_id"] for r in tables.read(tables.TEXTS, inputs / "texts.parquet").to_pylist() if r["split"] == "train"
     }
