@@ -31,7 +31,7 @@ class Generation(Strict):
     samples: int = Field(1, ge=1, le=10_000)
     """Answers to each evaluation prompt at each preference."""
     batch_size: int = Field(256, ge=1, le=1_000_000)
-    """Answers that are sampled at a time; halved where memory runs out."""
+    """Answers that are sampled at a time; halved where memory runs out. No answer depends on it."""
 
 
 class Kl(Strict):
@@ -57,7 +57,7 @@ class Ppo(Strict):
     batch_size: int = Field(64, ge=2, le=1_000_000)
     """Responses per step. Source: Rewards-in-Context, 3.3."""
     mini_batch_size: int = Field(64, ge=1, le=1_000_000)
-    """Responses per optimiser step; must divide batch_size."""
+    """Responses per optimiser step; must divide batch_size. They are those of whole groups, in random order."""
     advantages: Literal["gae", "group"] = "gae"
     """Estimator: a value head per stream, or comparison with the other responses to the same prompt (`group`).
     Source: PAMA, 2.6."""
