@@ -28,5 +28,9 @@ rule all:
         rules.describe_run.input,  # whatever was deleted is made again
 
 
+onstart:
+    start_warm()
+
+
 onsuccess:
     print_leaderboard()
