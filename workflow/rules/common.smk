@@ -98,9 +98,11 @@ wildcard_constraints:
 def start_warm():
     """Start the process that jobs are forks of, where they run as it does.
 
-    A GPU's context would not survive the fork, and a container's or environment's job must stay in there.
+    A GPU's context would not survive the fork, nor would macOS's libraries; a container's or environment's job must
+    stay in there.
     """
-    if not GPU and not workflow.deployment_settings.deployment_method:
+    alone = GPU or workflow.deployment_settings.deployment_method
+    if sys.platform == "linux" and not alone:
         warm.start()
 
 
