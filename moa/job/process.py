@@ -46,13 +46,17 @@ def share_processor() -> None:
 
 
 def parent_alive() -> bool:
-    """Return whether the exported process still runs; True where none was exported."""
+    """Return whether the exported process still runs; True where none was exported.
+
+    One that has ended and that nobody has asked about yet, a zombie, runs no more.
+    """
     value = os.environ.get(PARENT)
     if not value:
         return True
     pid, started = value.split(":")
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1.0
+        parent = psutil.Process(int(pid))
+        return abs(parent.create_time() - float(started)) < 1.0 and parent.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

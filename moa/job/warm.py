@@ -38,8 +38,11 @@ KILLED = 128 + signal.SIGKILL
 def start() -> None:
     """Start a warm process that belongs to this one, for the jobs that are started from here."""
     os.environ[SOCKET] = str(Path(tempfile.mkdtemp(prefix="moa-warm-")) / "socket")
-    # In a session of its own: a terminal's Ctrl-C reaches its forks by their commands.
-    subprocess.Popen([sys.executable, "-m", "moa.job.warm"], stdin=subprocess.DEVNULL, start_new_session=True)
+    # In a session of its own: a terminal's Ctrl-C reaches its forks by their commands. Without streams: who reads the
+    # run's output to its end must not wait for it.
+    none = subprocess.DEVNULL
+    command = [sys.executable, "-m", "moa.job.warm"]
+    subprocess.Popen(command, stdin=none, stdout=none, stderr=none, start_new_session=True)
 
 
 def delegate() -> None:

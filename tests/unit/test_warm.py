@@ -76,3 +76,18 @@ def test_a_fork_ends_with_its_command(server: dict[str, str], number: int, statu
     ended = process.wait(timeout=10)
     assert ended == status if status is not None else ended != 0
     assert forks(0)
+
+
+def test_it_ends_with_the_process_that_started_it_and_holds_no_stream_of_its(tmp_path: Path) -> None:
+    """Whoever reads the output to its end, before asking for the status, is not kept waiting."""
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom moa.job import process, warm\nprocess.export_parent()\n"
+        "warm.start()\nwhile not Path(os.environ['MOA_WARM']).exists():\n    time.sleep(0.05)\n"
+        "print(os.environ['MOA_WARM'])"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    socket = Path(done.stdout.strip())
+    while socket.parent.exists() and time.monotonic() - began < 60:
+        time.sleep(0.1)
+    assert not socket.parent.exists(), "it has loaded its libraries, looked for its parent, and cleared up"
