@@ -154,7 +154,8 @@ def test_a_new_experiment_is_planned_in_an_empty_folder(installed: Installed, tm
     assert {"prepare_prompts", "build_warehouse", "build_report"} < snake.jobs(output)
     assert "results/mine/base" in output and "hypervolume on" not in output
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.yaml", ".snakemake", ".moa"}
-    assert {path.name for path in (tmp_path / ".moa").iterdir()} == {"sections"}  # what the printed commands read
+    made = {path.name for path in (tmp_path / ".moa").iterdir()}
+    assert made == {"sections", "logic.json"}  # what the printed commands read, and what the plan has parsed
 
 
 def test_jobs_run_in_the_working_folder_with_its_own_rewards(installed: Installed, tmp_path: Path) -> None:
