@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from moa.job.process import PARENT, exit_with_parent, importing, parent_alive
+from moa.store import terminal
 
 SOCKET = "MOA_WARM"  # names its socket to jobs
 STAGES = ("base", "reference", "train", "generate", "best_of_n")  # those whose imports take seconds
@@ -146,7 +147,7 @@ def _run(module: str, arguments: list[str]) -> int:
     except SystemExit as error:
         status = error.code
         if isinstance(status, str):
-            print(status, file=sys.stderr)
+            terminal.note(status)
             status = 1
     except BaseException:
         traceback.print_exc()
