@@ -28,9 +28,5 @@ rule all:
         rules.describe_run.input,  # whatever was deleted is made again
 
 
-onstart:
-    start_warm()
-
-
 onsuccess:
     print_leaderboard()

@@ -11,7 +11,6 @@ from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.experiment import reader
 from moa.job.process import export_parent, gpu_visible, share_processor
-from moa.job import warm
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
 from moa.store import sections
@@ -93,17 +92,6 @@ wildcard_constraints:
     policy=r"[\w.-]+",
     reward=either(PLAN.trained_rewards(judges=True)),
     seed=r"\d+",
-
-
-def start_warm():
-    """Start the process that jobs are forks of, where they run as it does.
-
-    A GPU's context would not survive the fork, nor would macOS's libraries; a container's or environment's job must
-    stay in there.
-    """
-    alone = GPU or workflow.deployment_settings.deployment_method
-    if sys.platform == "linux" and not alone:
-        warm.start()
 
 
 def environment(threads):
