@@ -25,7 +25,8 @@ rule all:
     input:
         rules.report.input,
         rules.warehouse.input,
-        rules.describe_run.input,  # whatever was deleted is made again
+        f"results/{TASK}/run.parquet",
+        rules.describe_run.input,  # whatever was deleted is made again, also where what follows stands
 
 
 onsuccess:

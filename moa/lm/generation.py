@@ -52,7 +52,7 @@ class Trace:
     logits: Tensor
     hidden: Tensor
 
-    def at(self, rows: Tensor | slice) -> "Trace":
+    def at(self, rows: Tensor) -> "Trace":
         """Return some rows' part."""
         return Trace(self.logits[rows], self.hidden[rows])
 

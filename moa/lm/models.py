@@ -196,6 +196,20 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+@contextmanager
+def last_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the output layer reads while the block runs.
+
+    Asking the model for hidden states would keep every layer's.
+    """
+    seen: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
 def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple[Tensor, Tensor]:
     """Run the model once over prompt and response.
 
@@ -208,10 +222,7 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
     Returns:
         logits (B, T, V) that predict each response token, and the hidden states (B, T, D) they come from.
     """
-    seen: list[Tensor] = []
-    # Asking the model for hidden states would keep every layer's; its output layer reads the last one alone.
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))
-    try:
+    with last_hidden(model) as seen:
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -219,8 +230,6 @@ def forward(model: nn.Module, ids: Tensor, mask: Tensor, response: int) -> tuple
             use_cache=False,
             logits_to_keep=response + 1,
         ).logits
-    finally:
-        hook.remove()
     return logits[:, -response - 1 : -1], seen[0][:, -response - 1 : -1]
 
 

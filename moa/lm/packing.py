@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moa.lm.generation import Rollout
-from moa.lm.models import positions
-from moa.lm.reader import last_hidden
+from moa.lm.models import last_hidden, positions
 
 PROBE = 1e-3  # natural logarithms; a model that misreads the mask is off by a thousand times as much
 PADDING, PROMPT = -2, -1  # owners of a token that is no response's

@@ -1,7 +1,5 @@
 """Reads a batch token by token: what sampling asks of a model, of one policy or of several that are mixed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from moa.lm.models import positions
+from moa.lm.models import last_hidden, positions
 
 
 class Seen(NamedTuple):
@@ -101,17 +99,3 @@ class PolicyReader:
                 logits_to_keep=1,
             ).logits
         return Seen(logits[:, -1], seen[0][:, -1])
-
-
-@contextmanager
-def last_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the output layer reads while the block runs.
-
-    Asking the model for hidden states would keep every layer's.
-    """
-    seen: list[Tensor] = []
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))
-    try:
-        yield seen
-    finally:
-        hook.remove()

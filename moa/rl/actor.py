@@ -15,6 +15,7 @@ from moa.lm.merged import Merged, mergeable
 from moa.lm.models import ValueHeads
 from moa.lm.packing import Packed, Predicted
 from moa.lm.reader import PolicyReader
+from moa.rl.losses import forbid_empty
 
 
 @dataclass
@@ -57,5 +58,5 @@ class Actor:
     def read(self, packed: Packed) -> Predicted:
         """Run the policy once over packed responses; end tokens are out of their first positions, as in sampling."""
         found = packing.read(self.model, packed)
-        found.logits[:, 0, self.ends] = -torch.inf
+        forbid_empty(found.logits, self.ends)
         return found

@@ -73,6 +73,10 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         lambda directory: (directory / "results/tiny/curves/moc/policy/s0.parquet").unlink(),
         {"train_policy moc/policy"} | snake.after("moc"),
     ),
+    "a lost description of the run": (
+        lambda directory: (directory / "results/tiny/run.parquet").unlink(),
+        {"describe_run", "build_warehouse", "build_report"},
+    ),
     "a lost database": (
         lambda directory: (directory / "results/results.duckdb").unlink(),
         {"build_warehouse", "build_report"},
