@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from moa import __version__, cli
+from moa.cli import running
 from moa.errors import MoaError
 from moa.experiment import schema
 from moa.job import start
@@ -193,7 +194,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, moa: Callable
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt  # the signal itself is ignored in the background of a shell
 
-    monkeypatch.setattr(cli, "_describe", interrupted)
+    monkeypatch.setattr(running, "_describe", interrupted)
     ended = moa("check", "x.yaml")
     assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
 

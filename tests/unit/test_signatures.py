@@ -13,7 +13,7 @@ DICTATED = {
     ("moa/lm/training.py", "on_step_begin"),  # transformers
     ("moa/lm/training.py", "on_log"),  # transformers
     ("moa/trainers/trl_grpo.py", "__call__"),  # TRL: columns of the data set
-    ("moa/cli.py", "compare"),  # typer: a parameter is an option of the command line
+    ("moa/cli/results.py", "compare"),  # typer: a parameter is an option of the command line
 }
 
 
