@@ -192,11 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder that keeps the finished runs; a temporary one without it")
     parser.add_argument("--out", type=Path, help=f"the rows; {OUT.name} beside this script without it")
     parser.add_argument("--page", type=Path, help="document whose table is written anew")
-    parser.add_argument("--from", dest="rows", type=Path, help="no trials: the table of these rows")
+    parser.add_argument("--from", dest="rows", nargs="+", type=Path, help="no trials: the table of these files of rows")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))  # else runs would be left behind
     if given.rows:
-        rows = pq.read_table(given.rows).to_pylist()
+        rows = [row for path in given.rows for row in pq.read_table(path).to_pylist()]
     else:
         print(f"seed {given.seed}", flush=True)
         with ExitStack() as ending:
@@ -205,9 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = campaign(given, work.resolve())
         if given.only:
             print(*rows, sep="\n")
-        out = given.out or (None if given.only else OUT)
-        if out:
-            pq.write_table(pa.Table.from_pylist(rows, schema=page.SCHEMA), out)
+    if out := given.out or (None if given.only or given.rows else OUT):
+        pq.write_table(pa.Table.from_pylist(rows, schema=page.SCHEMA), out)
     print(page.table(rows))
     if given.page:
         page.write(given.page, rows)
