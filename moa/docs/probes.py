@@ -57,6 +57,7 @@ CONTEXTS: Tree = {
     "data.response": {"data": PROMPTS},
     "data.responses": {"data": PROMPTS | OTHER},
     "data.responses.": {"data": PROMPTS | OTHER},
+    "data.prompt_start": {"data": {"prompt_end": "end"}},
     "conditioning.chat_template_kwargs": {"conditioning": {"chat": True}},
     "model.sft": {"model": {"source": "owner/model", "scratch": None}},
     "ppo.advantages": {"ppo": {"group_size": 4}},

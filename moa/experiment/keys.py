@@ -41,7 +41,7 @@ class Run(Strict):
 # keys of `data` that mean something for a dataset only
 DATASET = (
     *("revision", "subset", "split", "evaluation_split", "text", "prompt", "response", "responses"),
-    *("prompt_end", "opening_words", "sentences", "text_characters", "prompt_characters"),
+    *("prompt_start", "prompt_end", "opening_words", "sentences", "text_characters", "prompt_characters"),
 )
 
 
@@ -89,6 +89,9 @@ class Data(Strict):
     """Another source of prompts with responses."""
     prompt_end: str | None = Field(None, min_length=1)
     """With `text`: the prompt is everything up to and including the last occurrence of this."""
+    prompt_start: str | None = Field(None, min_length=1)
+    """With `prompt_end`: the prompt is what stands between the first occurrence of this and the next `prompt_end`, for
+    chat models; a dialogue of several turns gives its first."""
     opening_words: tuple[int, int] = (2, 5)
     """Least and most words of an opening."""
     sentences: int | None = Field(None, ge=1, le=1_000_000)
@@ -129,6 +132,8 @@ class Data(Strict):
             )
         if self.prompt_end is not None and self.text is None:
             raise ValueError("`prompt_end` goes with `text`; a `prompt` column is taken as it is")
+        if self.prompt_start is not None and self.prompt_end is None:
+            raise ValueError("`prompt_start` goes with `prompt_end`, where the prompt ends and the response begins")
         if self.evaluation_split == self.split:
             raise ValueError(
                 f"evaluation_split and split are both '{self.split}'; leave evaluation_split out to have evaluation"

@@ -21,7 +21,7 @@ from moa.store.provenance import text_hash
 from moa.tasks import reviews
 from moa.tasks.duplicates import Near, common, normalise
 from moa.tasks.tabular import locate, read_rows, text_of
-from moa.tasks.text import clean, encodable, first_sentences, split_after, split_opening
+from moa.tasks.text import clean, encodable, first_sentences, first_turn, split_after, split_opening
 
 log = logging.getLogger("moa")
 
@@ -177,7 +177,7 @@ def _from_texts(rows: list[dict[str, Any]], column: str, data: Data, source: Sou
     items = []
     for row in rows:
         text = text_of(source.where, row, column)
-        item = _dialogue(text, data.prompt_end, data) if data.prompt_end is not None else _opening(text, data)
+        item = _dialogue(encodable(text), data) if data.prompt_end is not None else _opening(text, data)
         if item is None:
             source.taken[
                 (
@@ -198,8 +198,13 @@ def _opening(text: str, data: Data) -> Item | None:
     return Item(*parts, text) if parts else None
 
 
-def _dialogue(text: str, prompt_end: str, data: Data) -> Item | None:
-    parts = split_after(encodable(text), prompt_end)  # not cleaned: line breaks matter
+def _dialogue(text: str, data: Data) -> Item | None:
+    """Split a dialogue; it is not cleaned, because line breaks matter."""
+    assert data.prompt_end is not None
+    if data.prompt_start is not None:
+        parts = first_turn(text, data.prompt_start, data.prompt_end)
+    else:
+        parts = split_after(text, data.prompt_end)
     return Item(parts[0], _response(parts[1], data), parts[0]) if parts else None
 
 

@@ -89,6 +89,20 @@ def split_opening(text: str, least: int, most: int) -> tuple[str, str] | None:
     return prompt, text[len(prompt) :]
 
 
+def first_turn(text: str, start: str, end: str) -> tuple[str, str] | None:
+    """Return a dialogue's first prompt and the response to it, without the marks of the speakers.
+
+    The prompt stands between the first `start` and the next `end`, the response before the next `start`. None where one
+    of them is missing or blank.
+
+        >>> first_turn("Q: Why? A: So. Q: And? A: No.", "Q:", "A:")
+        ('Why?', 'So.')
+    """
+    prompt, mark, rest = text.partition(start)[2].partition(end)
+    response = rest.partition(start)[0]
+    return (prompt.strip(), response.strip()) if mark and prompt.strip() and response.strip() else None
+
+
 def split_after(text: str, end: str) -> tuple[str, str] | None:
     """Split `text` after the last `end`: the prompt with it, and what follows.
 

@@ -187,6 +187,7 @@ def test_unpaired_surrogates_do_not_stop_the_writer(tmp_path: Path) -> None:
         ({"source": "a.csv", "prompt": "p"}, "needs texts to fine-tune on"),
         ({"source": "a.csv", "text": "t", "response": "r"}, "go with `prompt`"),
         ({"source": "a.csv", "prompt": "p", "response": "r", "prompt_end": ":"}, "goes with `text`"),
+        ({"source": "a.csv", "text": "t", "prompt_start": ":"}, "goes with `prompt_end`"),
         ({"source": "a.csv", "text": "t", "split": "test", "evaluation_split": "test"}, "both 'test'"),
         ({"source": "a.csv", "text": "t", "opening_words": [3, 2]}, "least, most"),
     ],

@@ -129,6 +129,22 @@ def test_dialogues_are_split_after_the_last_mark(tmp_path: Path) -> None:
     assert all(i.response.startswith(" It is ") for i in sets.texts + sets.heldout)
 
 
+def test_dialogues_for_chat_models_give_their_first_turn(tmp_path: Path) -> None:
+    """The chat template brings its own marks of the speakers."""
+    asked = stories(20)
+    rows = [
+        {"chosen": f"\n\nHuman: {t}\n\nAssistant: It is {n}.\n\nHuman: So?\n\nAssistant: Yes."}
+        for n, t in enumerate(asked)
+    ]
+    rows += [{"chosen": "\n\nHuman: nobody answers\n\nAssistant:"}, {"chosen": "no speakers"}]
+    marks = {"prompt_start": "\n\nHuman:", "prompt_end": "\n\nAssistant:"}
+    sets = prepare(store(tmp_path / "a.jsonl", rows), text="chosen", **marks)
+    assert set(sets.train + sets.evaluation) <= set(asked)
+    assert {i.prompt: i.response for i in sets.texts + sets.heldout}.items() <= {
+        t: f" It is {n}." for n, t in enumerate(asked)
+    }.items()
+
+
 def test_near_duplicates_of_evaluation_prompts_are_dropped_from_train_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.tasks.text import clean, encodable, first_sentences, split_after, split_opening
+from moa.tasks.text import clean, encodable, first_sentences, first_turn, split_after, split_opening
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,11 @@ def test_an_opening_and_its_rest_are_the_text(text: str, least: int, more: int) 
 def test_openings_use_every_allowed_length() -> None:
     lengths = {len(split_opening(f"text number {n} has eight words in all", 2, 5)[0].split()) for n in range(60)}
     assert lengths == {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("talk", ["", "Q: a", "A: b", "A: b Q: a", "Q: A: b", "Q: a A: ", "Q: a A: Q: c A: d"])
+def test_a_first_turn_without_prompt_or_response_is_none(talk: str) -> None:
+    assert first_turn(talk, "Q:", "A:") is None
 
 
 def test_a_dialogue_is_split_after_the_last_mark() -> None:
