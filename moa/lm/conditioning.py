@@ -109,6 +109,15 @@ def token_rows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> li
     return [row if row[:1] == [bos] else [bos, *row] for row in rows]
 
 
+def continuing(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    """Return texts' responses as they continue built prompts: after white space without the space before them.
+
+    A text holds a space before its response. After the line break at the end of a chat template a model would learn to
+    begin every answer with it.
+    """
+    return [r.removeprefix(" ") if p[-1:].isspace() else r for p, r in zip(prompts, responses, strict=True)]
+
+
 def continuation_rows(
     prompts: Sequence[str], responses: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[tuple[list[int], list[int]]]:

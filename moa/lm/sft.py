@@ -21,7 +21,7 @@ from moa.errors import MoaError
 from moa.experiment.keys import Model, Sft
 from moa.job.process import Job
 from moa.lm.adapters import PeftModel, put
-from moa.lm.conditioning import continuation_rows
+from moa.lm.conditioning import continuation_rows, continuing
 from moa.lm.models import lora_config, train_in_float32
 from moa.lm.training import Continued, Course, Plan, quiet
 
@@ -60,7 +60,8 @@ def make_examples(
     """
     end = tokenizer.eos_token_id
     made, cut = [], 0
-    rows = continuation_rows([t.prompt for t in texts], [t.response for t in texts], tokenizer)
+    prompts = [t.prompt for t in texts]
+    rows = continuation_rows(prompts, continuing(prompts, [t.response for t in texts]), tokenizer)
     for text, (prompt, response) in zip(texts, rows, strict=True):
         ids = [*prompt, *response, *([end] if text.ended else [])]
         if len(prompt) >= max_length or not response:

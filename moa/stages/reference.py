@@ -16,6 +16,7 @@ from moa.experiment.schema import ReferenceSection
 from moa.job import command
 from moa.lm import answering, fluency, grid
 from moa.lm.answering import Answerer, Base, Prompting, Sampling
+from moa.lm.conditioning import continuing
 from moa.lm.generation import Decoding
 from moa.lm.grid import Question
 from moa.metrics import normaliser
@@ -95,7 +96,8 @@ def held_out(section: ReferenceSection, base: Answerer, path: Path) -> tuple[lis
     if not rows:
         raise MoaError(f"{path}: no held-out texts, so nothing says what fluent text is; raise data.heldout_texts")
     texts = base.texts([r["prompt"] for r in rows], None)
-    read = fluency.measure(base.model, base.tokenizer, texts, [r["response"] for r in rows], base.context)
+    responses = continuing(texts, [r["response"] for r in rows])
+    read = fluency.measure(base.model, base.tokenizer, texts, responses, base.context)
     count = sum(len(row) > 0 for row in read.losses)
     if not count:
         raise MoaError(f"{path}: every held-out response is empty; name data.text or data.response")

@@ -95,6 +95,13 @@ def test_an_example_is_prompt_response_end() -> None:
     assert example.ids.count(BYTES.bos_token_id) == 1
 
 
+@pytest.mark.parametrize(("prompt", "response"), [("ab", " c"), ("ab\n", "c"), ("ab ", "c")])
+def test_after_white_space_an_answer_does_not_begin_with_a_space(prompt: str, response: str) -> None:
+    """A chat template ends with a line break; texts hold a space before every response."""
+    (example,) = sft.make_examples(texts([prompt], [" c"]), BYTES, 99, completion_only=False)
+    assert BYTES.decode(example.ids[1:-1]) == prompt + response
+
+
 def test_completion_only_learns_the_response_and_its_end() -> None:
     (example,) = sft.make_examples(texts(["ab"], [" c"]), BYTES, 99, completion_only=True)
     prompt = len(token_rows(["ab"], BYTES)[0])
