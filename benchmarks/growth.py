@@ -62,6 +62,9 @@ AXES = {
 }
 
 
+TITLES = {"seconds": "Processor seconds:", "mib": "MiB at most, beyond what model and optimiser hold:"}
+
+
 def measure() -> list[dict[str, float | str]]:
     """Return a row per axis, size and turn; the first turn warms up and is left out."""
     rows: list[dict[str, float | str]] = []
@@ -70,26 +73,32 @@ def measure() -> list[dict[str, float | str]]:
         for turn in range(TURNS + 1):
             for size, step in made.items():
                 began = time.process_time()
-                step()
+                with world.peak() as held:
+                    step()
                 spent = time.process_time() - began
-                rows.append({"axis": axis, "size": size, "turn": turn, "seconds": spent, "mib": world.memory()})
+                rows.append({"axis": axis, "size": size, "turn": turn, "seconds": spent, "mib": held[0]})
     return [row for row in rows if row["turn"]]
 
 
 def page(rows: list[dict[str, float | str]]) -> str:
     """Return the benchmark's page."""
+    parts = (__doc__ or "").split("\n\n")
+    command = f"```\n{parts[1].strip()}\n```"
+    tables = [f"{TITLES[column]}\n\n{_table(rows, column)}" for column in TITLES]
+    text = f"{parts[2].strip()}\nMedians of {TURNS} turns."
+    return "\n\n".join(["# How cost grows", command, text, *tables]) + "\n"
+
+
+def _table(rows: list[dict[str, float | str]], column: str) -> str:
     lines = []
     for axis, sizes in AXES.items():
         medians = [
-            statistics.median(float(r["seconds"]) for r in rows if (r["axis"], r["size"]) == (axis, s)) for s in sizes
+            statistics.median(float(r[column]) for r in rows if (r["axis"], r["size"]) == (axis, s)) for s in sizes
         ]
         slope = np.polyfit(np.log(sizes), np.log(medians), 1)[0]
-        shown = [f"{size}: {median:.2f}" for size, median in zip(sizes, medians, strict=True)]
+        shown = [f"{size}: {median:.3g}" for size, median in zip(sizes, medians, strict=True)]
         lines.append([axis, *shown, f"{slope:.2f}"])
-    head = ["axis", *["size: seconds"] * 4, "slope"]
-    parts = (__doc__ or "").split("\n\n")
-    command = f"```\n{parts[1].strip()}\n```"
-    return f"# How cost grows\n\n{command}\n\n{parts[2].strip()}\nMedians of {TURNS} turns.\n\n{table(head, lines)}\n"
+    return table(["axis", *["size: median"] * 4, "slope"], lines)
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """What every arm is given: a random model of a known shape, prompts of equal length, and the lengths of responses."""
 
+import ctypes
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -222,6 +225,25 @@ class Phases:
             return result
 
         return wrapper
+
+
+@contextmanager
+def peak() -> Iterator[list[float]]:
+    """Put into the list how many MiB the block held at most beyond what was held before it; Linux, or CUDA."""
+    found: list[float] = []
+    if not torch.cuda.is_available():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier blocks have freed would be held already
+    before = memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins anew
+    yield found
+    if torch.cuda.is_available():
+        found.append(float(torch.cuda.max_memory_allocated()) / 2**20 - before)
+    else:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        found.append(next(float(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10 - before)
 
 
 def memory() -> float:
