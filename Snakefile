@@ -29,5 +29,9 @@ rule all:
         rules.describe_run.input,  # whatever was deleted is made again, also where what follows stands
 
 
+onstart:
+    start_warm()
+
+
 onsuccess:
     print_leaderboard()

@@ -32,7 +32,9 @@ WAYS = (
     *("KILL group", "KILL group", "KILL job", "KILL job", "KILL snakemake", "KILL snakemake"),
     *("TERM snakemake", "TERM group", "TERM job", "INT group", "TERM moa"),
     *("KILL moa", "KILL moa", "KILL moa"),  # two kills: its Snakemake is left alone, and is killed, too
+    *("KILL warm", "KILL warm", "KILL fork", "KILL fork"),
 )
+ROLES = {"snakemake": "snakemake", "moa.cli": "moa", "moa.job.warm": "warm"}
 PER_RUN = (20, 30)  # least and most kills of one run: beginning anew is what takes time
 UNDONE = ("best_of_n", "generate", "score", "manifest", "evaluate")  # a run that is whole loses one's files
 REACH = 0.6  # of the kills are in a named stage, the others anywhere
@@ -68,15 +70,16 @@ def schedule(draw: random.Random, kills: int) -> list[Kill]:
 
 
 def processes(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """Yield the processes that work in the folder, and what they are: moa, snakemake, or a stage's name."""
+    """Yield the processes that work in the folder, and what they are: moa, snakemake, warm, its fork, or a stage."""
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
         stage = next((a.removeprefix("moa.stages.") for a in arguments if a.startswith("moa.stages.")), "")
-        role = stage or ("snakemake" if "snakemake" in arguments else "moa" if "moa.cli" in arguments else "")
+        role = stage or next((name for word, name in ROLES.items() if word in arguments), "")
         with suppress(psutil.Error, OSError):
             works_here = role and "-c" not in arguments and Path(process.cwd()) == folder
             if works_here and process.status() != psutil.STATUS_ZOMBIE:
-                yield process, role
+                parent = process.parent() if role == "warm" else None
+                yield process, "fork" if parent is not None and "moa.job.warm" in parent.cmdline() else role
 
 
 class Attempt:

@@ -15,6 +15,7 @@ from moa.store import terminal
 
 PACKAGE = Path(moa.__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"  # setup.py puts Snakefile, workflow, profiles, config.yaml and experiments there
+RUN = "MOA_RUN"  # in the environment of what `moa run` starts
 DEFAULT = "default"  # config.yaml, the embedded experiment
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -77,7 +78,7 @@ def command(experiment: Path, arguments: Sequence[str]) -> list[str]:
     chosen = [] if _named(arguments) else ["--configfile", str(experiment)]
     snakefile = str(root() / "Snakefile")
     # --configfile takes several files, so an option stands between it and a target; of --cores the last one counts.
-    given = ["--snakefile", snakefile, *chosen, "--cores", "all", "--no-hooks"]
+    given = ["--snakefile", snakefile, *chosen, "--cores", "all"]
     return [sys.executable, "-m", "snakemake", *given, *arguments]
 
 
@@ -120,4 +121,4 @@ def environment() -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     checkout = [] if BUNDLED.is_dir() else [str(PACKAGE.parent)]
     path = os.pathsep.join([*checkout, *([before] if before else [])])
-    return {**os.environ, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": path} if path else {})}
+    return {**os.environ, "PYTHONSAFEPATH": "1", RUN: "1", **({"PYTHONPATH": path} if path else {})}

@@ -249,7 +249,7 @@ def test_snakemakes_arguments_are_passed_on() -> None:
     assert found[:3] == [sys.executable, "-m", "snakemake"]
     assert found[3:] == [
         *("--snakefile", str(ROOT / "Snakefile")),
-        *("--configfile", "mine.yaml", "--cores", "all", "--no-hooks"),
+        *("--configfile", "mine.yaml", "--cores", "all"),
         *("train", "--cores", "1"),
     ]
     for given in (["--configfile", "other.yaml"], ["-n", "--configfile=other.yaml"]):

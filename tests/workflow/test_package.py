@@ -145,9 +145,7 @@ def test_a_new_experiment_is_planned_in_an_empty_folder(installed: Installed, tm
     output = plan.stdout + plan.stderr
     assert plan.returncode == 0, output
     bundled = installed.binaries.parent / "lib"
-    snakefile = re.search(
-        r"^snakemake --snakefile (\S+) --configfile mine.yaml --cores all --no-hooks -n$", output, re.M
-    )
+    snakefile = re.search(r"^snakemake --snakefile (\S+) --configfile mine.yaml --cores all -n$", output, re.M)
     assert snakefile is not None and Path(snakefile[1]).is_relative_to(bundled), output
     profile = re.search(r"specific profile (\S+) for setting", output)
     assert profile is not None and Path(profile[1]).is_relative_to(bundled), output

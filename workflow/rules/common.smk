@@ -10,6 +10,7 @@ import moa.experiment.schema
 from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.experiment import reader
+from moa.job import start, warm
 from moa.job.process import export_parent, gpu_visible, share_processor
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
@@ -94,6 +95,24 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def start_warm():
+    """Start the process that jobs are forks of, where there are several and they run as it does.
+
+    A GPU's context would not survive the fork, nor would macOS's libraries; a container's or environment's job must
+    stay in there.
+    """
+    alone = GPU or workflow.deployment_settings.deployment_method
+    slow = (
+        "train_base",
+        "score_reference",
+        "train_policy",
+        "generate_responses",
+    )  # to start: warm.STAGES
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in slow]
+    if sys.platform == "linux" and not alone and len(jobs) > 1:
+        warm.start()
+
+
 def environment(threads):
     """Return how many threads a job has, as variables before its command.
 
@@ -168,10 +187,12 @@ def forget(mark, *made):
 
 
 def print_leaderboard():
-    """Print the leaderboard at the end of a run that made the report."""
+    """Print the leaderboard at the end of a run that made the report; `moa run` does so itself, as its last words."""
     from moa.report.leaderboard import show
 
-    if all(job.rule.name != "build_report" for job in workflow.dag.jobs):
+    if start.RUN in os.environ or all(
+        job.rule.name != "build_report" for job in workflow.dag.jobs
+    ):
         return
     try:
         show(Path(DATABASE), Path(PAGES[0]), TASK)
