@@ -69,4 +69,4 @@ def write(path: Path, rows: Rows) -> None:
     seeds = ", ".join(str(s) for s in sorted({r["seed"] for r in rows}))
     minutes = sum(r["seconds"] for r in rows) / 60
     note = f"Seed {seeds}, {len(rows)} trials, {minutes:.0f} minutes."
-    path.write_text(f"{head}{begin}\n{table(rows)}\n\n{note}\n{end}{tail}", encoding="utf-8")
+    path.write_text(f"{head}{begin}\n\n{table(rows)}\n\n{note}\n\n{end}{tail}", encoding="utf-8")

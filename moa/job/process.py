@@ -25,6 +25,7 @@ from moa.errors import MoaError
 from moa.store.provenance import text_hash
 
 PARENT = "MOA_PARENT"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # how many a job has
 POLL_SECONDS = 0.5
 
 

@@ -25,13 +25,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moa.job.process import PARENT, exit_with_parent, importing, parent_alive
+from moa.job.process import PARENT, THREAD_VARIABLES, exit_with_parent, importing, parent_alive
 from moa.store import terminal
 
 SOCKET = "MOA_WARM"  # names its socket to jobs
 STAGES = ("base", "reference", "train", "generate", "best_of_n")  # those whose imports take seconds
 LIBRARIES = ("moa.trainers.ppo", "moa.trainers.pair_loop", "moa.lm.sft")  # that a stage imports by name
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # it has none beside its own, none is forked
 NUMBER = struct.Struct("!i")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 KILLED = 128 + signal.SIGKILL
@@ -41,9 +40,9 @@ def start() -> None:
     """Start a warm process that belongs to this one, for the jobs that are started from here."""
     os.environ[SOCKET] = str(Path(tempfile.mkdtemp(prefix="moa-warm-")) / "socket")
     # In a session of its own: a terminal's Ctrl-C reaches its forks by their commands. Without streams: who reads the
-    # run's output to its end must not wait for it.
+    # run's output to its end must not wait for it. With one thread: no fork inherits a part of a pool.
     none = subprocess.DEVNULL
-    command, alone = [sys.executable, "-m", "moa.job.warm"], {**os.environ, **dict.fromkeys(THREADS, "1")}
+    command, alone = [sys.executable, "-m", "moa.job.warm"], {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
     subprocess.Popen(command, env=alone, stdin=none, stdout=none, stderr=none, start_new_session=True)
 
 

@@ -11,7 +11,7 @@ from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.experiment import reader
 from moa.job import start, warm
-from moa.job.process import export_parent, gpu_visible, share_processor
+from moa.job.process import THREAD_VARIABLES, export_parent, gpu_visible, share_processor
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
 from moa.store import sections
@@ -118,8 +118,7 @@ def environment(threads):
 
     Bytes depend on it, so it is the plan's number, also where `--cores` is less and Snakemake would lower it.
     """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return " ".join(f"{name}={threads}" for name in names)
+    return " ".join(f"{name}={threads}" for name in THREAD_VARIABLES)
 
 
 # Inputs that are folders. Snakemake knows files by content wherever their times are newer, folders by time alone: copied
