@@ -12,6 +12,7 @@ import typer
 from moa import __version__
 from moa.cli.answering import respond
 from moa.cli.chatting import chat
+from moa.cli.exporting import export
 from moa.cli.results import compare, figure, leaderboard, sql, summary
 from moa.cli.running import check, init, run, unlock
 from moa.errors import MoaError, Unstoppable, shown
@@ -31,6 +32,7 @@ app.command()(check)
 app.command(context_settings=VERBATIM)(run)
 app.command()(respond)
 app.command()(chat)
+app.command()(export)
 app.command()(leaderboard)
 app.command()(summary)
 app.command()(figure)
