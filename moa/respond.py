@@ -115,12 +115,17 @@ def _seeds(folder: Path) -> list[int]:
     return sorted(int(p.name[1:]) for p in folder.glob("s*") if p.name[1:].isdigit() and (p / "policy.json").exists())
 
 
+def _above(folder: Path, levels: int) -> Path:
+    """Return the folder so many levels above; the root has itself above it."""
+    return folder.joinpath(*[".."] * levels).resolve()
+
+
 def _of_policy(folder: Path, given: Experiment | None) -> Source:
     card = _card(folder / "policy.json")
     base = card.get("base")  # of a policy that moa.api trained; others lie beside theirs
-    if given is None and not base and (folder.parents[3] / "run.parquet").exists():
+    if given is None and not base and (_above(folder, 4) / "run.parquet").exists():
         # Training knows nothing of the evaluation's decoding.
-        card["generation"] = _recorded(folder.parents[3], folder).generation
+        card["generation"] = _recorded(_above(folder, 4), folder).generation
     if given is not None:
         card |= {
             "objectives": list(given.objectives),
@@ -130,10 +135,10 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
         }
     try:
         return Source(
-            task=None if base else folder.parents[3],
-            row=str(card["method"] if "method" in card else folder.parents[1].name),
+            task=None if base else _above(folder, 4),
+            row=str(card["method"] if "method" in card else _above(folder, 2).name),
             seed=int(card.get("seed", 0)),
-            base=base["source"] if base else _base(folder.parents[3]),
+            base=base["source"] if base else _base(_above(folder, 4)),
             folders=[folder],
             way="policy",
             conditioned=bool(card["conditioned"]),
@@ -153,7 +158,7 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
 
 def _of_row(folder: Path, given: Experiment | None) -> Source:
     """Return a row's policies of its first finished seed, as the experiment that made them says."""
-    task, row = folder.parents[1], folder.name
+    task, row = _above(folder, 2), folder.name
     experiment = given if given is not None else _recorded(task, folder)
     plan = Plan(experiment, str(task))
     if row not in plan.rows:

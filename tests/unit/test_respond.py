@@ -105,6 +105,11 @@ def test_refused(task: Path, row: str, preference: dict[str, float] | None, mess
         respond(task / "policies" / row, "The lamp", preference)
 
 
+def test_a_folder_that_lies_in_none() -> None:
+    with pytest.raises(MoaError, match="/nowhere: no policy.json here"):
+        respond(Path("/nowhere"), "The lamp", HALF)
+
+
 def test_a_policy_without_its_base(task: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(task / "policies", tmp_path / "t" / "policies"))
     with pytest.raises(MoaError, match="the base model is not there"):
