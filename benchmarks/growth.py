@@ -24,7 +24,7 @@ from moa.experiment.preferences import lattice
 from moa.lm import grid
 from moa.lm.answering import Answerer, Prompting, Sampling
 from moa.lm.generation import Decoding
-from moa.report.summary import table
+from moa.report.markdown import table
 
 SHAPE, TURNS = "embedded", 5
 Step = Callable[[], object]

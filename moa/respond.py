@@ -1,4 +1,4 @@
-"""Talk to a trained policy, or to a whole row that picks or mixes its policies by the preference.
+"""Finds what answers: a trained policy, or a whole row that picks or mixes its policies by the preference.
 
 A policy's folder is results/<task>/policies/<row>/<policy>/s<seed>; a row is results/<task>/policies/<row>, also where
 it borrows its policies, as Rewarded Soups and MOD do. The base is results/<task>/base. Nothing heavy is loaded before
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from moa.errors import MoaError, nearest, one_line
 from moa.experiment import schema
@@ -20,11 +20,25 @@ from moa.plan import Plan
 from moa.store import tables
 from moa.store.files import read_object
 
+if TYPE_CHECKING:
+    from moa.lm.answering import Answerer
+
 
 @dataclass(frozen=True)
 class Source:
-    """What answers, and all that answering needs to know of the experiment."""
+    """What answers, and all that answering needs to know of the experiment.
 
+    Attributes:
+        task: folder results/<task>; None of a policy that moa.api trained.
+        row: row of the benchmark, or the method of a policy that moa.api trained.
+        seed: of the policies' training.
+        base: folder, or hub id.
+        revision: commit of a hub id.
+    """
+
+    task: Path | None
+    row: str
+    seed: int
     base: str | Path
     folders: list[Path]
     way: Literal["policy", "nearest", "soup", "mixture"]
@@ -34,7 +48,12 @@ class Source:
     conditioning: Conditioning
     generation: Generation
     model: Model
-    revision: str | None = None  # of a base from the hub
+    revision: str | None = None
+
+    @property
+    def even(self) -> dict[str, float]:
+        """The preference that weighs every objective alike."""
+        return {name: 1 / len(self.objectives) for name in self.objectives}
 
 
 def respond(
@@ -45,15 +64,41 @@ def respond(
     Args:
         policy: folder of a policy or of a row.
         prompt: what the policy continues or answers.
-        preference: objective -> weight, for every objective; None for a policy that takes none.
+        preference: objective -> weight; an objective that is not named weighs 0. None for a policy that takes none.
         experiment: file whose settings replace those that were recorded with the policy.
 
     Raises:
         MoaError: no such policy, unknown objective, weights off the simplex, or a preference too many or missing.
     """
     source = find(policy, experiment)
-    weights = _weights(source, preference, policy)
-    return _answer(source, prompt, weights)
+    return answers(source, prompt, [weigh(source, preference, policy)])[0]
+
+
+def answers(source: Source, prompt: str, weights: Sequence[Preference | None]) -> list[str]:
+    """Return a response at each preference, all drawn with the same random numbers; the model is loaded once."""
+    from moa.lm import answering
+    from moa.lm.generation import Decoding
+
+    answerer = load(source)
+    sampling = answering.Sampling(Decoding.evaluation(source.generation), 1, "respond")
+    found = []
+    for preference in weights:
+        answerer.switch(preference)
+        found.append(answering.respond(answerer, answerer.texts([prompt], preference), sampling)[0].text.strip())
+    return found
+
+
+def load(source: Source) -> "Answerer":
+    """Load what answers.
+
+    Raises:
+        MoaError: base or adapter cannot be loaded, or do not belong together.
+    """
+    from moa.lm import answering
+
+    base = answering.Base(source.base, source.model, source.revision)
+    prompting = answering.Prompting(source.objectives, source.conditioning, source.conditioned)
+    return answering.load(base, source.folders, source.way, prompting)
 
 
 def find(policy: Path, experiment: Path | None) -> Source:
@@ -70,12 +115,17 @@ def _seeds(folder: Path) -> list[int]:
     return sorted(int(p.name[1:]) for p in folder.glob("s*") if p.name[1:].isdigit() and (p / "policy.json").exists())
 
 
+def _above(folder: Path, levels: int) -> Path:
+    """Return the folder so many levels above; the root has itself above it."""
+    return folder.joinpath(*[".."] * levels).resolve()
+
+
 def _of_policy(folder: Path, given: Experiment | None) -> Source:
     card = _card(folder / "policy.json")
     base = card.get("base")  # of a policy that moa.api trained; others lie beside theirs
-    if given is None and not base and (folder.parents[3] / "run.parquet").exists():
+    if given is None and not base and (_above(folder, 4) / "run.parquet").exists():
         # Training knows nothing of the evaluation's decoding.
-        card["generation"] = _recorded(folder.parents[3], folder).generation
+        card["generation"] = _recorded(_above(folder, 4), folder).generation
     if given is not None:
         card |= {
             "objectives": list(given.objectives),
@@ -85,7 +135,10 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
         }
     try:
         return Source(
-            base=base["source"] if base else _base(folder.parents[3]),
+            task=None if base else _above(folder, 4),
+            row=str(card["method"] if "method" in card else _above(folder, 2).name),
+            seed=int(card.get("seed", 0)),
+            base=base["source"] if base else _base(_above(folder, 4)),
             folders=[folder],
             way="policy",
             conditioned=bool(card["conditioned"]),
@@ -105,7 +158,7 @@ def _of_policy(folder: Path, given: Experiment | None) -> Source:
 
 def _of_row(folder: Path, given: Experiment | None) -> Source:
     """Return a row's policies of its first finished seed, as the experiment that made them says."""
-    task, row = folder.parents[1], folder.name
+    task, row = _above(folder, 2), folder.name
     experiment = given if given is not None else _recorded(task, folder)
     plan = Plan(experiment, str(task))
     if row not in plan.rows:
@@ -128,6 +181,9 @@ def _of_row(folder: Path, given: Experiment | None) -> Source:
             " train"
         )
     return Source(
+        task=task,
+        row=row,
+        seed=common[0] if common else experiment.run.seeds[0],
         base=_base(task),
         folders=[path / f"s{common[0]}" for path in needed],
         way=method.answers,
@@ -163,9 +219,16 @@ def _base(task: Path) -> Path:
     return task / "base"
 
 
-def _weights(source: Source, preference: Mapping[str, float] | None, policy: Path) -> Preference | None:
-    """Return the preference in the objectives' order, checked; None where none is given and none is taken."""
-    listed = ",".join(f"{name}={1 / len(source.objectives):.2g}" for name in source.objectives)
+def weigh(
+    source: Source, preference: Mapping[str, float] | None, policy: Path, where: str = "--preference"
+) -> Preference | None:
+    """Return the preference in the objectives' order, checked; None where none is given and none is taken.
+
+    An objective that is not named weighs 0. Messages name the policy, and where the weights stand.
+
+    Raises:
+        MoaError: unknown objective, weights off the simplex, or a preference too many or missing.
+    """
     if not source.steerable:
         if preference is not None:
             raise MoaError(
@@ -173,8 +236,9 @@ def _weights(source: Source, preference: Mapping[str, float] | None, policy: Pat
             )
         return None
     if preference is None:
+        listed = ",".join(f"{name}={weight:.2g}" for name, weight in source.even.items())
         raise MoaError(f"{policy}: give a preference, e.g. --preference {listed}")
-    return weights_of(preference, source.objectives, "--preference")
+    return weights_of(dict.fromkeys(source.objectives, 0.0) | dict(preference), source.objectives, where)
 
 
 def weights_of(preference: Mapping[str, float], objectives: Sequence[str], where: str) -> Preference:
@@ -186,15 +250,3 @@ def weights_of(preference: Mapping[str, float], objectives: Sequence[str], where
     if missing:
         raise MoaError(f"{where}: no weight for {', '.join(missing)}; give one for every objective, 0 included")
     return check([preference[name] for name in objectives], len(objectives), where)
-
-
-def _answer(source: Source, prompt: str, weights: Preference | None) -> str:
-    from moa.lm import answering
-    from moa.lm.generation import Decoding
-
-    base = answering.Base(source.base, source.model, source.revision)
-    prompting = answering.Prompting(source.objectives, source.conditioning, source.conditioned)
-    answerer = answering.load(base, source.folders, source.way, prompting)
-    answerer.switch(weights)
-    sampling = answering.Sampling(Decoding.evaluation(source.generation), 1, "respond")
-    return answering.respond(answerer, answerer.texts([prompt], weights), sampling)[0].text.strip()

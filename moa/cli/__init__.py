@@ -1,4 +1,4 @@
-"""The command `moa`: begin an experiment, run it, talk to its policies, read and compare its results.
+"""The command `moa`: begin an experiment, run it, talk to its policies, take them along, read and compare its results.
 
 Heavy libraries are imported by the command that needs them, so that `moa --help` answers at once.
 """
@@ -11,6 +11,8 @@ import typer
 
 from moa import __version__
 from moa.cli.answering import respond
+from moa.cli.chatting import chat
+from moa.cli.exporting import export
 from moa.cli.results import compare, figure, leaderboard, sql, summary
 from moa.cli.running import check, init, run, unlock
 from moa.errors import MoaError, Unstoppable, shown
@@ -29,6 +31,8 @@ app.command()(init)
 app.command()(check)
 app.command(context_settings=VERBATIM)(run)
 app.command()(respond)
+app.command()(chat)
+app.command()(export)
 app.command()(leaderboard)
 app.command()(summary)
 app.command()(figure)

@@ -1,35 +1,76 @@
 """What talks to a trained policy."""
 
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from moa.errors import MoaError
+from moa.errors import MoaError, shown
 from moa.job.process import importing
-from moa.store.terminal import say
+from moa.store.terminal import lenient, say
+
+LEAST = 24  # columns that an answer needs beside others
+PolicyFolder = Annotated[
+    Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")
+]
+ExperimentFile = Annotated[
+    Path | None, typer.Option(help="experiment file whose settings replace those of the policy's run")
+]
 
 
 def respond(
     prompt: Annotated[str, typer.Argument(help="what the policy continues or answers")],
-    policy: Annotated[
-        Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")
-    ],
-    preference: Annotated[str | None, typer.Option(help="e.g. sentiment=0.8,conciseness=0.2")] = None,
-    experiment: Annotated[
-        Path | None, typer.Option(help="experiment file whose settings replace those of the policy's run")
+    policy: PolicyFolder,
+    preference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="e.g. sentiment=0.8,conciseness=0.2; the weights sum to 1, an objective that is not named weighs 0;"
+            " several give answers side by side"
+        ),
     ] = None,
+    experiment: ExperimentFile = None,
 ) -> None:
     """Talk to a trained policy."""
-    from moa.respond import respond
+    from moa.respond import answers, find, weigh
 
+    source = find(policy, experiment)
+    given = [parse_preference(text) for text in preference] if preference else [None]
+    weights = [weigh(source, one, policy) for one in given]
     with importing():
         import moa.lm.answering  # noqa: F401
+    found = answers(source, prompt, weights)
+    if len(found) == 1:
+        say(found[0])
+    else:
+        beside([told(source.objectives, one) for one in weights if one is not None], found)
 
-    say(respond(policy, prompt, parse_preference(preference), experiment))
+
+def told(objectives: Sequence[str], weights: Sequence[float]) -> str:
+    """Return a preference as people read it, 'sentiment 0.8, conciseness 0.2'."""
+    return ", ".join(f"{name} {weight:.4g}" for name, weight in zip(objectives, weights, strict=True))
 
 
-def parse_preference(text: str | None) -> dict[str, float] | None:
+def beside(heads: Sequence[str], answers: Sequence[str]) -> None:
+    """Print answers in columns where the terminal is wide enough; else, and in a file, one below the other."""
+    out = lenient(sys.stdout)
+    width = shutil.get_terminal_size().columns if out.isatty() else 0
+    if width < len(heads) * (LEAST + 3) + 1:  # a column's frame and padding
+        say("\n\n".join(f"{head}:\n{answer}" for head, answer in zip(heads, answers, strict=True)))
+        return
+    grid = Table(header_style="none")
+    for head in heads:
+        grid.add_column(Text(shown(head)), overflow="fold")
+    grid.add_row(*(Text(shown(answer)) for answer in answers))
+    Console(file=out, highlight=False, width=width).print(grid)
+
+
+def parse_preference(text: str | None, where: str = "--preference") -> dict[str, float] | None:
     """Return {'sentiment': 0.8, ...} of 'sentiment=0.8,...'; malformed text is a MoaError."""
     if text is None:
         return None
@@ -42,10 +83,10 @@ def parse_preference(text: str | None) -> dict[str, float] | None:
             value = None
         if not name or not equals or value is None:
             raise MoaError(
-                f"--preference {text!r}: expected objective=weight pairs with commas between, e.g."
+                f"{where} {text!r}: expected objective=weight pairs with commas between, e.g."
                 " sentiment=0.8,conciseness=0.2"
             )
         if name in found:
-            raise MoaError(f"--preference {text!r}: objective '{name}' is given twice")
+            raise MoaError(f"{where} {text!r}: objective '{name}' is given twice")
         found[name] = value
     return found

@@ -12,8 +12,8 @@ from moa.errors import MoaError
 from moa.metrics.bootstrap import Array
 from moa.metrics.paired import Difference, at_equal, paired, pairs_at_equal, spread
 from moa.report.archive import Archive, alike
+from moa.report.markdown import table
 from moa.report.measured import METRICS, REWARD, ByRun, Measured, Reader, average, measure
-from moa.report.summary import table
 
 COMPARED = ("hypervolume", "tau")  # over all objectives: their differences and bootstrap intervals are shown
 TWO = ("hypervolume", "tau", "kl", REWARD)  # what is shown of two rows

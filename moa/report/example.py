@@ -7,15 +7,15 @@ id), the seed the smallest: nobody chooses the answer.
 """
 
 import argparse
-import html
 import re
 import sys
 from pathlib import Path
 
 import duckdb
 
-from moa.errors import MoaError, nearest, visible
-from moa.report.summary import rows_of, table
+from moa.errors import MoaError, nearest
+from moa.report.markdown import cell, table
+from moa.report.summary import rows_of
 from moa.store import sql
 from moa.store.files import atomically
 
@@ -33,12 +33,6 @@ WHERE task = $task AND method = $row AND sample = 0 AND role = 'reward'
     AND seed = (SELECT min(seed) FROM scores WHERE task = $task AND method = $row)
     AND prompt_id = (SELECT min(prompt_id) FROM prompts WHERE task = $task AND split = 'evaluation')
 """
-
-
-def cell(text: str) -> str:
-    """Return what a policy or a data set wrote as one cell of a Markdown table: nothing in it is markup."""
-    shown = html.escape(visible(" ".join(text.split())), quote=False)
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", shown) or "(blank)"
 
 
 def answers(connection: duckdb.DuckDBPyConnection, task: str, row: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 
 from moa.errors import MoaError, nearest
+from moa.report.markdown import table
 from moa.report.words import figure
 from moa.store import sql
 
@@ -30,12 +31,6 @@ SELECT stage, count(*) AS jobs, sum(seconds) AS seconds, sum(cpu_seconds) AS cpu
 FROM costs WHERE task = $task GROUP BY stage ORDER BY min(list_position(
     ['prompts', 'rewards', 'text_scores', 'base', 'reference_scores', 'train', 'generate', 'score'], stage))
 """
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; every column but the first is right-aligned."""
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, query: str, **values: str) -> list[dict[str, Any]]:

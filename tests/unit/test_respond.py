@@ -9,42 +9,16 @@ import pytest
 import yaml
 
 from moa.errors import MoaError
-from moa.experiment.keys import Conditioning, Generation, Model
-from moa.experiment.schema import parse
-from moa.respond import find, respond
-from moa.store import tables
-from tests import tiny_models
+from moa.lm import answering
+from moa.respond import answers, find, respond, weigh
+from tests import tiny_task
 
 HALF = {"a": 0.5, "b": 0.5}
-EXPERIMENT = {
-    "task": "t",
-    "run": {"methods": ["linear", "rewarded_soups", "mod", "pama", "reference", "morlhf", "best_of_n"], "seeds": [0]},
-    "data": {"source": "embedded"},
-    "model": {"source": "x"},
-    "objectives": {"a": {"reward": "vader"}, "b": {"reward": "short"}},
-    "rewards": {"vader": {"kind": "vader"}, "short": {"kind": "conciseness"}},
-    "generation": {"max_new_tokens": 6},
-}
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """results/t with a base, a conditioned policy, two corners, and the run's record."""
-    folder = tmp_path_factory.mktemp("results") / "t"
-    tiny_models.save_base(folder / "base")
-    settings = {"conditioning": Conditioning(), "generation": Generation(max_new_tokens=6), "model": Model(source="x")}
-    for seed, (row, name, weights) in enumerate(
-        [("linear", "policy", None), ("single_objective", "a", (1.0, 0.0)), ("single_objective", "b", (0.0, 1.0))]
-    ):
-        path = tiny_models.save_adapter(
-            folder / "policies" / row / name / "s3", seed=seed, name=name, weights=weights, conditioned=row == "linear"
-        )
-        card = json.loads((path / "policy.json").read_text()) | {k: v.model_dump() for k, v in settings.items()}
-        (path / "policy.json").write_text(json.dumps(card))
-    columns = {"code": "", "git": "", "versions": "{}", "hardware": "", "files": "{}", "policies": "{}"}
-    record = {"task": "t", "config": parse(EXPERIMENT).model_dump_json(), "objectives": ["a", "b"], **columns}
-    tables.write(tables.RUNS, [{k: record[k] for k in tables.RUNS.columns}], folder / "run.parquet")
-    return folder
+    return tiny_task.save(tmp_path_factory.mktemp("results") / "t")
 
 
 def test_a_conditioned_policy(task: Path) -> None:
@@ -55,6 +29,23 @@ def test_a_conditioned_policy(task: Path) -> None:
     )
     assert answer != respond(folder, "The lamp", {"a": 1.0, "b": 0.0}), "the preference is in the prompt"
     assert respond(folder.parent, "The lamp", HALF) == answer, "the policy's folder without its seed"
+
+
+def test_what_is_not_named_weighs_nothing(task: Path) -> None:
+    folder = task / "policies" / "linear" / "policy" / "s3"
+    assert respond(folder, "The lamp", {"a": 1.0}) == respond(folder, "The lamp", {"a": 1.0, "b": 0.0})
+
+
+def test_several_preferences_load_the_model_once(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer is the one that its preference gets alone: the draws are the same."""
+    loaded: list[object] = []
+    real = answering.load
+    monkeypatch.setattr(answering, "load", lambda *given: loaded.append(given) or real(*given))
+    row, points = task / "policies" / "rewarded_soups", [HALF, {"b": 1.0}]
+    source = find(row, None)
+    together = answers(source, "The lamp", [weigh(source, p, row) for p in points])
+    assert len(loaded) == 1
+    assert together == [respond(row, "The lamp", p) for p in points] and together[0] != together[1]
 
 
 def test_a_row_that_mixes_borrowed_policies(task: Path) -> None:
@@ -82,7 +73,7 @@ def test_the_reference(task: Path) -> None:
 
 def test_an_experiment_file_instead_of_the_record(task: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({**EXPERIMENT, "generation": {"max_new_tokens": 1}}))
+    path.write_text(yaml.safe_dump({**tiny_task.EXPERIMENT, "generation": {"max_new_tokens": 1}}))
     folder = task / "policies" / "linear" / "policy" / "s3"
     assert len(respond(folder, "The lamp", HALF, path)) < len(respond(folder, "The lamp", HALF))
 
@@ -91,7 +82,7 @@ def test_an_experiment_file_instead_of_the_record(task: Path, tmp_path: Path) ->
     ("row", "preference", "message"),
     [
         ("linear/policy/s3", {"a": 0.5, "bb": 0.5}, "no objective 'bb'. Did you mean|no objective 'bb'. Known: a, b"),
-        ("linear/policy/s3", {"a": 1.0}, "no weight for b"),
+        ("linear/policy/s3", {"a": 0.9}, "--preference: .0.9, 0.0. is off the simplex"),
         ("linear/policy/s3", {"a": 0.9, "b": 0.3}, "off the simplex"),
         ("linear/policy/s3", None, "give a preference, e.g. --preference a=0.5,b=0.5"),
         ("single_objective/a/s3", HALF, "takes no preference"),
@@ -112,6 +103,11 @@ def test_an_experiment_file_instead_of_the_record(task: Path, tmp_path: Path) ->
 def test_refused(task: Path, row: str, preference: dict[str, float] | None, message: str) -> None:
     with pytest.raises(MoaError, match=message):
         respond(task / "policies" / row, "The lamp", preference)
+
+
+def test_a_folder_that_lies_in_none() -> None:
+    with pytest.raises(MoaError, match="/nowhere: no policy.json here"):
+        respond(Path("/nowhere"), "The lamp", HALF)
 
 
 def test_a_policy_without_its_base(task: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ DICTATED = {
     ("moa/lm/training.py", "on_log"),  # transformers
     ("moa/trainers/trl_grpo.py", "__call__"),  # TRL: columns of the data set
     ("moa/cli/results.py", "compare"),  # typer: a parameter is an option of the command line
+    ("moa/cli/exporting.py", "export"),  # typer
 }
 
 
