@@ -166,17 +166,26 @@ class Labelled(Strict):
     prompt: str | None = None
     """Column of the prompts; without it {prompt} is empty, as for pairs of whole dialogues."""
     label: str | None = None
-    """Column of labels, for a logistic regression."""
+    """Column of labels: a logistic regression."""
     positive: list[int | str] = [1]
     """Values of `label` that count as 1."""
     target: str | None = None
-    """Column of numbers, for a ridge regression."""
+    """Column of numbers: a regression."""
     chosen: str | None = None
-    """Column of the preferred responses, for a Bradley-Terry model."""
+    """Column of the preferred responses: a Bradley-Terry model."""
     rejected: str | None = None
     """Column of the other responses."""
     rows: int | None = Field(None, ge=10, le=100_000_000)
     """Rows to use, drawn at random; null takes all."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Part of the prompts to use, by the hash of each: [0, 0.5] and [0.5, 1] are two halves in every file, so that a
+    reward and its judge share no prompt."""
+
+    @model_validator(mode="after")
+    def _part(self) -> "Labelled":
+        if not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ValueError(f"part must be two numbers that rise within 0 and 1, got {list(self.part)}")
+        return self
 
     @model_validator(mode="after")
     def _one_supervision(self) -> "Labelled":
@@ -201,7 +210,7 @@ class Linear(Strict):
     regularisation: float = Field(1.0, ge=1e-9, le=1e9)
     """Strength of the L2 penalty."""
     heldout: float = Field(0.1, gt=0, lt=1)
-    """Share of the rows that measures the model and trains nothing."""
+    """Share of the prompts whose rows measure the model and train nothing."""
 
     @model_validator(mode="after")
     def _template(self) -> "Linear":
@@ -210,11 +219,14 @@ class Linear(Strict):
 
 
 class Transformer(Strict):
-    """A transformer trained here on preference pairs by TRL's RewardTrainer."""
+    """A transformer trained here: on pairs by TRL's RewardTrainer; on labels by cross-entropy; on numbers by squares.
+
+    The score is the logit, or the number in standard deviations of the training rows.
+    """
 
     kind: Literal["transformer"]
     data: Labelled
-    """The pairs: `chosen` and `rejected`."""
+    """What it is trained on."""
     source: Source
     """Hub id or local folder of the model that training starts from."""
     revision: str | None = None
@@ -227,21 +239,17 @@ class Transformer(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(16, ge=1, le=100_000)
-    """Pairs per optimiser step, and texts per forward pass."""
+    """Rows or pairs per optimiser step, and texts per forward pass."""
     epochs: float = Field(1.0, gt=0, le=10_000)
-    """Passes over the pairs."""
+    """Passes over the rows."""
     learning_rate: float = Field(1e-4, gt=0, le=100)
     """Learning rate. Source: TRL's RewardTrainer."""
     heldout: float = Field(0.1, gt=0, lt=1)
-    """Share of the pairs that measures the model and trains nothing."""
+    """Share of the prompts whose rows measure the model and train nothing."""
 
     @model_validator(mode="after")
-    def _pairs(self) -> "Transformer":
+    def _template(self) -> "Transformer":
         _holds_response(self.template)
-        if self.data.chosen is None:
-            raise ValueError(
-                "kind transformer trains on preference pairs: give data.chosen and data.rejected, or use kind linear"
-            )
         return self
 
 

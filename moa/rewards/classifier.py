@@ -106,14 +106,9 @@ class ClassifierScorer(Scorer):
 
     @torch.inference_mode()
     def _scores(self, rows: list[Encoded]) -> NDArray[np.float32]:
-        config = self.model.config.get_text_config()
-        own = config.pad_token_id
+        own = self.model.config.get_text_config().pad_token_id
         pad = own if own is not None else unused(rows)
-        try:
-            config.pad_token_id = pad
-            logits = self.model(**collate(rows, pad, self.model.device)).logits.float()  # (B, L)
-        finally:
-            config.pad_token_id = own
+        logits = forward(self.model, collate(rows, pad, self.model.device), pad).float()  # (B, L)
         chosen = logits[:, self.spec.logit]
         if self.spec.minus_logit is not None:
             chosen = chosen - logits[:, self.spec.minus_logit]
@@ -130,6 +125,18 @@ class ClassifierScorer(Scorer):
             len(some),
             self.deviation,
         )
+
+
+def forward(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) -> Tensor:
+    """Return the logits (B, L) of a batch that is padded with `pad`; the model's config is as before afterwards."""
+    config = model.config.get_text_config()
+    own = config.pad_token_id
+    try:
+        config.pad_token_id = pad
+        logits: Tensor = model(**batch).logits
+        return logits
+    finally:
+        config.pad_token_id = own
 
 
 def unused(rows: list[Encoded]) -> int:
