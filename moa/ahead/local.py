@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from moa.ahead import named
 from moa.ahead.named import Table, Weights, expanded
 from moa.errors import MoaError, listed, nearest, one_line
-from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
+from moa.experiment.rewards import Classifier, Endpoint, Labelled, Linear, Transformer
 from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, inspect_model, read_json, unfit
 from moa.lm.inspect_adapter import adapter_folder, inspect_adapter
 from moa.methods import external
@@ -66,6 +66,12 @@ def mistakes(plan: Plan) -> list[str]:
     for name, function in named.functions(plan).items():
         with collecting(found):
             check_module(name, function.function)
+    for name, spec in plan.scoring(judges=True).rewards.items():
+        if isinstance(spec, Endpoint):
+            from moa.rewards import endpoint  # loads a client
+
+            with collecting(found):
+                endpoint.check(name, spec)
     for weights in named.models(plan):
         with collecting(found):
             check_model(plan, weights)

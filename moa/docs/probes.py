@@ -44,6 +44,13 @@ REWARDS: Tree = {  # the least that a kind needs
         "data": {"source": "owner/rows", "chosen": "chosen", "rejected": "rejected"},
     },
     "python": {"function": "rewards.mine:score"},
+    "endpoint": {
+        "url": "https://api.example.com/v1",
+        "model": "judge",
+        "template": "How helpful is {response}, from 0 to 10?",
+        "low": 0,
+        "high": 10,
+    },
 }
 PROMPTS = {"text": None, "prompt": "prompt", "response": "response"}
 OTHER = {"response": None, "responses": {"source": "owner/other", "prompt": "prompt", "response": "response"}}

@@ -25,7 +25,7 @@ from moa.experiment.keys import (
 from moa.experiment.mistakes import explain
 from moa.experiment.names import Name
 from moa.experiment.preferences import Preference
-from moa.experiment.rewards import TRAINED, Reward, Strict
+from moa.experiment.rewards import TRAINED, Reward, Strict, shared
 
 MOST_OBJECTIVES = 12  # a policy's folder is called by a weight for each, and the tokenizer reads their lattice
 MOST_DRAWN = 200_000_000  # eight bytes each
@@ -153,10 +153,22 @@ class Experiment(TaskSection):
                     raise ValueError(
                         f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}"
                     )
+            if objective.judge is not None:
+                self._independent(name, objective.reward, objective.judge)
         for name in self.evaluation.reference_point or {}:
             if name not in self.objectives:
                 raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
         return self
+
+    def _independent(self, objective: str, reward: str, judge: str) -> None:
+        """Refuse a judge that would repeat its reward's mistakes."""
+        same = (
+            "it is the reward itself; name another reward"
+            if reward == judge
+            else shared(self.rewards[reward], self.rewards[judge])
+        )
+        if same is not None:
+            raise ValueError(f"objectives.{objective}.judge: {judge} is no independent judge of {reward}: {same}")
 
     def used_rewards(self) -> dict[str, Any]:
         """Return the rewards that some objective names, as reward or judge."""

@@ -120,7 +120,9 @@ def measure(task: str, data: Path, model: Path) -> tuple[list[dict[str, Any]], l
             row = {"task": task, "arm": arm, "prompt": text_hash(example.group), "row": i, "value": example.value}
             rejected = float(found["rejected"][i]) if "rejected" in found else None
             scores.append({**row, "score": float(found["text"][i]), "rejected_score": rejected})
-        print({k: round(v, 3) if isinstance(v, float) else v for k, v in costs[-1].items()}, trained.heldout, flush=True)
+        print(
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in costs[-1].items()}, trained.heldout, flush=True
+        )
     return scores, costs
 
 
@@ -155,14 +157,22 @@ def table() -> None:
         parts = {arm: columns(every, task, arm) for arm in arms}
         places = grouped(parts["linear"]["prompt"])
         generator = np.random.default_rng(0)
-        draws = [np.concatenate([places[i] for i in generator.integers(len(places), size=len(places))])
-                 for _ in range(RESAMPLES)]
+        draws = [
+            np.concatenate([places[i] for i in generator.integers(len(places), size=len(places))])
+            for _ in range(RESAMPLES)
+        ]
         for metric in METRICS.get(task, ("spearman",)):
-            drawn = {arm: np.array([value_of(metric, {k: v[at] for k, v in rows.items()}) for at in draws])
-                     for arm, rows in parts.items()}
+            drawn = {
+                arm: np.array([value_of(metric, {k: v[at] for k, v in rows.items()}) for at in draws])
+                for arm, rows in parts.items()
+            }
             for arm, rows in parts.items():
-                less = "" if arm == "linear" else interval(
-                    value_of(metric, rows) - value_of(metric, parts["linear"]), drawn[arm] - drawn["linear"], "+"
+                less = (
+                    ""
+                    if arm == "linear"
+                    else interval(
+                        value_of(metric, rows) - value_of(metric, parts["linear"]), drawn[arm] - drawn["linear"], "+"
+                    )
                 )
                 cost = costs[task, arm]
                 print(

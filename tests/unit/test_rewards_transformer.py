@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,6 @@ from moa.experiment.rewards import Transformer
 from moa.job.process import Job
 from moa.rewards import labelled, scoring, transformer
 from tests import killed, tiny_models, tiny_rewards
-
 
 HELD, STEPS = 6, 17  # of 40 prompts, at a share of 0.2 by hash; 4 passes over 34 pairs in batches of 8
 
@@ -199,9 +199,11 @@ LIKED = {"label": "liked", "positive": ["yes"]}
 @pytest.mark.parametrize("which", ["bert", "gpt2"])
 def test_it_learns_labels_as_an_encoder_and_as_a_decoder(rated: Path, tmp_path: Path, which: str) -> None:
     """The decoder has no pad token at all: each batch is padded with an id that none of its rows holds."""
-    base = tiny_rewards.bert(tmp_path / "base", labels=1) if which == "bert" else tiny_rewards.gpt2(tmp_path / "base")
+    base = getattr(tiny_rewards, which)(tmp_path / "base", labels=1)
     if which == "bert":  # its weights are ten times as large as BERT's own: too large to learn from
-        tiny_models.edit_tensors(base / "model.safetensors", lambda t: {k: v if "Norm" in k else v / 5 for k, v in t.items()})
+        tiny_models.edit_tensors(
+            base / "model.safetensors", lambda t: {k: v if "Norm" in k else v / 5 for k, v in t.items()}
+        )
     declared = rating(rated, base, data=LIKED, epochs=5, learning_rate=3e-3)
     trained = train(tmp_path / "liking", declared)
     assert trained.heldout["n"] + trained.rows == 120 and trained.heldout["n"] % 4 == 0, "prompts are held out whole"
@@ -212,8 +214,10 @@ def test_it_learns_labels_as_an_encoder_and_as_a_decoder(rated: Path, tmp_path: 
 
 
 def test_numbers_are_learnt_in_standard_deviations(rated: Path, tmp_path: Path) -> None:
-    """34.5 and 14.5 stars on average, of equal number: about one standard deviation above the mean, and one below."""
-    declared = rating(rated, tiny_rewards.gpt2(tmp_path / "base"), data={"target": "stars"}, epochs=5, learning_rate=3e-3)
+    """34.5 and 14.5 stars on average, of equal number: about one standard deviation above the mean, one below."""
+    declared = rating(
+        rated, tiny_rewards.gpt2(tmp_path / "base"), data={"target": "stars"}, epochs=5, learning_rate=3e-3
+    )
     trained = train(tmp_path / "stars", declared)
     assert set(trained.heldout) == {"n", "spearman"} and trained.heldout["spearman"] > 0.6
     scorer = scoring.load("stars", declared, [tmp_path / "stars"], "cpu")
@@ -256,7 +260,7 @@ def test_labels_in_smaller_parts_are_learnt_as_well_and_a_kill_changes_nothing(
     assert one == two
     run = transformer.Fitter.training_step
 
-    def limited(self: transformer.Fitter, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
+    def limited(self: transformer.Fitter, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         if len(inputs["input_ids"]) > 4:
             raise torch.OutOfMemoryError("a limit of 4 rows")
         return run(self, model, inputs, *rest)
