@@ -89,6 +89,8 @@ VALUES: Tree = {
     "conditioning.chat_template_kwargs": {"enable_thinking": False},
     "run.methods": ["linear", "pama"],
     "run.seeds": [0, 1],
+    **{f"rewards.{name}.url": "https://other.example.com/v1" for name in "ac"},
+    **{f"rewards.{name}.pattern": r"score (\d+)" for name in "ac"},
     "objectives.first.reward": "c",
     "objectives.first.judge": "c",
     "evaluation.reference_point": {"first": 0.0},

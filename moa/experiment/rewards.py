@@ -4,54 +4,16 @@ Each kind's scorer is `moa/rewards/<kind>.py`. Scores are float32, unrounded, hi
 its meaning in docs/experiment.md.
 """
 
-import re
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from moa.experiment.endpoint import Endpoint as Endpoint
 from moa.experiment.names import Source
-
-
-def no_truth(value: Any) -> Any:
-    """Return a value that is neither true nor false; Python takes these for 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not true or false")
-    return value
-
-
-class Strict(BaseModel):
-    """A section of the experiment file: unknown keys are errors, values are immutable.
-
-    The string under a field is its meaning, and after "Source:" where its default comes from; without that the default
-    is ours.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth(cls, data: Any) -> Any:
-        """Refuse true and false where pydantic would read a 1 or a 0."""
-        for name, value in data.items() if isinstance(data, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"{name}: expected a number, not {str(value).lower()}")
-        return data
-
-
-def _holds_response(*templates: str | None) -> None:
-    """Raise where no template holds {response}: every response would get the same score."""
-    if not any("{response}" in template for template in templates if template is not None):
-        raise ValueError(
-            f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}"
-        )
-
-
-Seed = Annotated[int, BeforeValidator(no_truth), Field(ge=0, le=2**32 - 1)]  # numpy and Transformers take no other
-Limit = Annotated[float, BeforeValidator(no_truth), Field(ge=-1e30, le=1e30)]  # a score, which float32 holds
+from moa.experiment.strict import Limit as Limit
+from moa.experiment.strict import Seed as Seed
+from moa.experiment.strict import Strict as Strict
+from moa.experiment.strict import holds_response
 
 
 class Vader(Strict):
@@ -144,7 +106,7 @@ class Classifier(Strict):
 
     @model_validator(mode="after")
     def _template(self) -> "Classifier":
-        _holds_response(self.template, self.pair)
+        holds_response(self.template, self.pair)
         return self
 
 
@@ -216,7 +178,7 @@ class Linear(Strict):
 
     @model_validator(mode="after")
     def _template(self) -> "Linear":
-        _holds_response(self.template)
+        holds_response(self.template)
         return self
 
 
@@ -251,7 +213,7 @@ class Transformer(Strict):
 
     @model_validator(mode="after")
     def _template(self) -> "Transformer":
-        _holds_response(self.template)
+        holds_response(self.template)
         return self
 
 
@@ -273,87 +235,8 @@ class Python(Strict):
         return self
 
 
-class Endpoint(Strict):
-    """A chat model behind an OpenAI-compatible endpoint that is asked for a number; its answers are kept on disk."""
-
-    kind: Literal["endpoint"]
-    url: str = Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")
-    """Address of the endpoint up to where `/chat/completions` follows; without a key or a password."""
-    model: str = Field(min_length=1)
-    """Name of the model, as the endpoint calls it."""
-    template: str
-    """What it is asked, in one message; made of {prompt} and {response}."""
-    pattern: str = r"(-?\d+(?:\.\d+)?)"
-    """Regular expression whose one group is the number; its first match in the answer counts."""
-    low: Limit
-    """Least number that it may give, and the score of a blank response; another is an error."""
-    high: Limit
-    """Largest number that it may give."""
-    max_tokens: int = Field(64, ge=1, le=100_000)
-    """Most tokens of an answer."""
-    requests: int = Field(1000, ge=1, le=1_000_000_000)
-    """Most requests in all, by every job and rerun in this folder; what is answered already asks nothing."""
-    concurrency: int = Field(4, ge=1, le=64)
-    """Requests at a time."""
-    timeout: float = Field(60.0, gt=0, le=3600)
-    """Seconds that a request may take."""
-    retries: int = Field(4, ge=0, le=20)
-    """Further tries of a request after a timeout, status 429 or 5xx, or an answer that is cut off."""
-    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable that holds the key; null sends none."""
-
-    @model_validator(mode="after")
-    def _askable(self) -> "Endpoint":
-        _holds_response(self.template)
-        if self.high <= self.low:
-            raise ValueError(f"high ({self.high:g}) must be above low ({self.low:g})")
-        try:
-            groups = re.compile(self.pattern).groups
-        except re.error as error:
-            raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from None
-        if groups != 1:
-            raise ValueError(f"pattern {self.pattern!r} has {groups} groups; give one, (...), around the number")
-        _ = urlsplit(self.url).port  # a ValueError where it is none
-        if self.api_key_env is not None and self.url.startswith("http:") and not self.here:
-            raise ValueError(f"url {self.url} would carry the key in the open; give an https address")
-        return self
-
-    @property
-    def here(self) -> bool:
-        """Return whether the endpoint is on this machine."""
-        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-
-
 Reward = Annotated[
     Vader | Length | Conciseness | Readability | Classifier | Linear | Transformer | Python | Endpoint,
     Field(discriminator="kind"),
 ]
 TRAINED = ("linear", "transformer")
-
-
-def shared(reward: Reward, judge: Reward) -> str | None:
-    """Return what a judge has in common with the reward that it judges, None where it is independent of it.
-
-    Hacking a reward shows only to a judge that does not make the same mistakes: one of another model or formula, or
-    trained on other prompts.
-    """
-    match reward, judge:
-        case ((Linear() | Transformer()), (Linear() | Transformer())):
-            one, other = reward.data, judge.data
-            same = (one.source, one.subset, one.split) == (other.source, other.subset, other.split)
-            apart = one.part[1] <= other.part[0] or other.part[1] <= one.part[0]
-            remedy = "train them on two halves, data.part: [0, 0.5] and [0.5, 1], or on other data"
-            return None if apart or not same else f"both are trained on the same prompts of {one.source}; {remedy}"
-        case Classifier(), Classifier():
-            return f"both are the model {reward.source}; name another model" if reward.source == judge.source else None
-        case Endpoint(), Endpoint():
-            same = (reward.url, reward.model) == (judge.url, judge.model)
-            return f"both ask the model {reward.model}; name another model" if same else None
-        case Python(), Python():
-            same = reward.function == judge.function
-            return f"both are the function {reward.function}; name another reward" if same else None
-        case Readability(), Readability():
-            same = reward.formula == judge.formula
-            return f"both are the formula {reward.formula}; name another reward" if same else None
-        case _:
-            return f"both are of kind {reward.kind}; name another reward" if type(reward) is type(judge) else None

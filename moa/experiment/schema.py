@@ -11,6 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from moa.errors import MoaError, nearest
 from moa.experiment import names, reader
+from moa.experiment.judges import shared
 from moa.experiment.keys import (
     Conditioning,
     Data,
@@ -25,7 +26,7 @@ from moa.experiment.keys import (
 from moa.experiment.mistakes import explain
 from moa.experiment.names import Name
 from moa.experiment.preferences import Preference
-from moa.experiment.rewards import TRAINED, Reward, Strict, shared
+from moa.experiment.rewards import TRAINED, Reward, Strict
 
 MOST_OBJECTIVES = 12  # a policy's folder is called by a weight for each, and the tokenizer reads their lattice
 MOST_DRAWN = 200_000_000  # eight bytes each

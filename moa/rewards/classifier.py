@@ -32,7 +32,7 @@ from moa.job.memory import allocating
 from moa.lm import loading
 from moa.lm.inspect import context, inspect_model, unfit
 from moa.lm.precision import number_format
-from moa.rewards.reading import Encoded, encode
+from moa.rewards.reading import Encoded, check_covers, encode
 from moa.rewards.scoring import Scorer, Scores
 
 log = logging.getLogger("moa")
@@ -278,7 +278,9 @@ def pretrained(
         raise unfit(
             origin.name, f"its weights are stored quantised, {stored.quantisation}", "name the unquantised model"
         )
-    return loading.tokenizer(origin, classifier=True), loading.classifier(stored, new_head, **settings)
+    tokenizer = loading.tokenizer(origin, classifier=True)
+    check_covers(name, tokenizer, stored.vocabulary)
+    return tokenizer, loading.classifier(stored, new_head, **settings)
 
 
 def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

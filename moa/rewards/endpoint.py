@@ -4,17 +4,18 @@ What it has answered is in moa/rewards/answers.py; what it is asked over the net
 """
 
 import asyncio
+import json
 import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx2
 
 from moa.errors import MoaError
-from moa.experiment.rewards import Endpoint
+from moa.experiment.endpoint import LIMITS, LIMITS_VARIABLE, Endpoint
 from moa.job.command import Progress
 from moa.rewards.answers import Answer, Answers
 from moa.rewards.asking import Asker
@@ -122,6 +123,14 @@ def check(name: str, spec: Endpoint) -> str | None:
     return key
 
 
+def export(asked: Mapping[str, Endpoint]) -> None:
+    """Tell jobs started from here how endpoints are asked; keys are in their own variables alone."""
+    limits = {name: {key: getattr(spec, key) for key in LIMITS} for name, spec in asked.items()}
+    os.environ[LIMITS_VARIABLE] = json.dumps(limits)
+
+
 def load(name: str, spec: Endpoint, models: Sequence[Path], device: str | None) -> EndpointScorer:
-    """Return the scorer; nothing is asked yet."""
+    """Return the scorer; nothing is asked yet. How it is asked stands in the environment of a run's jobs."""
+    given = json.loads(os.environ.get(LIMITS_VARIABLE, "{}")).get(name, {})
+    spec = Endpoint.model_validate({**spec.model_dump(), **given})
     return EndpointScorer(name, spec, check(name, spec))

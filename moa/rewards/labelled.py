@@ -70,7 +70,7 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
     if data.rows is not None and data.rows < len(made):
         # Not the first rows: files are often sorted by label.
         made = [made[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(made))[: data.rows])]
-    made = _without_ties(name, made)
+    made = _telling(name, made, data)
     training, held = split(made, heldout)
     for part, found in (("training", training), ("held-out", held)):
         _check(f"rewards.{name}.data: the {part} rows of {data.source}", found, data, rows)
@@ -107,10 +107,12 @@ def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
     return float(target)
 
 
-def _without_ties(name: str, made: list[Example]) -> list[Example]:
+def _telling(name: str, made: list[Example], data: Labelled) -> list[Example]:
+    """Leave out rows that tell nothing: pairs of one text twice, and labelled rows without a text."""
     kept = [e for e in made if e.text != e.rejected]
     if len(kept) < len(made):
-        log.info("reward %s: left out %d pairs whose texts are the same", name, len(made) - len(kept))
+        what = "pairs whose texts are the same" if data.chosen else "rows without a text"
+        log.info("reward %s: left out %d %s", name, len(made) - len(kept), what)
     return kept
 
 

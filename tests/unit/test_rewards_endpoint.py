@@ -19,7 +19,7 @@ import moa
 from moa.ahead import local
 from moa.errors import MoaError
 from moa.experiment import schema
-from moa.experiment.rewards import Endpoint
+from moa.experiment.endpoint import LIMITS, LIMITS_VARIABLE, Endpoint
 from moa.plan import Plan
 from moa.rewards import asking, endpoint, scoring
 from moa.rewards.answers import Answers
@@ -396,3 +396,19 @@ def test_a_run_without_network_or_key_is_refused_before_it_begins_and_nothing_is
 def test_what_cannot_be_asked_is_refused_by_the_schema(server: Server, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         declared(server, **settings)
+
+
+def test_how_it_is_asked_reruns_nothing_and_reaches_the_jobs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sections of two experiments are the same; only what their jobs find in the environment differs."""
+    monkeypatch.setenv(LIMITS_VARIABLE, "{}")
+    changed = {"requests": 7, "concurrency": 2, "timeout": 9, "retries": 0, "api_key_env": "MY_KEY"}
+    one, other = experiment(declared(server)), experiment(declared(server, **changed))
+    assert set(changed) == set(LIMITS) and one.scoring(judges=True) == other.scoring(judges=True)
+    assert one.scoring(judges=True) != experiment(declared(server, model="x")).scoring(judges=True)
+    monkeypatch.setenv("MY_KEY", KEY)
+    endpoint.export(other.endpoints())
+    assert KEY not in os.environ[LIMITS_VARIABLE]
+    loaded = scoring.load("judge", other.scoring(judges=True).rewards["judge"], [])
+    assert isinstance(loaded, endpoint.EndpointScorer) and loaded.spec == declared(server, **changed)
+    assert scoring.score("judge", loaded, ["hi"], ["abc"], None).values.tolist() == [3]
+    assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
