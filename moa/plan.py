@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from moa.errors import MoaError
 from moa.experiment import keys, schema
+from moa.experiment.endpoint import LIMITS
 from moa.experiment.preferences import Preference, refuse_twice
-from moa.experiment.rewards import Classifier, Linear, Python, Reward, Strict, Transformer
+from moa.experiment.rewards import Classifier, Endpoint, Linear, Python, Reward, Strict, Transformer
 from moa.experiment.schema import Experiment
 from moa.lm.conditioning import preference_text
 from moa.method import Method, Policy
@@ -108,8 +109,16 @@ class Plan:
         """Return objectives and their rewards; judges are evaluation's alone, so a new judge retrains nothing."""
         objectives = {k: o if judges else reset(o, "judge") for k, o in self.experiment.objectives.items()}
         named = {name for o in objectives.values() for name in (o.reward, o.judge)}
-        rewards = {name: spec for name, spec in self.experiment.rewards.items() if name in named}
+        rewards: dict[str, Reward] = {
+            name: reset(spec, *LIMITS) if isinstance(spec, Endpoint) else spec
+            for name, spec in self.experiment.rewards.items()
+            if name in named
+        }
         return schema.ScoringSection(task=self.experiment.task, objectives=objectives, rewards=rewards)
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Return the endpoints that the run asks, with how they are asked, which no section holds."""
+        return {name: spec for name, spec in self.experiment.used_rewards().items() if isinstance(spec, Endpoint)}
 
     def base(self) -> schema.BaseSection:
         experiment, model = self.experiment, self.experiment.model

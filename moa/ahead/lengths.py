@@ -133,10 +133,11 @@ def reward(counting: Counting, name: str, spec: Classifier | Transformer, stored
             cut so often that its job would refuse.
     """
     from moa.lm import loading  # loads torch
-    from moa.rewards.reading import encode
+    from moa.rewards.reading import check_covers, encode
 
     origin = loading.Origin(stored.folder, None, f"rewards.{name}.source: cannot be read", f"rewards.{name}.source")
     tokenizer = loading.tokenizer(origin, classifier=isinstance(spec, Classifier))
+    check_covers(name, tokenizer, stored.vocabulary)
     pair = spec.pair if isinstance(spec, Classifier) else None
     keys = {"template": spec.template, "pair": pair, "max_length": spec.max_length}
     reads = Classifier(kind="classifier", source=spec.source, **keys)

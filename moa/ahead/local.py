@@ -19,7 +19,7 @@ from moa.ahead import named
 from moa.ahead.named import Table, Weights, expanded
 from moa.errors import MoaError, listed, nearest, one_line
 from moa.experiment.rewards import Classifier, Labelled, Linear, Transformer
-from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, inspect_model, read_json, unfit
+from moa.lm.inspect import UNBOUNDED, Stored, check_quantisation, check_writes, inspect_model, read_json, unfit
 from moa.lm.inspect_adapter import adapter_folder, inspect_adapter
 from moa.methods import external
 from moa.plan import Plan
@@ -66,6 +66,11 @@ def mistakes(plan: Plan) -> list[str]:
     for name, function in named.functions(plan).items():
         with collecting(found):
             check_module(name, function.function)
+    for name, asked in plan.endpoints().items():
+        from moa.rewards import endpoint  # loads a client
+
+        with collecting(found):
+            endpoint.check(name, asked)
     for weights in named.models(plan):
         with collecting(found):
             check_model(plan, weights)
@@ -252,6 +257,7 @@ def check_base(plan: Plan, stored: Stored) -> None:
     """Refuse a base that cannot answer or train as the experiment says."""
     experiment = plan.experiment
     model, new = experiment.model, experiment.generation.max_new_tokens
+    check_writes(stored)
     check_quantisation(stored, model.quantisation, training=model.sft is not None)
     context = stored.context or UNBOUNDED
     if new >= context:

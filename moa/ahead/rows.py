@@ -36,12 +36,14 @@ def read(plan: Plan, seen: Seen) -> Sets | None:
     Returns:
         the prompts and texts of the run; None where they are not known.
     """
+    trained: dict[str, set[str]] = {}
     with listening(seen.said):
         sets = _prompts(plan, seen)
         for name, spec in plan.scoring(judges=True).rewards.items():
             if isinstance(spec, Linear | Transformer) and readable(table(plan, f"rewards.{name}.data"), seen.unseen):
                 with collecting(seen.mistakes):
-                    _examples(name, spec)
+                    trained[name] = _trained_on(name, spec)
+        seen.mistakes += _shared_prompts(plan, trained)
         for key, source in named.pairs(plan).items():
             if readable(table(plan, key), seen.unseen):
                 with collecting(seen.mistakes):
@@ -101,11 +103,24 @@ def _prompts(plan: Plan, seen: Seen) -> Sets | None:
     return None
 
 
-def _examples(name: str, spec: Linear | Transformer) -> None:
+def _trained_on(name: str, spec: Linear | Transformer) -> set[str]:
+    """Return the prompts, or texts, that a reward is trained on."""
     try:
-        examples(name, spec.data, spec.template, spec.heldout)
+        training, _ = examples(name, spec.data, spec.template, spec.heldout)
+        return {example.group for example in training}
     except MoaError as error:
         raise under(f"rewards.{name}.data", error) from None
+
+
+def _shared_prompts(plan: Plan, trained: dict[str, set[str]]) -> Iterator[str]:
+    """Yield a line for every judge that is trained on prompts of its reward, of whatever file."""
+    for name, objective in plan.experiment.objectives.items():
+        both = trained.get(objective.reward, set()) & trained.get(objective.judge or "", set())
+        if both:
+            yield (
+                f"objectives.{name}.judge: {objective.judge} and {objective.reward} are trained on {len(both)} of the"
+                f" same prompts, first {min(both)[:60]!r}; train them on two halves, data.part: [0, 0.5] and [0.5, 1]"
+            )
 
 
 def answers(plan: Plan, sets: Sets | None, seen: Seen) -> None:

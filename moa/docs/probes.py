@@ -44,6 +44,13 @@ REWARDS: Tree = {  # the least that a kind needs
         "data": {"source": "owner/rows", "chosen": "chosen", "rejected": "rejected"},
     },
     "python": {"function": "rewards.mine:score"},
+    "endpoint": {
+        "url": "https://api.example.com/v1",
+        "model": "judge",
+        "template": "How helpful is {response}, from 0 to 10?",
+        "low": 0,
+        "high": 10,
+    },
 }
 PROMPTS = {"text": None, "prompt": "prompt", "response": "response"}
 OTHER = {"response": None, "responses": {"source": "owner/other", "prompt": "prompt", "response": "response"}}
@@ -82,6 +89,8 @@ VALUES: Tree = {
     "conditioning.chat_template_kwargs": {"enable_thinking": False},
     "run.methods": ["linear", "pama"],
     "run.seeds": [0, 1],
+    **{f"rewards.{name}.url": "https://other.example.com/v1" for name in "ac"},
+    **{f"rewards.{name}.pattern": r"score (\d+)" for name in "ac"},
     "objectives.first.reward": "c",
     "objectives.first.judge": "c",
     "evaluation.reference_point": {"first": 0.0},

@@ -4,52 +4,16 @@ Each kind's scorer is `moa/rewards/<kind>.py`. Scores are float32, unrounded, hi
 its meaning in docs/experiment.md.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from moa.experiment.endpoint import Endpoint as Endpoint
 from moa.experiment.names import Source
-
-
-def no_truth(value: Any) -> Any:
-    """Return a value that is neither true nor false; Python takes these for 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not true or false")
-    return value
-
-
-class Strict(BaseModel):
-    """A section of the experiment file: unknown keys are errors, values are immutable.
-
-    The string under a field is its meaning, and after "Source:" where its default comes from; without that the default
-    is ours.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth(cls, data: Any) -> Any:
-        """Refuse true and false where pydantic would read a 1 or a 0."""
-        for name, value in data.items() if isinstance(data, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"{name}: expected a number, not {str(value).lower()}")
-        return data
-
-
-def _holds_response(*templates: str | None) -> None:
-    """Raise where no template holds {response}: every response would get the same score."""
-    if not any("{response}" in template for template in templates if template is not None):
-        raise ValueError(
-            f"a template must hold {{response}}, got {' and '.join(repr(t) for t in templates if t is not None)}"
-        )
-
-
-Seed = Annotated[int, BeforeValidator(no_truth), Field(ge=0, le=2**32 - 1)]  # numpy and Transformers take no other
-Limit = Annotated[float, BeforeValidator(no_truth), Field(ge=-1e30, le=1e30)]  # a score, which float32 holds
+from moa.experiment.strict import Limit as Limit
+from moa.experiment.strict import Seed as Seed
+from moa.experiment.strict import Strict as Strict
+from moa.experiment.strict import holds_response
 
 
 class Vader(Strict):
@@ -142,7 +106,7 @@ class Classifier(Strict):
 
     @model_validator(mode="after")
     def _template(self) -> "Classifier":
-        _holds_response(self.template, self.pair)
+        holds_response(self.template, self.pair)
         return self
 
 
@@ -166,17 +130,26 @@ class Labelled(Strict):
     prompt: str | None = None
     """Column of the prompts; without it {prompt} is empty, as for pairs of whole dialogues."""
     label: str | None = None
-    """Column of labels, for a logistic regression."""
+    """Column of labels: a logistic regression."""
     positive: list[int | str] = [1]
     """Values of `label` that count as 1."""
     target: str | None = None
-    """Column of numbers, for a ridge regression."""
+    """Column of numbers: a regression."""
     chosen: str | None = None
-    """Column of the preferred responses, for a Bradley-Terry model."""
+    """Column of the preferred responses: a Bradley-Terry model."""
     rejected: str | None = None
     """Column of the other responses."""
     rows: int | None = Field(None, ge=10, le=100_000_000)
     """Rows to use, drawn at random; null takes all."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Part of the prompts to use, by the hash of each: [0, 0.5] and [0.5, 1] are two halves in every file, so that a
+    reward and its judge share no prompt."""
+
+    @model_validator(mode="after")
+    def _part(self) -> "Labelled":
+        if not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ValueError(f"part must be two numbers that rise within 0 and 1, got {list(self.part)}")
+        return self
 
     @model_validator(mode="after")
     def _one_supervision(self) -> "Labelled":
@@ -201,20 +174,23 @@ class Linear(Strict):
     regularisation: float = Field(1.0, ge=1e-9, le=1e9)
     """Strength of the L2 penalty."""
     heldout: float = Field(0.1, gt=0, lt=1)
-    """Share of the rows that measures the model and trains nothing."""
+    """Share of the prompts whose rows measure the model and train nothing."""
 
     @model_validator(mode="after")
     def _template(self) -> "Linear":
-        _holds_response(self.template)
+        holds_response(self.template)
         return self
 
 
 class Transformer(Strict):
-    """A transformer trained here on preference pairs by TRL's RewardTrainer."""
+    """A transformer trained here: on pairs by TRL's RewardTrainer; on labels by cross-entropy; on numbers by squares.
+
+    The score is the logit, or the number in standard deviations of the training rows.
+    """
 
     kind: Literal["transformer"]
     data: Labelled
-    """The pairs: `chosen` and `rejected`."""
+    """What it is trained on."""
     source: Source
     """Hub id or local folder of the model that training starts from."""
     revision: str | None = None
@@ -227,21 +203,17 @@ class Transformer(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights; `float16` needs a GPU."""
     batch_size: int = Field(16, ge=1, le=100_000)
-    """Pairs per optimiser step, and texts per forward pass."""
+    """Rows or pairs per optimiser step, and texts per forward pass."""
     epochs: float = Field(1.0, gt=0, le=10_000)
-    """Passes over the pairs."""
+    """Passes over the rows."""
     learning_rate: float = Field(1e-4, gt=0, le=100)
     """Learning rate. Source: TRL's RewardTrainer."""
     heldout: float = Field(0.1, gt=0, lt=1)
-    """Share of the pairs that measures the model and trains nothing."""
+    """Share of the prompts whose rows measure the model and train nothing."""
 
     @model_validator(mode="after")
-    def _pairs(self) -> "Transformer":
-        _holds_response(self.template)
-        if self.data.chosen is None:
-            raise ValueError(
-                "kind transformer trains on preference pairs: give data.chosen and data.rejected, or use kind linear"
-            )
+    def _template(self) -> "Transformer":
+        holds_response(self.template)
         return self
 
 
@@ -264,7 +236,7 @@ class Python(Strict):
 
 
 Reward = Annotated[
-    Vader | Length | Conciseness | Readability | Classifier | Linear | Transformer | Python,
+    Vader | Length | Conciseness | Readability | Classifier | Linear | Transformer | Python | Endpoint,
     Field(discriminator="kind"),
 ]
 TRAINED = ("linear", "transformer")

@@ -11,6 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from moa.errors import MoaError, nearest
 from moa.experiment import names, reader
+from moa.experiment.judges import shared
 from moa.experiment.keys import (
     Conditioning,
     Data,
@@ -153,10 +154,22 @@ class Experiment(TaskSection):
                     raise ValueError(
                         f"objectives.{name}: no reward '{reward}' in `rewards`.{nearest(reward, self.rewards)}"
                     )
+            if objective.judge is not None:
+                self._independent(name, objective.reward, objective.judge)
         for name in self.evaluation.reference_point or {}:
             if name not in self.objectives:
                 raise ValueError(f"evaluation.reference_point: no objective '{name}'.{nearest(name, self.objectives)}")
         return self
+
+    def _independent(self, objective: str, reward: str, judge: str) -> None:
+        """Refuse a judge that would repeat its reward's mistakes."""
+        same = (
+            "it is the reward itself; name another reward"
+            if reward == judge
+            else shared(self.rewards[reward], self.rewards[judge])
+        )
+        if same is not None:
+            raise ValueError(f"objectives.{objective}.judge: {judge} is no independent judge of {reward}: {same}")
 
     def used_rewards(self) -> dict[str, Any]:
         """Return the rewards that some objective names, as reward or judge."""

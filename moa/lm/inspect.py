@@ -29,6 +29,12 @@ IMPLEMENTATIONS = tuple(
     f"{part}_implementation{end}" for part in ("attn", "_attn", "experts", "_experts") for end in ("", "_internal")
 )
 ATTENTIONS = (None, "eager", "sdpa")
+# Model types that read a text in both directions at once; config.is_decoder makes a few of them write after all.
+ENCODERS = {
+    *("albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
+    *("eurobert", "megatron-bert", "modernbert", "mpnet", "nomic_bert", "roberta", "roberta-prelayernorm", "roformer"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
 MEDIA = ("image_token", "audio_token", "video_token")  # a model of text never reads them
 
 
@@ -97,6 +103,14 @@ def inspect_model(folder: Path, name: str | None = None) -> Stored:
         vocabulary=vocabulary(config),
         end_tokens=tuple(i for i in (ends if isinstance(ends, list) else [ends]) if is_count(i) or i == 0),
     )
+
+
+def check_writes(stored: Stored) -> None:
+    """Refuse an encoder where a causal language model is asked for: it reads texts and writes none."""
+    kind = stored.config.get("model_type")
+    if kind in ENCODERS and not stored.config.get("is_decoder"):
+        remedy = "name a causal language model; an encoder can be a reward, of kind classifier or transformer"
+        raise unfit(stored.name, f"it is an encoder, model type {kind}, which reads texts and writes none", remedy)
 
 
 def read_json(path: Path) -> dict[str, Any]:

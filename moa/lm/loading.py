@@ -154,6 +154,7 @@ def check_tokens(found: PreTrainedTokenizerBase, rows: int | None, name: str, cl
 
 def causal_lm(stored: Stored, **settings: Any) -> PreTrainedModel:
     """Load a causal language model and check its tensors; `settings` are from_pretrained's."""
+    inspect.check_writes(stored)
     model, report = _load(AutoModelForCausalLM, stored, settings)
     _check(model, report, stored)
     return model

@@ -1,8 +1,10 @@
 """A Hugging Face sequence classifier as reward, with its own tokenizer: safetensors only, no remote code.
 
+A model with several outputs, as multi-attribute reward models are, serves several rewards: it is loaded once, and run
+once for the texts that they all score.
+
 Notation: B rows of a batch, S tokens of its longest row, L logits. A row's score does not depend on the batch that it
-    is
-in: rows are sorted by length, padded on the right and masked. In float32 the difference is rounding (below 1e-5); in
+is in: rows are sorted by length, padded on the right and masked. In float32 the difference is rounding (below 1e-5); in
 half precision it is measured on the first call and kept in `deviation`.
 
 Decoder models read their score off the last token. Two conventions exist, and the model's config tells them apart: with
@@ -13,7 +15,8 @@ of its rows holds, which gives exactly the score of the row alone.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from moa.job.memory import allocating
 from moa.lm import loading
 from moa.lm.inspect import context, inspect_model, unfit
 from moa.lm.precision import number_format
-from moa.rewards.reading import Encoded, encode
+from moa.rewards.reading import Encoded, check_covers, encode
 from moa.rewards.scoring import Scorer, Scores
 
 log = logging.getLogger("moa")
@@ -37,23 +40,48 @@ MEASURED_ROWS = 32  # scored a second time, alone, to measure what rounding does
 PROGRESS_SECONDS = 30.0
 
 
-class ClassifierScorer(Scorer):
-    """A loaded classifier."""
+@dataclass(frozen=True)
+class Read:
+    """What a model said of n texts.
+
+    Attributes:
+        logits: (n, L) float32.
+        truncated: (n,) bool, of `Scores`.
+        tokens: that it has read for this.
+        alone: some rows' numbers, and their logits one by one, in half precision: what batching does to them.
+    """
+
+    logits: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+    tokens: int
+    alone: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+
+
+class Network:
+    """A loaded classifier, which rewards that differ in their outputs share.
+
+    It remembers its last answer: where several objectives score the same texts, it runs once.
+
+    Attributes:
+        batch_size: texts per forward pass, fewer where memory ran out.
+        reduced: that number, where it did.
+    """
 
     def __init__(self, name: str, spec: Classifier, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
         self.name, self.spec, self.tokenizer, self.model = name, spec, tokenizer, model.eval()
         self.batch_size = spec.batch_size
-        self.deviation: float | None = None
-        self.tokens = 0
         self.reduced: int | None = None
-        self.told = False  # that prompts were cut
+        self.told = self.measured = False  # that prompts were cut; what batching does
+        self.last: tuple[list[str], list[str], Read] | None = None
 
-    def score(self, prompts: list[str], responses: list[str]) -> Scores:
-        """Score n texts in length-sorted batches.
+    def read(self, prompts: list[str], responses: list[str]) -> Read:
+        """Return the logits of n texts, in length-sorted batches; `tokens` is 0 where they are remembered.
 
         Of a text of more than max_length tokens the prompt is cut, from its beginning; a response that is cut, too, is
         flagged.
         """
+        if self.last is not None and self.last[:2] == (prompts, responses):
+            return replace(self.last[2], tokens=0)
         rows, shortened, truncated = encode(self.name, self.tokenizer, self.spec, prompts, responses)
         if shortened and not self.told:
             self.told = True
@@ -64,34 +92,38 @@ class ClassifierScorer(Scorer):
                 len(rows),
                 self.spec.max_length,
             )
-        values = self._batched(rows)
-        if self.spec.dtype != "float32" and self.deviation is None and len(rows) > 1:
-            self._measure(rows, values)
-        self.tokens += sum(len(row["input_ids"]) for row in rows)
-        return Scores(values, truncated)
+        logits = self._batched(rows)
+        alone = None
+        if self.spec.dtype != "float32" and not self.measured and len(rows) > 1:
+            self.measured = True
+            some = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int))
+            alone = some, np.concatenate([self._logits([rows[i]]) for i in some])
+        found = Read(logits, truncated, sum(len(row["input_ids"]) for row in rows), alone)
+        self.last = list(prompts), list(responses), found
+        return found
 
     def _batched(self, rows: list[Encoded]) -> NDArray[np.float32]:
         # longest first: too little memory shows at once
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
-        values = np.empty(len(rows), np.float32)
+        logits = np.empty((len(rows), self.model.config.num_labels), np.float32)
         done, reported = 0, time.monotonic()
         while done < len(order):
             some = order[done : done + self.batch_size]
             found = self._fitting([rows[i] for i in some])
             if found is None:
                 continue
-            values[some] = found
+            logits[some] = found
             done += len(some)
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 log.info("reward %s: %d of %d texts scored", self.name, done, len(order))
                 reported = time.monotonic()
-        return values
+        return logits
 
     def _fitting(self, rows: list[Encoded]) -> NDArray[np.float32] | None:
-        """Return the rows' scores, or None where memory did not suffice and the batch size was halved."""
+        """Return the rows' logits, or None where memory did not suffice and the batch size was halved."""
         try:
             with allocating():
-                return self._scores(rows)
+                return self._logits(rows)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 tokens = len(rows[0]["input_ids"])
@@ -105,31 +137,63 @@ class ClassifierScorer(Scorer):
         return None
 
     @torch.inference_mode()
-    def _scores(self, rows: list[Encoded]) -> NDArray[np.float32]:
-        config = self.model.config.get_text_config()
-        own = config.pad_token_id
+    def _logits(self, rows: list[Encoded]) -> NDArray[np.float32]:
+        """Return the logits (B, L) of one forward pass."""
+        own = self.model.config.get_text_config().pad_token_id
         pad = own if own is not None else unused(rows)
-        try:
-            config.pad_token_id = pad
-            logits = self.model(**collate(rows, pad, self.model.device)).logits.float()  # (B, L)
-        finally:
-            config.pad_token_id = own
+        found: NDArray[np.float32] = (
+            forward(self.model, collate(rows, pad, self.model.device), pad).float().cpu().numpy()
+        )
+        return found
+
+
+class ClassifierScorer(Scorer):
+    """An output of a loaded classifier."""
+
+    def __init__(self, name: str, spec: Classifier, network: Network) -> None:
+        self.name, self.spec, self.network = name, spec, network
+        self.deviation: float | None = None
+        self.tokens = 0
+
+    @property
+    def reduced(self) -> int | None:  # type: ignore[override]
+        """Texts per forward pass, where memory did not suffice for as many as declared."""
+        return self.network.reduced
+
+    def score(self, prompts: list[str], responses: list[str]) -> Scores:
+        """Score n texts; tokens count for the reward that they were read for, not for those that share the answer."""
+        found = self.network.read(prompts, responses)
+        values = self._chosen(found.logits)
+        if found.alone is not None:
+            some, alone = found.alone
+            self.deviation = float(np.abs(values[some] - self._chosen(alone)).max())
+            log.info(
+                "reward %s: scores of %d texts in half precision differ by up to %.3g between a batch and alone",
+                self.name,
+                len(some),
+                self.deviation,
+            )
+        self.tokens += found.tokens
+        return Scores(values, found.truncated)
+
+    def _chosen(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the declared output (n,) of logits (n, L)."""
         chosen = logits[:, self.spec.logit]
         if self.spec.minus_logit is not None:
             chosen = chosen - logits[:, self.spec.minus_logit]
-        values: NDArray[np.float32] = (self.spec.sign * chosen).cpu().numpy()
-        return values
+        return np.float32(self.spec.sign) * chosen
 
-    def _measure(self, rows: list[Encoded], values: NDArray[np.float32]) -> None:
-        some = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int))
-        alone = np.array([self._scores([rows[i]])[0] for i in some])
-        self.deviation = float(np.abs(values[some] - alone).max())
-        log.info(
-            "reward %s: scores of %d texts in half precision differ by up to %.3g between a batch and alone",
-            self.name,
-            len(some),
-            self.deviation,
-        )
+
+def forward(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) -> Tensor:
+    """Return the logits (B, L) of a batch that is padded with `pad`; the model's config is as before afterwards."""
+    config = model.config.get_text_config()
+    own = config.pad_token_id
+    try:
+        config.pad_token_id = pad
+        logits: Tensor = model(**batch).logits
+        return logits
+    finally:
+        config.pad_token_id = own
 
 
 def unused(rows: list[Encoded]) -> int:
@@ -160,15 +224,36 @@ def load(name: str, spec: Classifier, models: Sequence[Path], device: str | None
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = number_format(spec.dtype, f"rewards.{name}.dtype")
     tokenizer, model = pretrained(name, spec.source, spec.revision, dtype=dtype)
-    labels = model.config.num_labels
+    check_length(name, spec.max_length, tokenizer, model)
+    return output(name, spec, Network(name, spec, tokenizer, model.to(where)))
+
+
+def output(name: str, spec: Classifier, network: Network) -> ClassifierScorer:
+    """Return the reward that an output of a loaded model is.
+
+    Raises:
+        MoaError: a logit that the model has not.
+    """
+    labels = network.model.config.num_labels
     for key, logit in (("logit", spec.logit), ("minus_logit", spec.minus_logit)):
         if logit is not None and logit >= labels:
             raise MoaError(
                 f"reward {name}: {key} is {logit}, but {spec.source} has {labels} logit(s), counted from 0:"
-                f" {model.config.id2label}; correct {key}"
+                f" {network.model.config.id2label}; correct {key}"
             )
-    check_length(name, spec.max_length, tokenizer, model)
-    return ClassifierScorer(name, spec, tokenizer, model.to(where))
+    return ClassifierScorer(name, spec, network)
+
+
+def load_several(specs: Mapping[str, Classifier], device: str | None) -> dict[str, ClassifierScorer]:
+    """Load rewards by name; those that read the same texts with the same model, and differ in outputs, share it."""
+    networks: dict[str, Network] = {}
+    found = {}
+    for name, spec in specs.items():
+        key = spec.model_copy(update={"logit": 0, "minus_logit": None, "sign": 1}).model_dump_json()
+        if key not in networks:
+            networks[key] = load(name, spec, [], device).network
+        found[name] = output(name, spec, networks[key])
+    return found
 
 
 def pretrained(
@@ -193,7 +278,9 @@ def pretrained(
         raise unfit(
             origin.name, f"its weights are stored quantised, {stored.quantisation}", "name the unquantised model"
         )
-    return loading.tokenizer(origin, classifier=True), loading.classifier(stored, new_head, **settings)
+    tokenizer = loading.tokenizer(origin, classifier=True)
+    check_covers(name, tokenizer, stored.vocabulary)
+    return tokenizer, loading.classifier(stored, new_head, **settings)
 
 
 def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

@@ -1,11 +1,14 @@
 """Rows to train a reward on, as texts with values or as pairs, split so that nothing held out was seen.
 
 The split is by prompt, or by text where no prompt column is named: all rows with the same prompt fall on the same side.
-Which prompts are held out depends on their content only, not on the order of the file.
+Which prompts are held out, and which belong to a part, is for the hash of each to say. So two files agree on every
+prompt that both hold, whatever else is in them, and in whatever order. A dialogue that begins with "Human:", as those
+of HH-RLHF do, or with "User:" goes by its first turn: another file may hold that alone.
 """
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from moa.tasks.tabular import read_rows, text_of
 
 log = logging.getLogger("moa")
 SEED = 0  # of the sample that `rows` takes
+FIRST_TURN = re.compile(r"\s*(?:Human|User):(.*?)(?:\n\s*Assistant:.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Example:
         text: what takes the place of {response}; of a pair the chosen text.
         rejected: the rejected text of a pair, '' for labelled rows.
         value: 1 or 0 for a label, the target, or 1 for a pair.
-        group: prompt or text that decides the split.
+        group: prompt or text that decides the split, by its words.
     """
 
     prompt: str
@@ -57,14 +61,16 @@ def examples(name: str, data: Labelled, template: str, heldout: float) -> tuple[
     value = data.label or data.target
     columns = [c for c in (*responses, data.prompt, value) if c is not None]
     rows = read_rows(data.source, data.revision, data.subset, data.split, columns)
-    if data.rows is not None and data.rows < len(rows):
-        # Not the first rows: files are often sorted by label.
-        rows = [rows[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(rows))[: data.rows])]
     made = [
         _example(f"rewards.{name}.data, row {i} of {data.source}", row, data, responses, template)
         for i, row in enumerate(rows)
     ]
-    made = _without_ties(name, made)
+    first, last = data.part
+    made = [e for e in made if first <= position("part", e.group) < last]
+    if data.rows is not None and data.rows < len(made):
+        # Not the first rows: files are often sorted by label.
+        made = [made[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(made))[: data.rows])]
+    made = _telling(name, made, data)
     training, held = split(made, heldout)
     for part, found in (("training", training), ("held-out", held)):
         _check(f"rewards.{name}.data: the {part} rows of {data.source}", found, data, rows)
@@ -78,7 +84,13 @@ def _example(where: str, row: dict[str, Any], data: Labelled, responses: list[st
     prompt = text_of(where, row, data.prompt) if data.prompt else ""
     text, *rejected = (text_of(where, row, column) for column in responses)
     group = prompt if data.prompt else fill(template, prompt, text)
-    return Example(prompt, text, rejected[0] if rejected else "", _value(where, row, data), group)
+    return Example(prompt, text, rejected[0] if rejected else "", _value(where, row, data), opening(group))
+
+
+def opening(prompt: str) -> str:
+    """Return what tells a prompt from others: its first turn where it is a dialogue; case and white space aside."""
+    turn = FIRST_TURN.fullmatch(prompt)
+    return " ".join((turn[1] if turn else prompt).split()).casefold()
 
 
 def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
@@ -95,17 +107,24 @@ def _value(where: str, row: dict[str, Any], data: Labelled) -> float:
     return float(target)
 
 
-def _without_ties(name: str, made: list[Example]) -> list[Example]:
+def _telling(name: str, made: list[Example], data: Labelled) -> list[Example]:
+    """Leave out rows that tell nothing: pairs of one text twice, and labelled rows without a text."""
     kept = [e for e in made if e.text != e.rejected]
     if len(kept) < len(made):
-        log.info("reward %s: left out %d pairs whose texts are the same", name, len(made) - len(kept))
+        what = "pairs whose texts are the same" if data.chosen else "rows without a text"
+        log.info("reward %s: left out %d %s", name, len(made) - len(kept), what)
     return kept
 
 
+def position(what: str, group: str) -> float:
+    """Return a group's place in [0, 1), by its hash; places for one purpose (`what`) say nothing of another's."""
+    return int(text_hash(f"{SEED}", what, group), 16) / 16**16
+
+
 def split(made: list[Example], heldout: float) -> tuple[list[Example], list[Example]]:
-    """Return training and held-out examples; `heldout` is the share of groups held out, at least one."""
-    groups = sorted({e.group for e in made}, key=text_hash)
-    held = set(groups[: max(1, round(heldout * len(groups)))])
+    """Return training and held-out examples; `heldout` is the expected share of groups held out, at least one is."""
+    places = {e.group: position("held out", e.group) for e in made}
+    held = {group for group, place in places.items() if place < heldout} or set(sorted(places, key=places.get)[:1])  # type: ignore[arg-type]
     return [e for e in made if e.group not in held], [e for e in made if e.group in held]
 
 

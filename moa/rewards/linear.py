@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +27,7 @@ from moa.errors import MoaError, one_line
 from moa.experiment.rewards import Linear
 from moa.job.process import Job
 from moa.rewards import card
+from moa.rewards.heldout import metrics
 from moa.rewards.labelled import Example, examples
 from moa.rewards.scoring import Scorer, Scores, Trained, fill, trained_folder, whole
 
@@ -101,7 +100,8 @@ def train(name: str, spec: Linear, folder: Path, _job: Job) -> Trained:
         "intercept": np.array([scorer.intercept], np.float32),
     }
     save_file({key: np.ascontiguousarray(value, np.float32) for key, value in weights.items()}, folder / FILE)
-    trained = Trained(metrics(scorer, heldout, spec), len(training))
+    found = metrics(lambda prompts, texts: scorer.score(prompts, texts).values, heldout, spec.data)
+    trained = Trained(found, len(training))
     card.write(folder, name, spec, trained, "scikit-learn")
     return trained
 
@@ -125,26 +125,6 @@ def _fit(spec: Linear, training: list[Example]) -> LinearScorer:
     return LinearScorer(
         spec.template, idf, model.coef_.ravel().astype(np.float32), float(np.float32(np.ravel(model.intercept_)[0]))
     )
-
-
-def metrics(scorer: LinearScorer, heldout: list[Example], spec: Linear) -> dict[str, float]:
-    """Return n, and how well held-out rows are told apart.
-
-    The measures are AUC and accuracy of labels, Spearman's correlation with targets, or accuracy of pairs.
-    """
-    prompts, values = [e.prompt for e in heldout], np.array([e.value for e in heldout])
-    scores = scorer.score(prompts, [e.text for e in heldout]).values
-    n = float(len(heldout))
-    if spec.data.target is not None:
-        return {"n": n, "spearman": float(spearmanr(scores, values).statistic)}
-    if spec.data.chosen is not None:
-        rejected = scorer.score(prompts, [e.rejected for e in heldout]).values
-        return {"n": n, "accuracy": float(np.mean(scores > rejected))}
-    return {
-        "n": n,
-        "auc": float(roc_auc_score(values, scores)),
-        "accuracy": float(np.mean((scores > 0) == (values > 0))),
-    }
 
 
 def load(name: str, spec: Linear, models: Sequence[Path], device: str | None) -> LinearScorer:

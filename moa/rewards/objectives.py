@@ -35,11 +35,11 @@ class Objectives:
     @property
     def tokens(self) -> int:
         """How many tokens the rewards have read so far."""
-        return sum(scorer.tokens for _, scorer in self.scorers.values())
+        return sum(scorer.tokens for scorer in {id(scorer): scorer for _, scorer in self.scorers.values()}.values())
 
 
 def load(section: ScoringSection, folders: Sequence[Path], floors: Mapping[str, float | None]) -> Objectives:
     """Load the reward of every objective; `folders` hold those that were trained here."""
     names = {objective: declared.reward for objective, declared in section.objectives.items()}
-    scorers = {o: (name, scoring.load(name, section.rewards[name], folders)) for o, name in names.items()}
-    return Objectives(scorers, floors)
+    loaded = scoring.load_several({name: section.rewards[name] for name in names.values()}, folders)
+    return Objectives({objective: (name, loaded[name]) for objective, name in names.items()}, floors)

@@ -17,6 +17,7 @@ from moa.lm.conditioning import MARK, as_text
 from moa.rewards.scoring import FIELD
 
 Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the tokenizer makes them
+LEAST_COVERED = 0.8  # share of a model's embeddings; models round their number up, by a few hundredths at most
 KEPT = ("input_ids", "token_type_ids")
 
 
@@ -58,6 +59,18 @@ class Rows(NamedTuple):
     encoded: list[Encoded]
     shortened: int
     truncated: NDArray[np.bool_]
+
+
+def check_covers(name: str, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> None:
+    """Refuse a tokenizer that has no text for many of a model's `rows` embeddings: it belongs to another model.
+
+    One with more tokens than that is refused where it is loaded.
+    """
+    if rows is not None and len(tokenizer) < LEAST_COVERED * rows:
+        raise MoaError(
+            f"reward {name}: its tokenizer knows {len(tokenizer)} tokens and the model has embeddings for {rows}, so it"
+            " is most likely another model's; take the tokenizer that belongs to the model"
+        )
 
 
 def encode(

@@ -18,7 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.errors import MoaError, one_line
-from moa.experiment.rewards import TRAINED, Conciseness, Length, Python, Readability, Reward, Vader
+from moa.experiment.rewards import (
+    TRAINED,
+    Classifier,
+    Conciseness,
+    Endpoint,
+    Length,
+    Python,
+    Readability,
+    Reward,
+    Vader,
+)
 from moa.job.process import Job
 
 MOST_CUT = 0.5  # share of cut responses above which scores say more of the window than of the responses
@@ -110,6 +120,16 @@ def load(name: str, spec: Reward, models: Sequence[Path], device: str | None = N
     return scorer
 
 
+def load_several(specs: Mapping[str, Reward], models: Sequence[Path], device: str | None = None) -> dict[str, Scorer]:
+    """Load rewards by name, as `load` does; classifiers that differ in their outputs alone share one model."""
+    shared = {name: spec for name, spec in specs.items() if isinstance(spec, Classifier)}
+    found: dict[str, Scorer] = {}
+    if shared:
+        found |= importlib.import_module("moa.rewards.classifier").load_several(shared, device)
+    found |= {name: load(name, spec, models, device) for name, spec in specs.items() if name not in shared}
+    return {name: found[name] for name in specs}
+
+
 def train(name: str, spec: Reward, folder: Path, job: Job) -> Trained:
     """Train the reward `name` into the existing `folder`: model.safetensors, reward.json with held-out metrics.
 
@@ -126,7 +146,7 @@ def bounds(spec: Reward) -> tuple[float | None, float | None]:
     match spec:
         case Vader():
             return -1.0, 1.0
-        case Length() | Python():
+        case Length() | Python() | Endpoint():
             return spec.low, spec.high
         case Conciseness() | Readability():
             return 0.0, 1.0

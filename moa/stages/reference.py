@@ -51,13 +51,13 @@ def score(
     """Return rows of REFERENCE_SCORES, each objective's rewards (n,), and the rewards and judges that gave them."""
     made: list[Row] = []
     rewards: dict[str, NDArray[np.float32]] = {}
-    used: dict[str, scoring.Scorer] = {}
+    named = [name for o in section.objectives.values() for name in (o.reward, o.judge) if name is not None]
+    used = scoring.load_several({name: section.rewards[name] for name in named}, models)
     for objective, declared in section.objectives.items():
         for role, name in (("reward", declared.reward), ("judge", declared.judge)):
             if name is None:
                 continue
-            used[name] = scorer = used.get(name) or scoring.load(name, section.rewards[name], models)
-            scores = scoring.score(name, scorer, prompts, [r["response"] for r in rows], floor=None)
+            scores = scoring.score(name, used[name], prompts, [r["response"] for r in rows], floor=None)
             if role == "reward":
                 rewards[objective] = scores.values
             for row, value, truncated in zip(rows, scores.values.tolist(), scores.truncated.tolist(), strict=True):

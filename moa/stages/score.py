@@ -32,9 +32,10 @@ def main(arguments: argparse.Namespace) -> None:
     prompts, responses = _prompts(generations, arguments), generations["response"].to_pylist()
     identity = generations.select(IDENTITY).to_pylist()
     rows: list[Row] = []
-    used: dict[str, scoring.Scorer] = {}
-    for name, uses in _uses(section).items():  # one reward in memory at a time
-        scorer = scoring.load(name, section.rewards[name], arguments.models)
+    named = _uses(section)
+    used = scoring.load_several({name: section.rewards[name] for name in named}, arguments.models)
+    for name, uses in named.items():
+        scorer = used[name]
         for objective, role in uses:
             floor = floors[objective] if role == "reward" else _judge_floor(name, scorer, prompts, responses)
             scores = scoring.score(name, scorer, prompts, responses, floor)
@@ -43,8 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
             for key, value, truncated in zip(identity, scores.values.tolist(), scores.truncated.tolist(), strict=True):
                 scored = {"objective": objective, "role": role, "score": value, "truncated": truncated}
                 rows.append({"task": section.task, **key, **scored})
-        cost.tokens += scorer.tokens
-        used[name] = scorer
+    cost.tokens = sum(scorer.tokens for scorer in used.values())
     tables.write(tables.SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 

@@ -19,17 +19,16 @@ def main(arguments: argparse.Namespace) -> None:
     texts = tables.read(tables.TEXTS, arguments.texts)
     ids, prompts, responses = (texts[column].to_pylist() for column in ("text_id", "prompt", "response"))
     rows: list[Row] = []
-    used: dict[str, scoring.Scorer] = {}
+    named = [declared.reward for declared in section.objectives.values()]
+    used = scoring.load_several({name: section.rewards[name] for name in named}, arguments.models)
     for objective, declared in section.objectives.items():
         name = declared.reward
-        scorer = scoring.load(name, section.rewards[name], arguments.models)
-        scores = scoring.score(name, scorer, prompts, responses, floor=None)
-        cost.tokens += scorer.tokens
-        used[name] = scorer
+        scores = scoring.score(name, used[name], prompts, responses, floor=None)
         log.info("%s (%s): %d texts, mean %.4g", objective, name, len(ids), scores.values.mean())
         for text_id, value, truncated in zip(ids, scores.values.tolist(), scores.truncated.tolist(), strict=True):
             scored = {"objective": objective, "role": "reward", "score": value, "truncated": truncated}
             rows.append({"task": section.task, "text_id": text_id, **scored})
+    cost.tokens = sum(scorer.tokens for scorer in used.values())
     tables.write(tables.TEXT_SCORES, rows, arguments.scores, scoring.notes(used))
     cost.write(arguments.costs)
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BertForSequenceClassification
 
 from moa.errors import MoaError
 from moa.experiment.rewards import Classifier
-from moa.rewards import classifier, scoring
+from moa.experiment.schema import ScoringSection
+from moa.rewards import classifier, objectives, scoring
 from tests import tiny_rewards
 
 
@@ -132,7 +134,7 @@ def test_too_little_memory_halves_the_batch_and_changes_no_score(
     texts = tiny_rewards.texts(20)
     expected = load(folders["bert"]).score([""] * 20, texts).values
     scorer = load(folders["bert"], batch_size=16)
-    run = scorer._scores
+    run = scorer.network._logits
     widths = []
 
     def small_machine(rows: list[classifier.Encoded]) -> np.ndarray:
@@ -141,10 +143,66 @@ def test_too_little_memory_halves_the_batch_and_changes_no_score(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(rows)
 
-    monkeypatch.setattr(scorer, "_scores", small_machine)
+    monkeypatch.setattr(scorer.network, "_logits", small_machine)
     assert scorer.score([""] * 20, texts).values == pytest.approx(expected, abs=1e-5)
     assert widths == [16, 8, 4, 4, 4, 4, 4]
     assert scoring.notes({"bert": scorer}) == {"moa.reduced": '{"bert": 4}'}, "kept with the scores"
     with pytest.raises(MoaError, match="out of memory with a single text of 4 tokens"):
-        monkeypatch.setattr(scorer, "_scores", lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+        monkeypatch.setattr(
+            scorer.network, "_logits", lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError("full"))
+        )
         scorer.score([""], ["good film"])
+
+
+def test_one_model_with_several_outputs_runs_once_for_all_of_its_objectives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 texts in batches of 16 are 3 forward passes, for three objectives and a blank answer; alone they are 9."""
+    folder = tiny_rewards.bert(tmp_path / "many", labels=4)
+    common = {"kind": "classifier", "source": str(folder), "max_length": 64, "batch_size": 16}
+    outputs = {"helpful": {"logit": 0}, "harmless": {"logit": 1, "minus_logit": 2}, "brief": {"logit": 3, "sign": -1}}
+    rewards = {name: Classifier.model_validate({**common, **output}) for name, output in outputs.items()}
+    section = ScoringSection.model_validate(
+        {"task": "t", "objectives": {name: {"reward": name} for name in rewards}, "rewards": rewards}
+    )
+    texts, prompts = [*tiny_rewards.texts(40, longest=12), " "], ["the plot"] * 41
+    floors = dict.fromkeys(rewards, -9.0)
+    passes = []
+    run = BertForSequenceClassification.forward
+
+    def counted(self: BertForSequenceClassification, *arguments: object, **named: object) -> object:
+        passes.append(1)
+        return run(self, *arguments, **named)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", counted)
+    alone = np.stack(
+        [
+            scoring.score(name, scoring.load(name, spec, [], "cpu"), prompts, texts, -9.0).values
+            for name, spec in rewards.items()
+        ],
+        1,
+    )
+    assert len(passes) == 3 * 3
+    together = objectives.load(section, [], floors)
+    networks = {id(scorer.network) for _, scorer in together.scorers.values()}
+    passes.clear()
+    found = together(prompts, texts)
+    assert len(networks) == 1 and len(passes) == 3
+    assert np.abs(found - alone).max() <= 1e-6 and found[-1].tolist() == [-9.0] * 3
+    assert together.tokens == sum(len(text.split()) + 2 for text in texts[:-1]), "read once, counted once"
+    together(prompts, texts[::-1])
+    assert len(passes) == 6, "other texts are read"
+    different = rewards["brief"].model_copy(update={"template": "it {response}"})
+    loaded = scoring.load_several({**rewards, "other": different}, [], "cpu")
+    assert loaded["other"].network is not loaded["brief"].network, "what reads another text has a model of its own"
+
+
+def test_an_output_that_a_shared_model_has_not_is_refused(folders: dict[str, Path]) -> None:
+    specs = {
+        name: Classifier.model_validate(
+            {"kind": "classifier", "source": str(folders["bert"]), "max_length": 64, "logit": logit}
+        )
+        for name, logit in (("first", 1), ("second", 2))
+    }
+    with pytest.raises(MoaError, match=r"reward second: logit is 2, but .* has 2 logit\(s\), counted from 0"):
+        scoring.load_several(specs, [], "cpu")

@@ -121,7 +121,11 @@ def test_no_text_leaves_the_bounds(kind: str) -> None:
         ({"kind": "python", "function": "a:b", "low": 1, "high": 0}, "must be above low"),
         ({"kind": "classifier", "source": "x", "template": "{prompt}"}, "must hold {response}"),
         ({"kind": "linear", "data": {"source": "x", "label": "y"}, "template": "{respnse}"}, "must hold {response}"),
-        ({"kind": "transformer", "source": "x", "data": {"source": "x", "label": "y"}}, "preference pairs"),
+        ({"kind": "transformer", "source": "x", "data": {"source": "x"}}, "give exactly one of: label; target; chosen"),
+        (
+            {"kind": "linear", "data": {"source": "x", "label": "y", "part": [0.5, 0.5]}},
+            "part must be two numbers that rise within 0 and 1",
+        ),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(spec: dict, message: str) -> None:

@@ -72,16 +72,57 @@ def test_weights_of_counts() -> None:
 
 
 def test_held_out_rows_share_no_prompt_with_training_rows_whatever_the_order(tmp_path: Path) -> None:
-    rows = reviews(40)  # 10 scenes of 4 rows
+    """Of 30 scenes those are held out whose hash is in the least 0.3 of its range, with their 4 rows each."""
+    rows = reviews(120)
+    least = {f"scene {i}" for i in range(30) if labelled.position("held out", f"scene {i}") < 0.3}
     data = {"label": "label", "prompt": "scene"}
     one = labelled.examples("r", Labelled(source=str(write(tmp_path / "a.parquet", rows)), **data), "{response}", 0.3)
     other = labelled.examples(
         "r", Labelled(source=str(write(tmp_path / "b.parquet", rows[::-1])), **data), "{response}", 0.3
     )
     training, heldout = ({e.group for e in part} for part in one)
-    assert len(heldout) == 3 and len(training) == 7 and not training & heldout  # round(0.3 * 10) = 3
+    assert heldout == least and 4 < len(heldout) < 15 and len(training | heldout) == 30 and not training & heldout
     assert heldout == {e.group for e in other[1]}
-    assert (len(one[0]), len(one[1])) == (28, 12)
+    assert (len(one[0]), len(one[1])) == (4 * (30 - len(least)), 4 * len(least))
+
+
+def dialogue(i: int) -> str:
+    """Return the beginning of a dialogue as HH-RLHF writes it; its first turn is `Question i`."""
+    return f"\n\nHuman:  Question  {i}\n\nAssistant: Which one?\n\nHuman: This.\n\nAssistant:"
+
+
+def test_two_files_that_hold_the_same_prompts_agree_on_which_are_held_out(tmp_path: Path) -> None:
+    """One has scores of single turns, the other pairs of whole dialogues with the same first turns, and more of them.
+
+    No row of either says anything of the other file, and yet no prompt that one trains on is held out by the other.
+    """
+    scores = [{"q": f"question {i}", "text": f"answer {i}", "score": i / 7} for i in range(60)]
+    pairs = [{"q": dialogue(i), "yes": f"yes {i}", "no": f"no {i}"} for i in reversed(range(90))]
+    one = Labelled(source=str(write(tmp_path / "a.parquet", scores)), prompt="q", target="score")
+    other = Labelled(source=str(write(tmp_path / "b.parquet", pairs)), prompt="q", chosen="yes", rejected="no")
+    (a_train, a_held), (b_train, b_held) = (
+        [{e.group for e in part} for part in labelled.examples("r", data, "{response}", 0.2)] for data in (one, other)
+    )
+    assert a_train | a_held == {f"question {i}" for i in range(60)} and a_held and a_train <= b_train
+    assert a_held <= b_held and b_held - a_held == {f"question {i}" for i in range(60, 90)} & b_held
+    without = labelled.examples("r", one.model_copy(update={"prompt": None}), "{response}", 0.2)
+    assert {e.group for e in without[1]} != a_held, "texts have hashes of their own"
+
+
+def test_two_halves_share_no_prompt_and_each_has_rows_that_are_held_out(tmp_path: Path) -> None:
+    scores = [{"q": f"question {i}", "text": f"answer {i}", "score": i / 7} for i in range(120)]
+    data = Labelled(source=str(write(tmp_path / "a.parquet", scores)), prompt="q", target="score")
+    first, second = (
+        labelled.examples("r", data.model_copy(update={"part": part}), "{response}", 0.3)
+        for part in ((0.0, 0.5), (0.5, 1.0))
+    )
+    whole = labelled.examples("r", data, "{response}", 0.3)
+    halves = [{e.group for e in [*training, *held]} for training, held in (first, second)]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 120 and 40 < len(halves[0]) < 80
+    assert {e.group for e in first[1] + second[1]} == {e.group for e in whole[1]}, "the same are held out"
+    assert min(len(first[1]), len(second[1])) > 5
+    with pytest.raises(MoaError, match="rewards.r.data: the training rows of .*a.parquet are 0"):
+        labelled.examples("r", data.model_copy(update={"part": (0.0, 1e-9)}), "{response}", 0.3)
 
 
 def test_duplicate_texts_fall_on_one_side(tmp_path: Path) -> None:
@@ -111,20 +152,21 @@ def test_some_rows_are_a_sample_of_the_whole_file(tmp_path: Path) -> None:
 def test_logistic_regression_on_labels(tmp_path: Path) -> None:
     declared = spec(write(tmp_path / "a.parquet", reviews(80)), data={"label": "label", "positive": [1]})
     trained = train(tmp_path / "mood", declared)
-    assert trained.heldout == {"n": 20.0, "auc": 1.0, "accuracy": 1.0} and trained.rows == 60
+    n = trained.heldout["n"]
+    assert trained.heldout == {"n": n, "auc": 1.0, "accuracy": 1.0} and trained.rows == 80 - n and 10 < n < 30
     scorer = scoring.load("mood", declared, [tmp_path / "mood"])
     good, bad = scoring.score("mood", scorer, ["", ""], ["a lovely film", "an awful film"], None).values
     assert good > 0 > bad  # a logit
     card = json.loads((tmp_path / "mood" / "reward.json").read_text())
-    assert card["heldout"] == trained.heldout and card["settings"]["features"] == 2**12 and card["rows"] == 60
+    assert card["heldout"] == trained.heldout and card["settings"]["features"] == 2**12 and card["rows"] == 80 - n
 
 
 def test_ridge_regression_on_targets(tmp_path: Path) -> None:
-    declared = spec(write(tmp_path / "a.parquet", reviews(80)), data={"target": "stars"}, regularisation=0.01)
+    declared = spec(write(tmp_path / "a.parquet", reviews(240)), data={"target": "stars"}, regularisation=0.01)
     trained = train(tmp_path / "stars", declared)
     # Which half a film is in can be known, its number cannot: two halves in order, random within, have a rank
     # correlation of 3/4.
-    assert trained.heldout["n"] == 20 and trained.heldout["spearman"] > 0.65
+    assert 40 < trained.heldout["n"] < 80 and trained.heldout["spearman"] > 0.65
     scorer = scoring.load("stars", declared, [tmp_path / "stars"])
     values = scoring.score(
         "stars", scorer, ["", ""], ["film 90 was great and bright", "film 91 was dull and awful"], None
@@ -139,7 +181,8 @@ def test_bradley_terry_on_pairs(tmp_path: Path) -> None:
     rows.append({"q": "tie", "yes": "same", "no": "same"})  # says nothing, left out
     declared = spec(write(tmp_path / "a.parquet", rows), data={"prompt": "q", "chosen": "yes", "rejected": "no"})
     trained = train(tmp_path / "pairs", declared)
-    assert trained.heldout == {"n": 15.0, "accuracy": 1.0} and trained.rows == 45
+    n = trained.heldout["n"]
+    assert trained.heldout == {"n": n, "accuracy": 1.0} and trained.rows == 60 - n and 8 < n < 25
     scorer = scoring.load("pairs", declared, [tmp_path / "pairs"])
     assert isinstance(scorer, linear.LinearScorer) and scorer.intercept == 0
     good, bad = scorer.score(["", ""], ["lovely", "boring"]).values

@@ -123,12 +123,12 @@ def test_every_response_gets_every_score(folder: Path) -> None:
         if r["role"] == "judge" and r["objective"] == "a" and r["point"] == 0
     } == {"p1": False, "p2": True}
     cost = tables.read(tables.COSTS, folder / "costs" / "score.parquet").to_pylist()[0]
-    # 4 texts of 4 tokens
+    # 2 texts of 4 tokens, which the model reads once as judge and as reward
     assert (cost["stage"], cost["method"], cost["seed"], cost["tokens"], cost["models"]) == (
         "score",
         "moc",
         3,
-        16,
+        8,
         0,
     )
 

@@ -302,6 +302,10 @@ def models_of_made(wildcards):
     return models_made(judges=False) if models_of(wildcards) else []
 
 
+if PLAN.endpoints():
+    from moa.rewards import endpoint  # loads a client
+
+    endpoint.export(PLAN.endpoints())
 export_parent()
 share_processor()
 warn_of_stale_lock(Path())
