@@ -6,7 +6,7 @@ parameter, and another commit reruns what depends on it.
 
 import fcntl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,20 @@ HELD = Path(".moa/models.lock")  # by whoever looks something up
 
 
 def asked(plan: Plan) -> dict[str, Repository]:
-    """Return what a run reads from the hub, by the section of the experiment that names it ('rewards.humor.data')."""
+    """Return what a run reads from the hub, by the section of the experiment that names it ('rewards.humor.data').
+
+    What is neither a path nor a hub id is not among it: the checks of what is local name it (moa/ahead/local.py).
+    """
     found: dict[str, Repository] = {}
     for table in named.tables(plan):
-        if table.files is None:
-            found[table.key] = Repository("dataset", table.source, _revision(plan, table.key))
+        with suppress(MoaError):
+            if table.files is None:
+                found[table.key] = Repository("dataset", table.source, _revision(plan, table.key))
     for weights in named.models(plan):
-        if weights.folder is None:
-            section = weights.key.rpartition(".")[0]
-            found[section] = Repository("model", weights.source, _revision(plan, section))
+        section = weights.key.rpartition(".")[0]
+        with suppress(MoaError):
+            if weights.folder is None:
+                found[section] = Repository("model", weights.source, _revision(plan, section))
     for row, settings in named.externals(plan).items():
         if settings.adapter is not None and not expanded(settings.adapter).is_dir():
             found[f"methods.{row}"] = Repository("model", settings.adapter, settings.revision)

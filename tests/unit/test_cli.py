@@ -23,7 +23,20 @@ from moa.job import start
 from tests import synthetic
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["init", "check", "run", "respond", "leaderboard", "summary", "figure", "compare", "sql", "unlock"]
+COMMANDS = [
+    "doctor",
+    "init",
+    "check",
+    "run",
+    "convert",
+    "respond",
+    "leaderboard",
+    "summary",
+    "figure",
+    "compare",
+    "sql",
+    "unlock",
+]
 
 
 @dataclass
