@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from moa.job.process import importing
 from moa.store.terminal import say
 
 
@@ -21,8 +20,7 @@ def convert(
     Chat template, special tokens and context come along. A pickle is opened in a process of its own, for its tensors
     alone. The folder is loaded once as proof, and is there whole or not at all.
     """
-    with importing():
-        from moa.lm.convert import convert
+    from moa.lm.convert import convert
 
     say(convert(source, folder, dtype))
 

@@ -1,6 +1,7 @@
 """Makes a safetensors folder of what people have: a GGUF file, or a folder with a pickled `pytorch_model.bin`.
 
-What was made is loaded by the project's own loader before it gets its name, so a folder is whole or not there.
+What was made is loaded by the project's own loader before it gets its name, so a folder is whole or not there. Nothing
+heavy is loaded before the request is known to be right.
 """
 
 import json
@@ -12,17 +13,14 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from transformers.utils.logging import disable_progress_bar
-
 from moa.errors import MoaError
 from moa.job import start
-from moa.lm import inspect, loading
-from moa.lm.precision import number_format
+from moa.job.process import importing
+from moa.lm import inspect
 from moa.store import files, hub
 
 NumberFormat = Literal["float32", "bfloat16", "float16"]
 PICKLE, PICKLES = "pytorch_model.bin", "pytorch_model.bin.index.json"
-disable_progress_bar()
 KNOWN = f"name a .gguf file, or a folder with {PICKLE}"
 
 
@@ -82,7 +80,9 @@ def _gguf(path: Path) -> bool:
 
 
 def _from_gguf(source: Path, place: Path, dtype: NumberFormat) -> None:
-    from moa.lm import gguf
+    with importing():
+        from moa.lm import gguf, loading
+        from moa.lm.precision import number_format
 
     if re.search(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", source.name):
         raise MoaError(f"{source}: one part of several; join them first, by llama-gguf-split --merge")
@@ -142,6 +142,12 @@ def _unpickled(source: Path, target: Path) -> None:
 
 def _prove(place: Path, source: Path) -> str:
     """Load what was made, by the project's own loader, and return what it is."""
+    with importing():
+        from transformers.utils.logging import disable_progress_bar
+
+        from moa.lm import loading
+
+    disable_progress_bar()
     name = f"{source}: what it holds is no model that is loaded here"
     stored = inspect.inspect_model(place, name)
     declared = str((stored.config.get("architectures") or [""])[0])

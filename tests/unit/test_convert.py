@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
+from moa import cli
 from moa.errors import MoaError
 from moa.experiment.keys import Model
+from moa.lm import convert as converting
 from moa.lm import models, unpickle
 from moa.lm.convert import convert
 from tests import tiny_models
@@ -93,6 +95,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", gguf.GGMLQuantizationType.Q8_0)
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open pickles in this process, which takes no seconds to start; they are this file's own."""
+    monkeypatch.setattr(converting, "_unpickled", unpickle.unpickle)
+
+
 @pytest.mark.parametrize("bits", ["F32", "Q8_0"])
 def test_gguf_becomes_a_model_with_its_tokenizer_and_context(bits: str, tmp_path: Path) -> None:
     """F32: every number; Q8_0: 8 bits for the block's largest of 32, so at most half of 1/127 of it away."""
@@ -126,7 +134,7 @@ def pickled(folder: Path, state: Any = None) -> Path:
     return folder
 
 
-def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
+def test_pickled_weights_become_safetensors(here: None, tmp_path: Path) -> None:
     source = pickled(tmp_path / "old")
     (source / "code.py").write_text("raise SystemExit")
     said = convert(source / "pytorch_model.bin", tmp_path / "made")
@@ -136,7 +144,7 @@ def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
     assert all(torch.equal(made[key].cpu(), weight) for key, weight in tiny_models.model().state_dict().items())
 
 
-def test_shards_keep_their_files_and_their_tensors(tmp_path: Path) -> None:
+def test_shards_keep_their_files_and_their_tensors(here: None, tmp_path: Path) -> None:
     source = pickled(tmp_path / "old")
     state = torch.load(source / "pytorch_model.bin", weights_only=True)
     (source / "pytorch_model.bin").unlink()
@@ -157,7 +165,7 @@ def test_shards_keep_their_files_and_their_tensors(tmp_path: Path) -> None:
         convert(source, tmp_path / "again")
 
 
-def test_an_encoder_is_taken_as_what_a_reward_trains_from(tmp_path: Path) -> None:
+def test_an_encoder_is_taken_as_what_a_reward_trains_from(here: None, tmp_path: Path) -> None:
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = BertModel(BertConfig(vocab_size=len(tiny_models.tokenizer()), **size))
     model.save_pretrained(tmp_path / "old")
@@ -199,6 +207,18 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(MoaError, match="no pickle of PyTorch .Unsupported operand"):
         convert(source, tmp_path / "made")
     assert not marker.exists() and not (tmp_path / "made").exists()
+
+
+def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory runs out: killed, without a word."""
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    source = pickled(tmp_path / "old")
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(MoaError, match="pytorch_model.bin: the process that opened it ended with status -9 .it said"):
+        convert(source, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
@@ -279,7 +299,7 @@ def test_sources_that_are_none_and_targets_that_are_there(small: Path, tmp_path:
     assert (tmp_path / "kept").read_text() == "mine" and not (tmp_path / "made").exists()
 
 
-def test_what_the_loader_refuses_is_not_written(tmp_path: Path) -> None:
+def test_what_the_loader_refuses_is_not_written(here: None, tmp_path: Path) -> None:
     """A weight that is NaN, and a tokenizer that is not there."""
     state = tiny_models.model().state_dict()
     state["model.norm.weight"] = torch.full_like(state["model.norm.weight"], float("nan"))
@@ -293,14 +313,22 @@ def test_what_the_loader_refuses_is_not_written(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old", "older"]
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user types it: one line each way, and status 1 without a trace."""
     source = pickled(tmp_path / "old")
-    command = [sys.executable, "-m", "moa.cli", "convert", str(source), str(tmp_path / "made")]
+    arguments = ["convert", str(source), str(tmp_path / "made")]
+    command = [sys.executable, "-m", "moa.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith(f"{tmp_path / 'made'}: LlamaForCausalLM"), done.stderr
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (
-        done.returncode == 1
-        and done.stderr == f"error: {tmp_path / 'made'}: exists already and is kept; name a new folder\n"
+    assert done.stderr == ""
+    monkeypatch.setattr(sys, "argv", ["moa", *arguments])
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path / 'made'}: exists already and is kept"):
+        cli.main()
+
+
+def test_a_mistake_is_said_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import sys, moa.cli, moa.lm.convert, moa.ahead.doctor; print({'torch', 'transformers'} & sys.modules.keys())"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
