@@ -6,7 +6,7 @@ from statistics import median
 
 import yaml
 
-from moa.ahead import smallest
+from moa.ahead import pins, smallest
 from moa.experiment.schema import parse
 from moa.job import trial
 from moa.plan import Plan
@@ -28,6 +28,7 @@ def run(plan: Plan, where: str) -> list[str]:
         MoaError: a job failed; its own message, or the end of its log.
     """
     here = Path.cwd()
+    pins.commits(plan, where)  # the trial obeys the lock of this folder
     reduced, left_out = smallest.smallest(plan.experiment)
     written = smallest.absolute(reduced.model_dump(mode="json"), here)
     small = Plan(parse(written, f"{where} (trial)"), f"{where} (trial)")

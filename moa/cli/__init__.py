@@ -13,6 +13,7 @@ from moa import __version__
 from moa.cli.answering import respond
 from moa.cli.chatting import chat
 from moa.cli.exporting import export
+from moa.cli.models import convert, doctor
 from moa.cli.results import compare, figure, leaderboard, sql, summary
 from moa.cli.running import check, init, run, unlock
 from moa.errors import MoaError, Unstoppable, shown
@@ -27,9 +28,11 @@ app = typer.Typer(
 VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # Snakemake's arguments
 
 # in the order of --help
+app.command()(doctor)
 app.command()(init)
 app.command()(check)
 app.command(context_settings=VERBATIM)(run)
+app.command()(convert)
 app.command()(respond)
 app.command()(chat)
 app.command()(export)

@@ -51,7 +51,7 @@ class Responses(Strict):
     source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
-    """Commit of a hub data set."""
+    """Commit, branch or tag of a hub data set; null is main. models.lock.yaml keeps the commit that it was."""
     subset: str | None = None
     """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"
@@ -72,7 +72,7 @@ class Data(Strict):
     source: Source
     """`embedded` (a generated review corpus), a hub id, or a local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
-    """Commit of a hub data set."""
+    """Commit, branch or tag of a hub data set; null is main. models.lock.yaml keeps the commit that it was."""
     subset: str | None = None
     """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"

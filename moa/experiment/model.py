@@ -80,7 +80,7 @@ class Model(Strict):
     source: Source
     """`scratch`, a hub id, or a local folder."""
     revision: str | None = None
-    """Commit of a hub model; null takes the newest and says so in the log."""
+    """Commit, branch or tag of a hub model; null is main. models.lock.yaml keeps the commit that it was."""
     scratch: Scratch | None = None
     """The model to train from nothing; goes with `source: scratch`."""
     sft: Sft | None = None

@@ -85,7 +85,7 @@ class Classifier(Strict):
     source: Source
     """Hub id or local folder of the model."""
     revision: str | None = None
-    """Commit of a hub model; null takes the newest and says so in the log."""
+    """Commit, branch or tag of a hub model; null is main. models.lock.yaml keeps the commit that it was."""
     template: str = "{response}"
     """Text that the classifier reads, made of {prompt} and {response}."""
     pair: str | None = None
@@ -120,7 +120,7 @@ class Labelled(Strict):
     source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
-    """Commit of a hub data set."""
+    """Commit, branch or tag of a hub data set; null is main. models.lock.yaml keeps the commit that it was."""
     subset: str | None = None
     """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"
@@ -194,7 +194,7 @@ class Transformer(Strict):
     source: Source
     """Hub id or local folder of the model that training starts from."""
     revision: str | None = None
-    """Commit of a hub model."""
+    """Commit, branch or tag of a hub model; null is main. models.lock.yaml keeps the commit that it was."""
     template: str = "{prompt}{response}"
     """Text that the model reads, made of {prompt} and {response}."""
     max_length: int = Field(512, ge=4, le=1_000_000)

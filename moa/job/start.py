@@ -18,6 +18,10 @@ BUNDLED = PACKAGE / "bundled"  # setup.py puts Snakefile, workflow, profiles, co
 RUN = "MOA_RUN"  # in the environment of what `moa run` starts
 DEFAULT = "default"  # config.yaml, the embedded experiment
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+LOOKS = (
+    *("--dry-run", "--dryrun", "--lint", "--unlock", "--list", "--list-rules", "--list-target-rules", "-l"),
+    *("--dag", "--rulegraph", "--filegraph", "--summary", "--detailed-summary", "-S", "-D"),
+)
 
 
 def root() -> Path:
@@ -96,8 +100,8 @@ def _named(arguments: Sequence[str]) -> list[Path]:
 
 
 def plans_only(arguments: Sequence[str]) -> bool:
-    """Return whether Snakemake would only print its plan."""
-    return any(a in ("--dry-run", "--dryrun") or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", a) for a in arguments)
+    """Return whether Snakemake would only print its plan, or something about it, and run no job."""
+    return any(a.partition("=")[0] in LOOKS or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", a) for a in arguments)
 
 
 def run(experiment: Path, arguments: Sequence[str]) -> int:

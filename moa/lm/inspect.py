@@ -157,7 +157,7 @@ def _weights(folder: Path, name: str) -> list[Path]:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         reason = f"its weights are pickled, {pickles[0]}, which can run code" if pickles else f"{WEIGHTS} is missing"
         remedy = (
-            f"see that it holds {WEIGHTS}, the one form that is read: save_pretrained writes it, where you trust it"
+            f"see that it holds {WEIGHTS}, the one form that is read: `moa convert {folder} NEW` makes it of others"
         )
         raise unfit(name, reason, remedy)
     shards = shard_names(folder / INDEX)

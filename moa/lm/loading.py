@@ -1,7 +1,7 @@
 """The one place where models, tokenizers and adapters are loaded; what was loaded is checked, and no foreign code runs.
 
 - Nothing is asked on standard input, and no code of a folder or of the hub is run: `trust_remote_code=False`.
-- A model from the hub is fetched first, data files and safetensors alone, and then treated as any folder.
+- A model from the hub is fetched first, data files and safetensors alone (moa/store/hub.py), then treated as a folder.
 - Transformers sees a model's weights and a config without what names code; nothing else of the folder is there for it.
 - Tensors that are missing, left over, of other shapes, NaN or infinite are refused.
 """
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -33,10 +31,10 @@ from moa.lm import inspect
 from moa.lm.adapters import LoraConfig, PeftModel, get_peft_model_state_dict, light, put
 from moa.lm.inspect import Stored
 from moa.lm.inspect_adapter import ADAPTER_WEIGHTS, Adapter, inspect_adapter
+from moa.store import hub
 from moa.store.files import verify
-from moa.store.provenance import warn_unpinned
+from moa.store.lock import Repository
 
-DATA = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]  # configs and tokenizers of the hub; never code
 # Whatever a tokenizer splits texts by: words, signs, lines, and long runs, on which an expression may never end.
 PROBE = "The lamp is 12.50 dollars, isn't it?\r\n\tJa! " * 4 + "".join(c * 200 for c in "aA 7.\n")
 CODE = ("auto_map", "custom_pipelines")  # keys of a config that name Python files
@@ -48,7 +46,7 @@ class Origin:
 
     Attributes:
         source: folder or hub id.
-        revision: commit of a hub id.
+        revision: commit, branch or tag of a hub id.
         name: how messages about it begin.
         keys: the keys of the experiment that name it.
     """
@@ -84,19 +82,22 @@ def fetch(origin: Origin, weights: bool = True) -> Path:
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise inspect.unfit(origin.name, "no such folder", f"check {origin.keys}")
-    warn_unpinned(f"model {source}", origin.revision)
-    inner = ["*/*"]  # what lies in folders of the repository is not read
+    asked = Repository("model", source, origin.revision)
     try:
-        found = snapshot_download(source, revision=origin.revision, allow_patterns=DATA, ignore_patterns=inner)
-        folder = Path(found)
+        entry = hub.entry_of(asked)
+        wanted = [name for name in entry.names if name.endswith(hub.TEXTS)]
         if weights:
-            index = folder / inspect.INDEX
-            shards = inspect.shard_names(index) if index.is_file() else []
-            wanted = [*shards, inspect.WEIGHTS, ADAPTER_WEIGHTS]
-            snapshot_download(source, revision=folder.name, allow_patterns=wanted, ignore_patterns=inner)
-        return folder
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise inspect.unfit(origin.name, first_line(error), remedy) from error
+            index = hub.fetch(asked, entry, inspect.INDEX) if inspect.INDEX in entry.names else None
+            shards = inspect.shard_names(index) if index is not None else []
+            wanted += [name for name in (*shards, inspect.WEIGHTS, ADAPTER_WEIGHTS) if name in entry.names]
+        for name in wanted:
+            hub.fetch(asked, entry, name)
+    except hub.NotHad as error:
+        raise inspect.unfit(origin.name, str(error), remedy) from error
+    if not wanted:
+        raise inspect.unfit(origin.name, f"{asked}: no file of a model is there", remedy)
+    hub.refuse_strangers(asked, entry)
+    return hub.snapshot(asked, entry)
 
 
 def first_line(error: BaseException) -> str:
@@ -105,7 +106,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _reading(name: str, remedy: str) -> Iterator[None]:
+def reading(name: str, remedy: str) -> Iterator[None]:
     """Turn whatever a library raises while it reads somebody's files into one line, and keep its reports quiet.
 
     A file may hold anything, so that the libraries raise anything; their own error stays as the cause.
@@ -134,7 +135,7 @@ def tokenizer(origin: Origin, classifier: bool = False, **settings: Any) -> PreT
     folder = fetch(origin, weights=False)
     # Transformers mends some tokenizers of the hub by their id; what was fetched is read under it.
     where, commit = (folder, None) if origin.local else (origin.source, folder.name)
-    with _reading(origin.name, f"check {origin.keys}; no code of a folder or of the hub is run"):
+    with reading(origin.name, f"check {origin.keys}; no code of a folder or of the hub is run"):
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(where), revision=commit, trust_remote_code=False, local_files_only=True, **settings
         )
@@ -188,7 +189,7 @@ def _load(kind: Any, stored: Stored, settings: Mapping[str, Any]) -> tuple[PreTr
     """Return a model of an auto class `kind`, and Transformers' report of what it found for it."""
     own = "its own code, auto_map in config.json, is never run; " if "auto_map" in stored.config else ""
     remedy = f"{own}name a whole model whose architecture Transformers knows"
-    with _reading(stored.name, remedy), _alone(stored) as folder:
+    with reading(stored.name, remedy), _alone(stored) as folder:
         model, report = kind.from_pretrained(
             folder,
             trust_remote_code=False,
@@ -227,10 +228,7 @@ def _harmless(config: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
 def _check(model: PreTrainedModel, report: Mapping[str, Any], stored: Stored) -> None:
     """Refuse a model whose tensors are not exactly those that it was to have, or not numbers."""
     name = stored.name
-    shapes = [f"{key} {tuple(found)} for {tuple(asked)}" for key, found, asked in report["mismatched_keys"]]
-    _refuse(name, report["missing_keys"], "missing, and would be random")
-    _refuse(name, report["unexpected_keys"], "left over, without a place in the model")
-    _refuse(name, shapes, "of another shape than config.json says")
+    check_report(report, name)
     if getattr(model, "is_quantized", False):  # quantised, NaN is a number: the files say it
         for path in stored.weights:
             with safe_open(path, "pt") as file:
@@ -238,6 +236,14 @@ def _check(model: PreTrainedModel, report: Mapping[str, Any], stored: Stored) ->
                     check_finite({key: file.get_tensor(key)}, name)
     else:
         check_finite(model.state_dict(), name)
+
+
+def check_report(report: Mapping[str, Any], name: str) -> None:
+    """Refuse what Transformers reports as missing, left over or misshapen."""
+    shapes = [f"{key} {tuple(found)} for {tuple(asked)}" for key, found, asked in report["mismatched_keys"]]
+    _refuse(name, report["missing_keys"], "missing, and would be random")
+    _refuse(name, report["unexpected_keys"], "left over, without a place in the model")
+    _refuse(name, shapes, "of another shape than config.json says")
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str) -> None:
@@ -276,7 +282,7 @@ def adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) -> Peft
     """
     found = inspect_adapter(folder)
     where = f"{found.folder}: the adapter does not fit the base"
-    with _reading(where, inspect.AGAIN):
+    with reading(where, inspect.AGAIN):
         config = LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **found.settings)
         if isinstance(model, PeftModel):
             brought: dict[str, Tensor] = {}

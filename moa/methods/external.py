@@ -27,7 +27,7 @@ class Settings(method.Settings):
     model: Source | None = None
     """A causal language model: local folder or hub id."""
     revision: str | None = None
-    """Commit of a hub adapter or model."""
+    """Commit, branch or tag of a hub adapter or model; null is main. models.lock.yaml keeps the commit that it was."""
     responses: Path | None = None
     """A Parquet file with columns `prompt` or `prompt_id`, `response`, and, if `conditioned`, `preference`."""
     conditioned: bool = False

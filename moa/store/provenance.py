@@ -35,7 +35,7 @@ PACKAGES = (
 def warn_unpinned(what: str, revision: str | None) -> None:
     """Say so where something comes from the hub at whatever its newest commit is."""
     if revision is None:
-        log.warning("%s: no revision named; name the commit as `revision`, so that later runs read the same", what)
+        log.warning("%s: no commit is kept; name one as `revision`, so that later calls read the same", what)
 
 
 def refuse_endless(sources: Iterable[str]) -> None:
@@ -76,14 +76,15 @@ def _state(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     parts = []
     for file in files:
-        content = file_hash(file) if file.stat().st_size < LARGE else _large_hash(file)
-        parts.append(f"{file.relative_to(path) if path.is_dir() else file.name}:{content}\n")
+        parts.append(f"{file.relative_to(path) if path.is_dir() else file.name}:{kept_hash(file)}\n")
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _large_hash(path: Path) -> str:
-    """Return `file_hash` of a large file, which is read again only where its size or time is another one."""
+def kept_hash(path: Path) -> str:
+    """Return `file_hash` of a file; a large one is read again only where its size or time is another one."""
     status = path.stat()
+    if status.st_size < LARGE:
+        return file_hash(path)
     seen = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
     note = HASHES / text_hash(seen)
     if not note.is_file() or len(note.read_text()) != 64:

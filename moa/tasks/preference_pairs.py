@@ -28,7 +28,7 @@ class PairSource(Strict):
     source: Source
     """Hub id, or local file or folder (Parquet, JSON lines, CSV)."""
     revision: str | None = None
-    """Commit of a hub data set."""
+    """Commit, branch or tag of a hub data set; null is main. models.lock.yaml keeps the commit that it was."""
     subset: str | None = None
     """Configuration of a hub data set, or sub-folder of a local folder."""
     split: str = "train"

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from moa.errors import MoaError, nearest, one_line
+from moa.store import hub
 from moa.store.files import read_object
-from moa.store.provenance import warn_unpinned
+from moa.store.lock import Repository
 from moa.store.tables import Row
-from moa.tasks import formats
-from moa.tasks.formats import SUFFIXES, check_columns
+from moa.tasks import formats, splits
+from moa.tasks.formats import SUFFIXES
 
-METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`
+METADATA = hub.NO_ROWS  # of `datasets`
 
 log = logging.getLogger("moa")
 
@@ -32,7 +33,7 @@ def read_rows(source: str, revision: str | None, subset: str | None, split: str,
 
     Args:
         source: hub id, or path of a local file or folder.
-        revision: commit of a hub dataset; not used for a local source.
+        revision: commit, branch or tag of a hub dataset; not used for a local source.
         subset: configuration of a hub dataset, or sub-folder of a local folder.
         split: name of the split.
         columns: names of the columns to read; repeated names count once.
@@ -183,28 +184,19 @@ def _missing(value: Any) -> bool:
 
 
 def _hub(source: str, revision: str | None, subset: str | None, split: str, columns: list[str]) -> list[Row]:
-    import datasets  # slow to import, and not needed for local files
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
     what = (
         f"dataset {source}"
         + (f", subset {subset}" if subset else "")
         + f", split {split}"
         + (f", revision {revision}" if revision else "")
     )
-    warn_unpinned(what, revision)
     try:
-        data = datasets.load_dataset(source, subset, split=split, revision=revision)
-    except (OSError, DatasetsError, HfHubHTTPError) as error:
+        files = splits.fetch(Repository("dataset", source, revision), subset, split)
+    except hub.NotHad as error:
         raise MoaError(
-            f"{what}: cannot be had from the hub ({one_line(error)}); check its name and revision and the network,"
-            " or give a local file or folder as `source`"
+            f"{what}: cannot be had from the hub ({error}); check its name and revision and the network, or give a"
+            " local file or folder as `source`"
         ) from error
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # unknown split or subset (the message lists the known ones), or a dataset that needs its own code
-        raise MoaError(f"{what}: {one_line(error)}") from error
-    check_columns(what, data.column_names, columns)
-    return [dict(row) for row in data.select_columns(columns)]
+    except splits.NoSplit as error:
+        raise MoaError(f"{what}: {error}") from error
+    return [row for file in files for row in formats.read(file, columns)]

@@ -42,7 +42,7 @@ def policy(tmp_path: Path) -> Path:
 
 # No foreign code.
 
-CODE = {"from_pretrained", "from_config", "load_adapter", "snapshot_download", "hf_hub_download", "pipeline"}
+CODE = {"from_pretrained", "from_config", "load_adapter", "snapshot_download", "pipeline"}
 
 
 def calls(path: Path) -> list[ast.Call]:
@@ -50,18 +50,33 @@ def calls(path: Path) -> list[ast.Call]:
     return [c for c in found if (c.func.attr if isinstance(c.func, ast.Attribute) else ast.unparse(c.func)) in CODE]
 
 
-def test_every_loader_call_stands_in_one_module_and_trusts_nothing() -> None:
-    elsewhere = [
-        f"{path.relative_to(PACKAGE)}:{call.lineno}: {ast.unparse(call)[:60]}"
-        for path in PACKAGE.rglob("*.py")
-        for call in calls(path)
-        if path != Path(loading.__file__)
-    ]
-    assert not elsewhere
-    loaders = [c for c in calls(Path(loading.__file__)) if ast.unparse(c.func).endswith("from_pretrained")]
-    assert len(loaders) == 2, "the tokenizer's and the models'"
+def test_every_loader_call_stands_in_two_modules_and_trusts_nothing() -> None:
+    """The tokenizer's and the models', and the same two of GGUF, whose keywords are one dictionary."""
+    of = {path.relative_to(PACKAGE).as_posix(): calls(path) for path in PACKAGE.rglob("*.py")}
+    assert {name for name, found in of.items() if found} == {"lm/loading.py", "lm/gguf.py"}
+    loaders = [c for c in of["lm/loading.py"] if ast.unparse(c.func).endswith("from_pretrained")]
+    assert len(loaders) == 2
     for call in loaders:
         assert {k.arg: ast.unparse(k.value) for k in call.keywords}["trust_remote_code"] == "False"
+    assert len(of["lm/gguf.py"]) == 2
+    for call in of["lm/gguf.py"]:
+        assert "**settings" in ast.unparse(call)
+    said = ast.unparse(ast.parse((PACKAGE / "lm" / "gguf.py").read_text(encoding="utf-8")))
+    assert said.count("settings:") == 1 and "'trust_remote_code': False, 'local_files_only': True}" in said
+
+
+def test_a_pickle_is_opened_in_one_module() -> None:
+    """And there for tensors alone."""
+    opened = {
+        path.relative_to(PACKAGE).as_posix(): [
+            {k.arg: ast.unparse(k.value) for k in node.keywords}
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")
+        ]
+        for path in PACKAGE.rglob("*.py")
+    }
+    (found,) = [keywords for keywords in opened.values() if keywords]
+    assert len(found) == 1 and found[0]["weights_only"] == "True" and opened["lm/unpickle.py"] == found
 
 
 def with_code(folder: Path, marker: Path, **config: object) -> Path:

@@ -24,9 +24,11 @@ from tests import synthetic
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
+    "doctor",
     "init",
     "check",
     "run",
+    "convert",
     "respond",
     "chat",
     "export",

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import moa.experiment.schema
+from moa.ahead import pins
 from moa.ahead.local import refuse
 from moa.errors import MoaError
 from moa.experiment import reader
@@ -35,7 +36,15 @@ def plan_experiment():
         where += " with --config" if overrides else ""
         plan = Plan(moa.experiment.schema.parse(data, where), where)
         refuse(plan, where)
-        return plan
+        # A job on another machine, and whoever only looks, obeys the lock and asks nobody.
+        asks = workflow.is_main_process and not (
+            workflow.output_settings.dryrun or start.plans_only(sys.argv[1:])
+        )
+        pinned = pins.commits(plan, where, look_up=asks)
+        if not pinned:
+            return plan
+        data = reader.overridden(data, pinned)
+        return Plan(moa.experiment.schema.parse(data, where), where)
     except MoaError as error:
         sys.exit(f"error: {error}")
 
