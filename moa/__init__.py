@@ -12,4 +12,4 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # On some processors it warns at every start that it found no optional kernels from the hub; nothing here asks for them.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"

@@ -147,8 +147,8 @@ def _of_machine(plan: Plan, torch: Mapping[str, Any]) -> list[str]:
     """Return what an experiment asks of the processor that is not there."""
     model, gpu = plan.experiment.model, bool(torch.get("gpus"))
     found = [] if torch else ["torch: does not import; install the packages again (make setup, or pip install .)"]
-    if model.quantisation != "none" and not gpu:
-        found.append(f"model.quantisation: {model.quantisation} needs an NVIDIA GPU; set quantisation: none")
+    if model.quantisation != "none" and not _version("bitsandbytes"):
+        found.append(f"model.quantisation: {model.quantisation} needs bitsandbytes: pip install bitsandbytes")
     halves = [("model", model), *plan.scoring(judges=True).rewards.items()]
     for name, section in halves:
         if getattr(section, "dtype", None) == "float16" and not gpu:
@@ -186,12 +186,17 @@ def _cores() -> str:
     return f"{own} for this process, of {psutil.cpu_count()}; load {os.getloadavg()[0]:.1f}"
 
 
-def _bitsandbytes(gpu: bool) -> str:
+def _version(package: str) -> str:
+    """Return a package's version, '' where it is not installed."""
     try:
-        version = importlib.metadata.version("bitsandbytes")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed; quantisation nf4 and int8 need it: pip install bitsandbytes"
-    return f"{version}" + ("" if gpu else "; quantisation nf4 and int8 need an NVIDIA GPU as well")
+        return ""
+
+
+def _bitsandbytes(gpu: bool) -> str:
+    found = _version("bitsandbytes") or "not installed; quantisation nf4 and int8 need it: pip install bitsandbytes"
+    return found if gpu else f"{found}; on a CPU nf4 and int8 save memory and cost time"
 
 
 def _hub() -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moa.errors import MoaError
+from moa.experiment.pairs import PairSource
 from moa.experiment.rewards import Classifier, Linear, Python, Reward, Transformer
 from moa.methods import external
 from moa.plan import Plan
-from moa.tasks.preference_pairs import PairSource
-from moa.tasks.tabular import locate
+from moa.tasks.files import locate
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ class Weights:
         if self.source.startswith((".", "/", "~")) or self.source.count("/") > 1 or path.exists():
             raise MoaError(f"{self.key}: {self.source} is no folder, and no hub id; name a folder with a model")
         return None
+
+
+def nothing(plan: Plan) -> bool:
+    """Return whether an experiment needs nothing but this package: no file, model, server or code of somebody else."""
+    outside = (tables(plan), models(plan), functions(plan), externals(plan), plan.endpoints())
+    return not any(outside)
 
 
 def tables(plan: Plan) -> list[Table]:

@@ -53,7 +53,7 @@ class Part:
 
 def parts() -> list[Part]:
     """Return the tables of the page in their order."""
-    fields = schema.Experiment.model_fields
+    fields = words.fields_of(schema.Experiment)
     found = [Part("", "", fields, (Case(""),))]
     for name, field in fields.items():
         model = words.section_of(field.annotation)
@@ -67,7 +67,7 @@ def _part(title: str, model: type[Strict], path: str | None = None) -> Part:
     cases: tuple[Case, ...] = (Case(path or title),)
     if title == "model.lora":
         cases += (Case(title, "with sft.lora", lambda key: {"model": {"sft": {"lora": True}}}),)
-    return Part(title, _doc(model), model.model_fields, cases)
+    return Part(title, _doc(model), words.fields_of(model), cases)
 
 
 def _doc(model: type[Strict]) -> str:
@@ -90,10 +90,10 @@ def _rewards() -> Iterator[Part]:
     kind = FieldInfo(annotation=str, description=f"Which reward this is: {', '.join(models)}.")
     yield Part("rewards.<name>", "Every reward has a kind, whose other keys follow.", {"kind": kind}, ())
     for name, model in models.items():
-        own = {key: field for key, field in model.model_fields.items() if key != "kind"}
+        own = {key: field for key, field in words.fields_of(model).items() if key != "kind"}
         yield Part(f"rewards.<name>, kind {name}", _doc(model), own, _reward_cases(name, ""))
     title = "rewards.<name>.data, kinds linear and transformer"
-    yield Part(title, _doc(rewards.Labelled), rewards.Labelled.model_fields, _reward_cases("linear", ".data"))
+    yield Part(title, _doc(rewards.Labelled), words.fields_of(rewards.Labelled), _reward_cases("linear", ".data"))
 
 
 def _reward_cases(kind: str, inner: str) -> tuple[Case, ...]:
@@ -112,8 +112,8 @@ def _methods() -> Iterator[Part]:
     own_scale = [name for name in loop if "whiten" in _own(probes.planned().rows[name].schema)]
     none = sorted(name for model in (Settings, LoopSettings) for name in kinds.get(model, []))
     text = f"Kinds without other keys: {', '.join(none)}."
-    yield Part("methods.<row>", text, Settings.model_fields, (Case("methods.mine"),))
-    whiten = {"whiten": LoopSettings.model_fields["whiten"]}
+    yield Part("methods.<row>", text, words.fields_of(Settings), (Case("methods.mine"),))
+    whiten = {"whiten": words.fields_of(LoopSettings)["whiten"]}
     text = f"{_doc(LoopSettings)} {' and '.join(own_scale)} have a default of their own, below."
     shared = ", ".join(name for name in loop if name not in own_scale)
     yield Part(f"methods.<row>, kinds {shared}", text, whiten, (Case("methods.linear"),))
@@ -129,7 +129,7 @@ def _methods() -> Iterator[Part]:
 def _own(model: type[Strict]) -> dict[str, FieldInfo]:
     """Return a section's keys but those that it has as every row of the loop has them."""
     shared = LoopSettings.model_fields
-    return {k: f for k, f in model.model_fields.items() if k not in shared or f.default != shared[k].default}
+    return {k: f for k, f in words.fields_of(model).items() if k not in shared or f.default != shared[k].default}
 
 
 def undescribed() -> list[str]:

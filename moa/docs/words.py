@@ -1,6 +1,11 @@
 """A field of the schema in words that a user knows: its type, its default, where that comes from, what it means."""
 
+import ast
+import copy
+import inspect
 import json
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -17,6 +22,28 @@ SECTION = "its defaults"
 
 
 GUARD = 100  # a bound so far off catches a slip of the keyboard, and tells the reader nothing
+
+
+def fields_of(section: type[Strict]) -> dict[str, FieldInfo]:
+    """Return a section's fields, each described by the string under it.
+
+    Pydantic would read the sources at every start of every job, for this page alone.
+    """
+    said = {key: text for one in reversed(section.__mro__) if issubclass(one, Strict) for key, text in _said(one)}
+    fields = {name: copy.copy(field) for name, field in section.model_fields.items()}
+    for name, field in fields.items():
+        field.description = said.get(name)
+    return fields
+
+
+def _said(section: type) -> list[tuple[str, str]]:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(tree, ast.ClassDef)
+    return [
+        (ast.unparse(key.target), str(text.value.value))
+        for key, text in pairwise(tree.body)
+        if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    ]
 
 
 def branches(annotation: Any) -> list[Any]:

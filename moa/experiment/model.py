@@ -88,7 +88,7 @@ class Model(Strict):
     lora: Lora = Lora()
     """The adapter of the policies."""
     quantisation: Literal["none", "nf4", "int8"] = "none"
-    """Bits of the base's weights; `nf4` and `int8` need a GPU and bitsandbytes."""
+    """Bits of the base's weights; `nf4` and `int8` save memory; on a CPU they cost time."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the base; `float16` needs a GPU."""
     gradient_checkpointing: bool = False

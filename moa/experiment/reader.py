@@ -9,7 +9,7 @@ import json
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ def read(path: Path) -> dict[str, Any]:
         return _mapping(_text(path))
     except MoaError as error:
         raise MoaError(f"{path}: {error}") from None
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse a key that stands twice among Snakemake's `--config KEY=VALUE`, or in such a value: it keeps the last.
+
+    Raises:
+        MoaError: names the key.
+    """
+    taking, given = False, set[str]()
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if argument.startswith("-"):
+            taking, argument = option in ("--config", "-C"), value
+        key, equals, text = argument.partition("=")
+        if not taking or not equals:
+            continue
+        if key in given:
+            raise MoaError(f"--config: the key {short(key)!r} stands twice; give it once, a section with all its keys")
+        given.add(key)
+        if text.lstrip().startswith(("{", "[")):
+            try:
+                _Builder().value(_compose(text), 0)
+            except MoaError as error:
+                raise MoaError(f"--config {short(key)}: {error}") from None
 
 
 def overridden(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +201,8 @@ class _Builder:
             if not isinstance(key, str):
                 raise MoaError(f"line {line}: the key {short(name.value)!r} is no text to YAML; put it in quotes")
             if key in lines:
-                raise MoaError(f"key {short(key)!r} stands twice, in lines {lines[key]} and {line}; keep one of them")
+                where = f"line {line}" if lines[key] == line else f"lines {lines[key]} and {line}"
+                raise MoaError(f"key {short(key)!r} stands twice, in {where}; keep one of them")
             lines[key] = line
             made[key] = self.value(item, depth + 1)
         return made

@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 
 from moa import method
 from moa.errors import MoaError, nearest
+from moa.experiment.pairs import PairSource
 from moa.experiment.preferences import Preference
-from moa.tasks.preference_pairs import PairSource
-from moa.tasks.tabular import locate
+from moa.tasks.files import locate
 
 if TYPE_CHECKING:
     from moa.experiment.keys import Ppo

@@ -20,7 +20,8 @@ from moa.store import tables
 from moa.store.provenance import text_hash
 from moa.tasks import reviews
 from moa.tasks.duplicates import Near, common, normalise
-from moa.tasks.tabular import locate, read_rows, text_of
+from moa.tasks.files import locate
+from moa.tasks.tabular import read_rows, text_of
 from moa.tasks.text import clean, encodable, first_sentences, first_turn, split_after, split_opening
 
 log = logging.getLogger("moa")

@@ -14,15 +14,8 @@ from moa.store.provenance import ROOT
 PARSED = Path(".moa/logic.json")  # what was parsed before; parsing is a third of a plan's time
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # whose trees have one form
 # Their whole effect on a stage is the validated section that it receives as a parameter, defaults filled in.
-DECLARATIONS = frozenset(
-    {
-        *(
-            f"moa.experiment.{name}"
-            for name in ("schema", "keys", "model", "training", "rewards", "names", "reader", "mistakes", "removed")
-        ),
-        "moa.methods.catalogue",
-    }
-)
+SCHEMA = "schema keys strict model training rewards endpoint pairs names reader mistakes removed"  # of moa.experiment
+DECLARATIONS = frozenset({"moa.methods.catalogue", *(f"moa.experiment.{name}" for name in SCHEMA.split())})
 # modules that decide how a job ends, never what it writes
 NEUTRAL = frozenset({"moa.errors", "moa.store.files", "moa.store.sections", "moa.job.memory", "moa.job.process"})
 
@@ -57,6 +50,18 @@ def _imports(tree: ast.AST, package: str) -> list[str]:
 
 
 @cache
+def _node(name: str, root: Path) -> tuple[str, list[str]] | None:
+    """Return `_parse` of module `name`, or None where `root` has no such module.
+
+    Nobody edits code between the jobs of one plan.
+    """
+    found = _find(name, root)
+    if found is None:
+        return None
+    logic, imports = _parse(*found)
+    return logic, list(dict.fromkeys(imports))
+
+
 def _parse(path: Path, package: str) -> tuple[str, list[str]]:
     """Return a digest of a module's logic and what it imports; a text that was parsed before is not parsed again."""
     text = path.read_bytes()
@@ -102,14 +107,15 @@ def code_hash(*modules: str, root: Path = ROOT) -> str:
     out, because stages receive their effect as a parameter.
     """
     packages, before = {name.split(".")[0] for name in modules}, len(_known())
-    todo, seen = list(modules), dict[str, str]()
+    todo, seen, met = list(modules), dict[str, str](), set[str]()
     while todo:
         name = todo.pop()
-        found = _find(name, root) if name.split(".")[0] in packages else None
-        if found is None or name in seen or name in DECLARATIONS | NEUTRAL:
+        if name in met or name.split(".")[0] not in packages or name in DECLARATIONS | NEUTRAL:
             continue
-        seen[name], imports = _parse(*found)
-        todo += imports
+        met.add(name)
+        if (node := _node(name, root)) is not None:
+            seen[name], imports = node
+            todo += imports
     if len(_known()) > before:
         _keep()
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]

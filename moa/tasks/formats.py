@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -22,25 +23,15 @@ import pyarrow.parquet as pq
 
 from moa.errors import MoaError, listed, nearest, one_line
 from moa.store.tables import Row
+from moa.tasks.files import COMPRESSIONS, SUFFIXES, kind
 
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 GROWTH, SMALL = 50, 2**26  # a compressed file's content is at most so many times its size, or so many bytes
 CHUNK, BATCH = 2**20, 1024  # bytes and rows that are decompressed at once
 ROW = 64  # bytes that a row takes at least, even without values
+MAGIC = (0x184D2204, 0xFD2FB528)  # of a frame of LZ4, of zstd
 LONG_ROW = 100  # lines of a CSV row above which a quote was perhaps not closed
 
 log = logging.getLogger("moa")
-
-
-def kind(path: Path) -> str:
-    """Return the suffix that names the format: '.jsonl' of train.JSONL.gz."""
-    named = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-    return named.suffix.lower()
-
-
-def stem(path: Path) -> str:
-    """Return the name without format and compression: 'train' of train.jsonl.gz."""
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).stem
 
 
 def read(path: Path, columns: list[str] | None = None) -> list[Row]:
@@ -140,9 +131,21 @@ def _parquet(path: Path, columns: list[str] | None) -> list[Row]:
         return _rows(path, file.iter_batches(BATCH, columns=wanted), wanted)
 
 
+def _unpacked(content: pa.Buffer) -> int:
+    """Return how many bytes the compressed parts of Arrow's formats become; a batch is unpacked whole or not at all.
+
+    Every buffer begins at a multiple of eight bytes: its length when unpacked, then a frame of LZ4 or zstd.
+    """
+    words = np.frombuffer(content, "<u8", count=content.size // 8)
+    frames = np.isin(words[1:] & 0xFFFFFFFF, MAGIC)
+    lengths = words[:-1][frames]
+    return int(lengths[lengths < 2**48].sum())  # what only looks like a frame has any number before it
+
+
 def _arrow(path: Path, columns: list[str] | None) -> list[Row]:
     """Read Arrow's stream format, which `save_to_disk` writes, or its file format."""
     content = _bytes(path)
+    _check_growth(path, _unpacked(content))
     try:
         stream = pa.ipc.open_stream(content)
         names, batches = stream.schema.names, iter(stream)
@@ -258,4 +261,3 @@ READERS: dict[str, Callable[[Path, list[str] | None], list[Row]]] = {
     ".csv": _csv,
     ".arrow": _arrow,
 }
-SUFFIXES = tuple(READERS)

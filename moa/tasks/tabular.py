@@ -3,25 +3,19 @@
     >>> read_rows("reviews.csv", None, None, "train", ["text", "label"])    # doctest: +SKIP
     [{'text': 'The lamp is fine.', 'label': 1}, ...]
 
-A source is local when such a path exists. In a folder, a split is `<split>.*` or its shards `<split>-*.*`; a folder
-that holds a single data file is that file, whatever the split. A single file has no splits. A folder that `datasets`
-saved (`save_to_disk`) is read as it is.
+Which files are a split's: moa/tasks/files.py.
 """
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
-from moa.errors import MoaError, nearest, one_line
+from moa.errors import MoaError
 from moa.store import hub
-from moa.store.files import read_object
 from moa.store.lock import Repository
 from moa.store.tables import Row
 from moa.tasks import formats, splits
-from moa.tasks.formats import SUFFIXES
-
-METADATA = hub.NO_ROWS  # of `datasets`
+from moa.tasks.files import locate
 
 log = logging.getLogger("moa")
 
@@ -101,82 +95,6 @@ def _content(where: str, column: str, message: dict[str, Any]) -> str:
             " text; drop such rows"
         )
     return "".join(texts)
-
-
-def locate(source: str, subset: str | None, split: str) -> list[Path] | None:
-    """Return the local files that hold `split`, sorted; None for a hub id; a MoaError for a path that is not there."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return _split_files(path / subset if subset else path, split)
-    if source.startswith((".", "/", "~")) or formats.kind(path) in SUFFIXES:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise MoaError(
-            f"{source}: no such file or"
-            f" folder.{nearest(path.name, beside) if beside else ' Its folder does not exist either.'}"
-        )
-    return None
-
-
-def _split_files(folder: Path, split: str) -> list[Path]:
-    if not folder.is_dir():
-        raise MoaError(
-            f"{folder}: no such folder; `subset` names a sub-folder of a local source, leave it out if there is none"
-        )
-    saved = _saved_files(folder, split)
-    if saved is not None:
-        return saved
-    inside = sorted(folder.iterdir())
-    data = [p for p in inside if formats.kind(p) in SUFFIXES and p.name not in METADATA and p.is_file()]
-    if not data:
-        folders = ", ".join(p.name for p in inside if p.is_dir() and not p.name.startswith("."))
-        raise MoaError(
-            f"{folder}: no data file in this folder (known suffixes: {', '.join(SUFFIXES)}, also with .gz, .bz2, .zst)"
-            + (f"; name a sub-folder as `subset`: {folders}" if folders else "")
-        )
-    found = [p for p in data if formats.stem(p) == split or p.name.startswith(f"{split}-")]
-    if not found and len(data) == 1:
-        return data
-    if not found:
-        raise MoaError(
-            f"{folder}: no file {split}.* or {split}-*.* for split '{split}'.{nearest(split, map(formats.stem, data))}"
-        )
-    if len({formats.kind(p) for p in found}) > 1 or len({formats.stem(p) for p in found}) < len(found):
-        raise MoaError(
-            f"{folder}: split '{split}' exists in several formats ({', '.join(p.name for p in found)}); name the file"
-            " itself as `source`"
-        )
-    return found
-
-
-def _saved_files(folder: Path, split: str) -> list[Path] | None:
-    """Return the files of a folder that `datasets` made by `save_to_disk`; None for another folder."""
-    if (folder / "dataset_dict.json").is_file():
-        splits = [p.name for p in folder.iterdir() if (p / "state.json").is_file()]
-        if split not in splits:
-            raise MoaError(f"{folder}: no split '{split}' was saved there.{nearest(split, splits)}")
-        folder = folder / split
-    if not (folder / "state.json").is_file() or not list(folder.glob("*.arrow")):
-        return None
-    try:
-        state = read_object(folder / "state.json", "what save_to_disk writes", "save it again")
-        names = [Path(shard["filename"]) for shard in state["_data_files"]]
-    except (KeyError, TypeError) as error:
-        raise MoaError(
-            f"{folder / 'state.json'}: not what save_to_disk writes ({type(error).__name__}: {one_line(error)}); save"
-            " it again"
-        ) from error
-    if state.get("_indices_files"):
-        raise MoaError(
-            f"{folder}: saved with indices, which say what rows count; save it again after flatten_indices()"
-        )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise MoaError(
-            f"{folder}: {len(missing)} of {len(names)} files are missing, the first {missing[0]}; copy it whole"
-        )
-    return [folder / name for name in names]
 
 
 def _missing(value: Any) -> bool:

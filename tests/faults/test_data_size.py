@@ -47,6 +47,24 @@ def test_a_compressed_file_of_very_much_more_content(tmp_path: Path, name: str, 
     )
 
 
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_one_batch_of_an_arrow_file_that_shrinks_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, compression: str
+) -> None:
+    """A thousand rows of 4 kB in one batch: its size is known before it is unpacked."""
+    path = tmp_path / "a.arrow"
+    table = pa.table({"text": ["x" * 4_000] * 1_000})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_file if form == "file" else pa.ipc.new_stream)(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+    assert path.stat().st_size < 50_000
+    unpacked = formats._unpacked(pa.py_buffer(path.read_bytes()))
+    assert 4_000_000 <= unpacked <= 4_000_000 + 2 * 8 * 1_001  # texts, and their offsets
+    monkeypatch.setattr(formats, "_rows", lambda *_: pytest.fail("unpacked"))
+    fails(path, "a.arrow: holds more than 50 times its own size")
+
+
 @pytest.mark.parametrize("dictionary", [True, False])
 def test_a_parquet_file_of_very_much_more_content(tmp_path: Path, dictionary: bool) -> None:
     """A thousand rows of 16 kB are 16 MB: of one text in a dictionary, or of pages that shrink to nothing."""

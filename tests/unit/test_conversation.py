@@ -275,7 +275,7 @@ def test_answers_stand_beside_each_other_where_there_is_room(
     """Three columns of 24 characters, each with padding and a frame: 3 * (24 + 3) + 1 = 82. 0 is a file."""
     out = Typed() if width else io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((width, 24)))
     answers = ["A lamp, and a \x1b[31mred one\u202e.\nIt stands.", "word " * 40, "[bold]no markup"]
     shown_answers.beside(["a 1, b 0", "a 0.5, b 0.5", "a 0, b 1"], answers)
     text = out.getvalue()

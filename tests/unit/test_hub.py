@@ -18,7 +18,7 @@ from moa.lm import models
 from moa.plan import Plan
 from moa.store import hub, lock
 from moa.store.lock import LOCK, Entry, Repository
-from moa.tasks import formats
+from moa.tasks import files
 from moa.tasks.tabular import read_rows
 from tests import hub_server, tiny_models
 from tests.hub_server import Hub
@@ -366,8 +366,8 @@ def test_a_data_set_without_a_card_has_the_splits_that_names_tell(server: Hub) -
 
 def test_what_may_be_read_of_a_repository() -> None:
     """Data files are those that moa.tasks.formats reads; nothing leaves the folder; no code, no pickle."""
-    for suffix in formats.SUFFIXES:
-        assert all(hub.readable("dataset", f"a/b.c{suffix}{end}") for end in ("", *formats.COMPRESSIONS))
+    for suffix in files.SUFFIXES:
+        assert all(hub.readable("dataset", f"a/b.c{suffix}{end}") for end in ("", *files.COMPRESSIONS))
     assert not any(
         hub.readable("dataset", name)
         for name in ("a.py", "../a.json", "/a.json", "a/../../b.csv", "state.json", "a.zip", "a.gz", "x/README.md")

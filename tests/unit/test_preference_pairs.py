@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from moa.errors import MoaError
+from moa.experiment.pairs import PairSource
 from moa.experiment.schema import parse
 from moa.lm import generation
 from moa.lm.conditioning import token_rows
@@ -20,7 +21,7 @@ from moa.rl.losses import forbid_empty, logprobs_and_entropy
 from moa.stages import train
 from moa.store import tables
 from moa.store.provenance import text_hash
-from moa.tasks.preference_pairs import Pair, PairSource, read_pairs
+from moa.tasks.preference_pairs import Pair, read_pairs
 from moa.trainers import setup
 from moa.trainers.pair_samples import _fitting, _rollout, given
 from moa.trainers.pairs import given_pairs

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def test_our_own_files_mean_what_they_meant(path: Path) -> None:
 def test_a_key_that_stands_twice(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
     said = f"key '{key}' stands twice, in lines {lines[0]} and {lines[1]}; keep one of them"
     assert complaint(tmp_path, text) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-n", "--config", "run={seeds: [0], seeds: [1]}"], "--config run: key 'seeds' stands twice, in line 1"),
+        (["--config=ppo={kl: {target: 1, target: 2}}", "-n"], "--config ppo: key 'target' stands twice, in line 1"),
+        (["-C", "task=a", 'run={"a": 1}', "task=b"], "--config: the key 'task' stands twice; give it once"),
+        (["--config", "run={seeds: [0]}", "-n", "--config", "run={methods: [moc]}"], "the key 'run' stands twice"),
+    ],
+)
+def test_an_option_whose_key_stands_twice(arguments: list[str], said: str) -> None:
+    with pytest.raises(MoaError, match=re.escape(said)):
+        reader.check_options(arguments)
+
+
+def test_options_that_are_no_sections_are_not_looked_into() -> None:
+    reader.check_options(
+        ["--config", "a={b: 1}", "c=x=y", "-R", "a=1", "a=1", "--cores", "2", "--configfile", "x", "x"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
 """Runs the workflow in a copy of the repository, and reads its plans."""
 
+import json
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from moa.store import logic
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests/tiny.yaml"
 PATIENCE = 1800.0  # seconds; the machine may have other work
 DEVICES: str | None = None  # CUDA_VISIBLE_DEVICES as the tests were given it
+# Snakemake's imports take longer than a small plan: its runs are forks of a process that has them. What starts jobs,
+# and what is killed, starts by itself in test_crash, test_kept and test_make.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["snakemake.cli"])
 ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
 POLICIES = (
     "single_objective/sentiment",
@@ -30,7 +41,17 @@ def copy_project(to: Path) -> Path:
     for name in ("Snakefile", "config.yaml", "pyproject.toml"):
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, to / name)
+    (to / logic.PARSED).parent.mkdir()
+    (to / logic.PARSED).write_text(_parsed(), encoding="utf-8")
     return to
+
+
+@cache
+def _parsed() -> str:
+    """Return what a plan would keep of the package's modules, so that no copy of it has to parse them again."""
+    for path in (ROOT / "moa").rglob("*.py"):
+        logic.code_hash(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    return json.dumps(logic._known())
 
 
 @dataclass(frozen=True)
@@ -66,16 +87,28 @@ def command(*arguments: str) -> list[str]:
 
 def snakemake(directory: Path, *arguments: str, configfile: str | None = TINY) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `directory` and return what it said; the caller judges the status."""
-    chosen = ["--configfile", configfile] if configfile else []
-    return subprocess.run(
-        command(*arguments, *chosen),
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    full = [*arguments, *(["--configfile", configfile] if configfile else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ("out", "err")]
+        process = FORKS.Process(target=_snakemake, args=(directory, full, environment(), said))
+        process.start()
+        process.join(PATIENCE)
+        assert process.exitcode is not None, "snakemake has not ended"
+        return subprocess.CompletedProcess(full, process.exitcode, *(path.read_text("utf-8") for path in said))
+
+
+def _snakemake(directory: Path, arguments: list[str], variables: Mapping[str, str], said: list[Path]) -> None:
+    """Be the command `python -m snakemake` in a fork that ends with it."""
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(directory)
+    sys.argv = ["snakemake", *arguments]
+    sys.orig_argv[1:] = ["-m", *sys.argv]
+    from snakemake import cli
+
+    cli.main()
 
 
 def moa(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -168,8 +168,8 @@ def test_a_trained_reward_has_a_job_and_a_judge_is_not_needed_for_training(proje
         (
             "  vader: {kind: vader}",
             (
-                "  taught: {kind: linear, data: {source: labels.parquet, label: label}}\n  judge: {kind: linear, data:"
-                " {source: labels.parquet, label: other}}"
+                "  taught: {kind: linear, data: {source: labels.parquet, label: label, part: [0, 0.5]}}\n"
+                "  judge: {kind: linear, data: {source: labels.parquet, label: other, part: [0.5, 1]}}"
             ),
         ),
     )

@@ -189,7 +189,7 @@ from tests.workflow.test_sections import ROWS_OF, TOUCHED, plan
 GROUPS = {row: {"group_size": 4} for row in ("grpo", "gdpo")}
 made = plan(run={"methods": list(ROWS_OF), "seeds": [0]}, methods=GROUPS)
 def codes():
-    logic._parse.cache_clear()
+    logic._node.cache_clear()
     return {row: made.code("train", row=row) for row in ROWS_OF}
 before, found = codes(), {}
 for module in TOUCHED:
@@ -231,7 +231,7 @@ def test_the_users_own_reward_is_code_that_a_result_depends_on(tmp_path: Path, m
     made = plan(objectives={"polite": {"reward": "own"}, "conciseness": {"reward": "short"}}, rewards=rewards)
 
     def code() -> str:
-        logic._parse.cache_clear()
+        logic._node.cache_clear()
         return made.code("score", rewards=made.scoring(judges=False).rewards)
 
     before = code()
@@ -286,7 +286,7 @@ def test_a_text_that_was_parsed_is_not_parsed_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(ast, "parse", counted)
 
     def found() -> str:
-        logic._parse.cache_clear()
+        logic._node.cache_clear()
         logic._known.cache_clear()
         return logic.code_hash("mine", root=tmp_path)
 
@@ -305,7 +305,7 @@ def test_code_hash_follows_packages_and_ignores_what_decides_only_how_a_job_ends
     (tmp_path / "moa" / "stage.py").write_text("from moa import errors\n")
 
     def code() -> str:
-        logic._parse.cache_clear()
+        logic._node.cache_clear()
         return logic.code_hash("moa.stage", root=tmp_path)
 
     before = code()
@@ -325,7 +325,7 @@ def test_a_new_key_of_the_schema_makes_no_finished_job_stale(tmp_path: Path) -> 
     before = logic.code_hash("moa.stage", root=tmp_path)
     for name in names:
         (tmp_path / "moa" / "experiment" / f"{name}.py").write_text("x = 2\n")
-    logic._parse.cache_clear()
+    logic._node.cache_clear()
     assert logic.code_hash("moa.stage", root=tmp_path) == before
 
 
@@ -336,7 +336,7 @@ def test_what_a_key_means_makes_no_finished_job_stale(tmp_path: Path) -> None:
 
     def code(text: str, default: int) -> str:
         (tmp_path / "moa" / "mine.py").write_text(f'class Settings:\n    n: int = {default}\n    """{text}"""\n')
-        logic._parse.cache_clear()
+        logic._node.cache_clear()
         return logic.code_hash("moa.mine", root=tmp_path)
 
     assert code("Responses.", 1) == code("Responses per prompt.", 1) != code("Responses.", 2)

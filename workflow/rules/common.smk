@@ -7,12 +7,16 @@ from functools import cache
 from pathlib import Path
 
 import moa.experiment.schema
-from moa.ahead import pins
-from moa.ahead.local import refuse
+from moa.ahead import named
 from moa.errors import MoaError
 from moa.experiment import reader
 from moa.job import start, warm
-from moa.job.process import THREAD_VARIABLES, export_parent, gpu_visible, share_processor
+from moa.job.process import (
+    THREAD_VARIABLES,
+    export_parent,
+    gpu_visible,
+    share_processor,
+)
 from moa.plan import Plan, finished_runs
 from moa.job.unlock import warn_of_stale_lock
 from moa.store import sections
@@ -32,10 +36,15 @@ def plan_experiment():
     overrides = nulls(workflow.config_settings.config)
     where = os.path.relpath(files[0])
     try:
+        reader.check_options(sys.argv[1:])
         data = reader.overridden(reader.read(Path(where)), overrides)
         where += " with --config" if overrides else ""
         plan = Plan(moa.experiment.schema.parse(data, where), where)
-        refuse(plan, where)
+        if named.nothing(plan):
+            return plan
+        from moa.ahead import local, pins  # they load what reads tables
+
+        local.refuse(plan, where)
         # A job on another machine, and whoever only looks, obeys the lock and asks nobody.
         asks = workflow.is_main_process and not (
             workflow.output_settings.dryrun or start.plans_only(sys.argv[1:])
