@@ -242,7 +242,8 @@ def test_real_reviews(shared: Path, tmp_path: Path) -> None:
         {"kind": "linear", "features": 2**16, "data": {"source": str(shared / "imdb"), "label": "label", "rows": 1500}}
     )
     trained = train(tmp_path / "sentiment", declared)
-    assert trained.heldout["n"] == 150 and trained.heldout["auc"] > 0.85  # 0.966 with all 25 000 rows
+    # a tenth by hash: 150, give or take four times sqrt(1500 * 0.1 * 0.9) = 11.6
+    assert abs(trained.heldout["n"] - 150) < 47 and trained.heldout["auc"] > 0.85  # 0.966 with all 25 000 rows
     scorer = scoring.load("sentiment", declared, [tmp_path / "sentiment"])
     good, bad = scorer.score(
         ["", ""], ["A wonderful film, one of the best.", "The worst, a boring waste of time."]
