@@ -1,21 +1,15 @@
 """What talks to a trained policy."""
 
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from moa.errors import MoaError, shown
+from moa.errors import MoaError
 from moa.job.process import importing
-from moa.store.terminal import lenient, say
+from moa.store.terminal import beside, say
 
-LEAST = 24  # columns that an answer needs beside others
 PolicyFolder = Annotated[
     Path, typer.Option(help="folder of a policy, results/<task>/policies/<row>/<policy>/s<seed>, or of a row")
 ]
@@ -54,20 +48,6 @@ def respond(
 def told(objectives: Sequence[str], weights: Sequence[float]) -> str:
     """Return a preference as people read it, 'sentiment 0.8, conciseness 0.2'."""
     return ", ".join(f"{name} {weight:.4g}" for name, weight in zip(objectives, weights, strict=True))
-
-
-def beside(heads: Sequence[str], answers: Sequence[str]) -> None:
-    """Print answers in columns where the terminal is wide enough; else, and in a file, one below the other."""
-    out = lenient(sys.stdout)
-    width = shutil.get_terminal_size().columns if out.isatty() else 0
-    if width < len(heads) * (LEAST + 3) + 1:  # a column's frame and padding
-        say("\n\n".join(f"{head}:\n{answer}" for head, answer in zip(heads, answers, strict=True)))
-        return
-    grid = Table(header_style="none")
-    for head in heads:
-        grid.add_column(Text(shown(head)), overflow="fold")
-    grid.add_row(*(Text(shown(answer)) for answer in answers))
-    Console(file=out, highlight=False, width=width).print(grid)
 
 
 def parse_preference(text: str | None, where: str = "--preference") -> dict[str, float] | None:

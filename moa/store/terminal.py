@@ -19,6 +19,7 @@ from rich.text import Text
 from moa.errors import shown, visible
 
 FRAMED = 20  # columns; with fewer a frame would leave no room for values
+COLUMN = 24  # characters of the narrowest column of texts
 ENDLESS = 1_000_000  # a file or a pipe has no width: lines may be as long as they need to be
 
 
@@ -92,6 +93,20 @@ def show(table: Table, stream: TextIO) -> None:
     for row in fitted.rows:
         for name, value in zip(fitted.head, row, strict=True):
             console.print(Text(f"{name}: {'NULL' if value is None else value}", overflow="fold"))
+
+
+def beside(heads: Sequence[str], answers: Sequence[str]) -> None:
+    """Print answers in columns where the terminal is wide enough; else, and in a file, one below the other."""
+    out = lenient(sys.stdout)
+    width = shutil.get_terminal_size().columns if out.isatty() else 0
+    if width < len(heads) * (COLUMN + 3) + 1:  # a column's frame and padding
+        say("\n\n".join(f"{head}:\n{answer}" for head, answer in zip(heads, answers, strict=True)))
+        return
+    grid = Grid(header_style="none")
+    for head in heads:
+        grid.add_column(Text(shown(head)), overflow="fold")
+    grid.add_row(*(Text(shown(answer)) for answer in answers))
+    Console(file=out, highlight=False, width=width).print(grid)
 
 
 def _encoded(table: Table, encoding: str) -> Table:

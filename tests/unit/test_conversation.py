@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from moa import cli
-from moa.cli import answering as shown_answers
 from moa.errors import MoaError, shown
 from moa.experiment.keys import Conditioning
 from moa.lm import answering
@@ -21,6 +20,7 @@ from moa.lm.conditioning import token_rows
 from moa.lm.conversation import Conversation, Reading, Turn
 from moa.lm.generation import Decoding
 from moa.respond import find, load
+from moa.store import terminal
 from tests import tiny_models, tiny_task
 
 DECODING = Decoding(6, 1.0, 1.0)
@@ -277,7 +277,7 @@ def test_answers_stand_beside_each_other_where_there_is_room(
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((width, 24)))
     answers = ["A lamp, and a \x1b[31mred one\u202e.\nIt stands.", "word " * 40, "[bold]no markup"]
-    shown_answers.beside(["a 1, b 0", "a 0.5, b 0.5", "a 0, b 1"], answers)
+    terminal.beside(["a 1, b 0", "a 0.5, b 0.5", "a 0, b 1"], answers)
     text = out.getvalue()
     assert "\x1b" not in text and "\u202e" not in text and "[bold]no markup" in text and text.count("word") == 40
     assert r"\u001b[31mred" in text.replace("\n", "") or columns
