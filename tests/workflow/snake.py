@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from moa.store import logic
-
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests/tiny.yaml"
 PATIENCE = 1800.0  # seconds; the machine may have other work
@@ -41,14 +39,17 @@ def copy_project(to: Path) -> Path:
     for name in ("Snakefile", "config.yaml", "pyproject.toml"):
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, to / name)
-    (to / logic.PARSED).parent.mkdir()
-    (to / logic.PARSED).write_text(_parsed(), encoding="utf-8")
+    (to / ".moa").mkdir()
+    (to / ".moa" / "logic.json").write_text(_parsed(), encoding="utf-8")
     return to
 
 
 @cache
 def _parsed() -> str:
     """Return what a plan would keep of the package's modules, so that no copy of it has to parse them again."""
+    from moa.store import logic  # not by a fork that will import its copy's
+
+    assert Path(".moa", "logic.json") == logic.PARSED
     for path in (ROOT / "moa").rglob("*.py"):
         logic.code_hash(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     return json.dumps(logic._known())
@@ -106,6 +107,8 @@ def _snakemake(directory: Path, arguments: list[str], variables: Mapping[str, st
     os.chdir(directory)
     sys.argv = ["snakemake", *arguments]
     sys.orig_argv[1:] = ["-m", *sys.argv]
+    assert "moa" not in sys.modules
+    sys.path.insert(0, str(directory))
     from snakemake import cli
 
     cli.main()
