@@ -94,7 +94,10 @@ def folder(path: Path, summed: bool = True) -> Iterator[Path]:
         if summed:
             made = {p.relative_to(temporary).as_posix(): file_hash(p) for p in temporary.rglob("*") if p.is_file()}
             (temporary / SUMS).write_text("".join(f"{made[name]}  {name}\n" for name in sorted(made)), encoding="utf-8")
+        usual = temporary.stat().st_mode & 0o666  # the user's umask; safetensors lets nobody else read what it writes
         for part in [*temporary.rglob("*"), temporary]:
+            if part.is_file():
+                part.chmod(usual)
             flush(part)
         if path.exists():
             shutil.rmtree(path)

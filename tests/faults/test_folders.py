@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from moa.errors import MoaError
 from moa.experiment.schema import BaseSection
@@ -192,6 +194,20 @@ def test_a_folder_whose_files_have_changed(tmp_path: Path, name: str, change: st
         files.verify(folder, ".safetensors")
     (folder / files.SUMS).unlink()
     files.verify(folder)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_files_have_the_users_permissions_whoever_wrote_them(tmp_path: Path, umask: int, mode: int) -> None:
+    """What safetensors writes is the writer's alone, whatever the umask: a colleague could read the tables only."""
+    before = os.umask(umask)
+    try:
+        with files.folder(tmp_path / "base") as folder:
+            save_file({"a": torch.zeros(2)}, folder / "a.safetensors")
+            (folder / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "base").iterdir()}
+    assert modes == dict.fromkeys(["a.safetensors", "config.json", files.SUMS], mode)
 
 
 def test_hashes_are_those_of_sha256sum(tmp_path: Path) -> None:
