@@ -122,9 +122,17 @@ def position(what: str, group: str) -> float:
 
 
 def split(made: list[Example], heldout: float) -> tuple[list[Example], list[Example]]:
-    """Return training and held-out examples; `heldout` is the expected share of groups held out, at least one is."""
+    """Return training and held-out examples; `heldout` is the expected share of groups held out.
+
+    At least one group is, and where there are two classes at least one of each: few rows may have none by hash.
+    """
     places = {e.group: position("held out", e.group) for e in made}
-    held = {group for group, place in places.items() if place < heldout} or set(sorted(places, key=places.get)[:1])  # type: ignore[arg-type]
+    held = {group for group, place in places.items() if place < heldout}
+    values = {e.value for e in made}
+    for value in values if len(values) == 2 else {None}:
+        groups = {e.group for e in made if value in (e.value, None)}
+        if groups and not groups & held:
+            held.add(min(groups, key=lambda group: places[group]))
     return [e for e in made if e.group not in held], [e for e in made if e.group in held]
 
 

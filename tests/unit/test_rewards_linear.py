@@ -109,6 +109,16 @@ def test_two_files_that_hold_the_same_prompts_agree_on_which_are_held_out(tmp_pa
     assert {e.group for e in without[1]} != a_held, "texts have hashes of their own"
 
 
+def test_few_rows_hold_out_one_of_each_class() -> None:
+    """A share of 0.001 of 20 rows is none by hash; one row of each class is held out all the same, 18 are not."""
+    made = [labelled.Example("", f"text {i}", "", float(i % 2), f"text {i}") for i in range(20)]
+    training, held = labelled.split(made, 0.001)
+    assert sorted(e.value for e in held) == [0.0, 1.0] and len(training) == 18
+    for value in (0.0, 1.0):  # those whose places are the least
+        least = min(labelled.position("held out", e.group) for e in made if e.value == value)
+        assert least in [labelled.position("held out", e.group) for e in held]
+
+
 def test_two_halves_share_no_prompt_and_each_has_rows_that_are_held_out(tmp_path: Path) -> None:
     scores = [{"q": f"question {i}", "text": f"answer {i}", "score": i / 7} for i in range(120)]
     data = Labelled(source=str(write(tmp_path / "a.parquet", scores)), prompt="q", target="score")
