@@ -135,7 +135,7 @@ def lines() -> Iterator[str]:
         import readline  # noqa: F401  arrow keys and the lines before
     while True:
         try:
-            yield input("> ") if asking else next(sys.stdin).rstrip("\r\n")
+            yield input("> ") if asking else next(sys.stdin).removesuffix("\n")
         except (EOFError, StopIteration):
             if asking:
                 note("")

@@ -107,12 +107,11 @@ def code_hash(*modules: str, root: Path = ROOT) -> str:
     out, because stages receive their effect as a parameter.
     """
     packages, before = {name.split(".")[0] for name in modules}, len(_known())
-    todo, seen, met = list(modules), dict[str, str](), set[str]()
+    todo, seen = list(modules), dict[str, str]()
     while todo:
         name = todo.pop()
-        if name in met or name.split(".")[0] not in packages or name in DECLARATIONS | NEUTRAL:
+        if name in seen or name.split(".")[0] not in packages or name in DECLARATIONS | NEUTRAL:
             continue
-        met.add(name)
         if (node := _node(name, root)) is not None:
             seen[name], imports = node
             todo += imports

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests/tiny.yaml"
 PATIENCE = 1800.0  # seconds; the machine may have other work
 DEVICES: str | None = None  # CUDA_VISIBLE_DEVICES as the tests were given it
-# Snakemake's imports take longer than a small plan: its runs are forks of a process that has them. What starts jobs,
-# and what is killed, starts by itself in test_crash, test_kept and test_make.
+# Snakemake's imports take longer than a small plan: its runs are forks of a process that has them. Where a run is
+# killed (test_crash.py), and where `moa` starts it, it starts by itself.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["snakemake.cli"])
 ROWS = ("reference", "single_objective", "morlhf", "rewarded_soups", "linear", "pama", "moc")  # tests/tiny.yaml
@@ -94,7 +94,9 @@ def snakemake(directory: Path, *arguments: str, configfile: str | None = TINY) -
         process = FORKS.Process(target=_snakemake, args=(directory, full, environment(), said))
         process.start()
         process.join(PATIENCE)
-        assert process.exitcode is not None, "snakemake has not ended"
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError("snakemake has not ended")
         return subprocess.CompletedProcess(full, process.exitcode, *(path.read_text("utf-8") for path in said))
 
 
